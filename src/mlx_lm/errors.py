@@ -1,0 +1,102 @@
+"""The error tree: every error that mlx_lm raises on purpose.
+
+Messages say what was wrong, where, and what to do. Each class also derives from the built-in that callers
+already catch (ValueError, RuntimeError, ...), so programs written for mlx-lm keep working.
+"""
+
+__all__ = [
+    "AdapterError",
+    "CacheMismatchError",
+    "CacheStateError",
+    "ChatTemplateError",
+    "ConfigError",
+    "ContextLengthError",
+    "DownloadError",
+    "MLXLMError",
+    "ModelFileError",
+    "ModelNotFoundError",
+    "RemoteCodeError",
+    "RequestError",
+    "TokenizerError",
+    "UnsupportedError",
+    "UnsupportedModelError",
+    "WeightsError",
+]
+
+
+class MLXLMError(Exception):
+    """Base of every error raised on purpose by mlx_lm."""
+
+
+class ModelNotFoundError(MLXLMError, FileNotFoundError):
+    """No folder, file, cached repository or packaged model has this name."""
+
+    def __str__(self) -> str:  # OSError would show only the errno form
+        return str(self.args[0]) if self.args else ""
+
+
+class DownloadError(MLXLMError, OSError):
+    """A model could not be fetched; what was fetched so far is kept for a resume."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class ModelFileError(MLXLMError, ValueError):
+    """A model file is truncated, malformed or hostile; the message names the file and the tensor."""
+
+
+class ConfigError(MLXLMError, ValueError):
+    """A config field is missing, contradictory or has a value that is not supported; the message names it."""
+
+
+class UnsupportedModelError(ConfigError):
+    """`model_type` is not a known family; the message names the nearest one."""
+
+
+class WeightsError(MLXLMError, ValueError):
+    """Weights are missing, unexpected or of the wrong shape; the message lists them."""
+
+
+class AdapterError(MLXLMError, ValueError):
+    """A LoRA adapter does not fit the model or is malformed."""
+
+
+class TokenizerError(MLXLMError, ValueError):
+    """A tokenizer file is missing, malformed or of a kind that is not supported."""
+
+
+class ChatTemplateError(TokenizerError):
+    """A chat template failed, is malformed, or did something that the sandbox forbids."""
+
+
+class RemoteCodeError(MLXLMError, ValueError):
+    """The model asks to run its own code and the user did not pass trust_remote_code."""
+
+
+class RequestError(MLXLMError, ValueError):
+    """A generation request is malformed; the message names the field."""
+
+
+class ContextLengthError(RequestError):
+    """The prompt does not fit the model's context; carries both numbers."""
+
+    def __init__(self, prompt_tokens: int, context_length: int):
+        self.prompt_tokens = prompt_tokens
+        self.context_length = context_length
+        super().__init__(
+            f"The prompt has {prompt_tokens:,} tokens but the model's context holds {context_length:,}. "
+            "Shorten the prompt or use a model with a longer context."
+        )
+
+
+class UnsupportedError(MLXLMError, ValueError):
+    """A combination of features that cannot work; refused by name before any computation."""
+
+
+class CacheStateError(MLXLMError, RuntimeError):
+    """A prompt cache was asked for something that its kind cannot do (for example trim past its window)."""
+
+
+class CacheMismatchError(MLXLMError, ValueError):
+    """A saved prompt cache was made for another model, kind or format."""
