@@ -1,0 +1,33 @@
+"""One function per operation; the only room that knows which implementation runs.
+
+Every function has the plain MLX expression as its fallback and its oracle. Callers name an operation, never a
+device or an instruction set.
+"""
+
+from .activations import ACTIVATIONS, activation, gated_activation
+from .attention import KVView, QuantizedTensor, attention, latent_attention, visible
+from .linear import gather_matmul, gather_quantized_matmul, matmul, quantized_matmul
+from .norm import layer_norm, rms_norm
+from .recurrent import causal_conv, gated_delta, selective_scan
+from .rope import rope
+
+__all__ = [
+    "ACTIVATIONS",
+    "KVView",
+    "QuantizedTensor",
+    "activation",
+    "attention",
+    "causal_conv",
+    "gated_activation",
+    "gated_delta",
+    "gather_matmul",
+    "gather_quantized_matmul",
+    "latent_attention",
+    "layer_norm",
+    "matmul",
+    "quantized_matmul",
+    "rms_norm",
+    "rope",
+    "selective_scan",
+    "visible",
+]
