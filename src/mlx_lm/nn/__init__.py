@@ -1,0 +1,37 @@
+"""Blocks that families are built from."""
+
+from .attention import Attention, AttentionOptions
+from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer
+from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
+from .mlp import MLP, GatedMLP
+from .moe import MoE, Routing, SwitchGLU, route
+from .norm import LayerNorm, RMSNorm
+from .rope import Rope, RopeParameters, make_rope
+
+__all__ = [
+    "MLP",
+    "POST_NORM",
+    "PRE_NORM",
+    "SANDWICH_NORM",
+    "Attention",
+    "AttentionOptions",
+    "DecoderLayer",
+    "Embedding",
+    "GatedMLP",
+    "LayerNames",
+    "LayerNorm",
+    "Linear",
+    "Mixer",
+    "MoE",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "QuantizedSwitchLinear",
+    "RMSNorm",
+    "Rope",
+    "RopeParameters",
+    "Routing",
+    "SwitchGLU",
+    "SwitchLinear",
+    "make_rope",
+    "route",
+]

@@ -1,0 +1,118 @@
+"""Grouped-query attention with the options that two or more families share.
+
+A family's own quirk is a subclass in that family's file. The block reads no config and does not know how keys and
+values are kept. Source: GQA, https://arxiv.org/abs/2305.13245.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+from ..state import KVSpec, LayerState, StateSpec, attend_states, offsets
+from .linear import Linear
+from .rope import Rope
+
+__all__ = ["Attention", "AttentionOptions"]
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """Sizes and switches of one attention layer.
+
+    Attributes:
+        rope: None for layers without positions.
+        scale: on the scores; None is head_dim ** -0.5.
+        window: positions that a query sees, itself included; None for all.
+        bias: on the query, key and value projections; `out_bias` on the output projection.
+        qk_norm: makes a norm for queries and keys from a size; `qk_norm_full` norms all heads together, before
+            they are split.
+        softcap: c*tanh(score/c).
+        sinks: one learned extra logit a head.
+        fused: one `qkv_proj` instead of three.
+        gated: the query projection also gives a sigmoid gate on the output.
+    """
+
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope: Rope | None
+    scale: float | None = None
+    window: int | None = None
+    bias: bool = False
+    out_bias: bool = False
+    qk_norm: Callable[[int], nn.Module] | None = None
+    qk_norm_full: bool = False
+    softcap: float | None = None
+    sinks: bool = False
+    fused: bool = False
+    gated: bool = False
+
+
+class Attention(nn.Module):
+    """x (B, L, D) -> (B, L, D). Class attributes name the parameters where a family's checkpoints differ."""
+
+    out_name = "o_proj"
+    q_norm_name = "q_norm"
+    k_norm_name = "k_norm"
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__()
+        o = options
+        self._options = o
+        self.scale = o.head_dim**-0.5 if o.scale is None else o.scale
+        q_size, kv_size = o.num_heads * o.head_dim, o.num_kv_heads * o.head_dim
+        if o.fused:
+            self.qkv_proj = Linear(o.hidden_size, q_size + 2 * kv_size, bias=o.bias)
+        else:
+            self.q_proj = Linear(o.hidden_size, q_size * (2 if o.gated else 1), bias=o.bias)
+            self.k_proj = Linear(o.hidden_size, kv_size, bias=o.bias)
+            self.v_proj = Linear(o.hidden_size, kv_size, bias=o.bias)
+        self[self.out_name] = Linear(q_size, o.hidden_size, bias=o.out_bias)
+        if o.qk_norm is not None:
+            self[self.q_norm_name] = o.qk_norm(q_size if o.qk_norm_full else o.head_dim)
+            self[self.k_norm_name] = o.qk_norm(kv_size if o.qk_norm_full else o.head_dim)
+        if o.sinks:
+            self.sinks = mx.zeros((o.num_heads,))
+
+    def state_spec(self) -> StateSpec:
+        """What the layer keeps for a sequence."""
+        o = self._options
+        return KVSpec(o.num_kv_heads, o.head_dim, o.head_dim, o.window)
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        o = self._options
+        queries, keys, values, gate = self._project(x)
+        position = offsets(state)
+        if o.rope is not None:
+            queries, keys = o.rope(queries, position), o.rope(keys, position)
+        views = attend_states(state, keys, values, o.window)
+        out = kernels.attention(queries, views, scale=self.scale, softcap=o.softcap, sinks=self.get("sinks"))
+        out = out.transpose(0, 2, 1, 3).flatten(2)  # (B, L, H*D)
+        if gate is not None:
+            out = out * mx.sigmoid(gate)
+        return self[self.out_name](out)
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        """Queries, keys and values (B, H, L, D), normalized; the output gate (B, L, H*D) or None."""
+        o = self._options
+        gate = None
+        if o.fused:
+            q_size, kv_size = o.num_heads * o.head_dim, o.num_kv_heads * o.head_dim
+            queries, keys, values = mx.split(self.qkv_proj(x), [q_size, q_size + kv_size], axis=-1)
+        else:
+            queries, keys, values = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if o.gated:
+            queries, gate = mx.split(queries.reshape(*x.shape[:2], o.num_heads, -1), 2, axis=-1)
+            queries, gate = queries.flatten(2), gate.flatten(2)
+        if o.qk_norm is not None and o.qk_norm_full:
+            queries, keys = self[self.q_norm_name](queries), self[self.k_norm_name](keys)
+        queries, keys, values = (
+            a.reshape(*x.shape[:2], -1, o.head_dim).transpose(0, 2, 1, 3) for a in (queries, keys, values)
+        )
+        if o.qk_norm is not None and not o.qk_norm_full:
+            queries, keys = self[self.q_norm_name](queries), self[self.k_norm_name](keys)
+        return queries, keys, values, gate

@@ -1,0 +1,104 @@
+"""One decoder layer: a mixer and a feed-forward with norms before, after or around them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..state import LayerState, NoSpec, StateSpec
+
+__all__ = ["POST_NORM", "PRE_NORM", "SANDWICH_NORM", "DecoderLayer", "LayerNames", "Mixer"]
+
+
+class Mixer(Protocol):
+    """A block that mixes positions: attention or a recurrence. It declares what it keeps."""
+
+    def state_spec(self) -> StateSpec: ...
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array: ...
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """Parameter names of a layer's parts; a norm that is None does not exist."""
+
+    mixer: str | None = "self_attn"
+    feed_forward: str | None = "mlp"
+    pre_mixer: str | None = "input_layernorm"
+    post_mixer: str | None = None
+    pre_feed_forward: str | None = "post_attention_layernorm"
+    post_feed_forward: str | None = None
+
+    def norms(self) -> tuple[str | None, ...]:
+        return self.pre_mixer, self.post_mixer, self.pre_feed_forward, self.post_feed_forward
+
+
+PRE_NORM = LayerNames()
+POST_NORM = LayerNames(
+    pre_mixer=None,
+    post_mixer="post_attention_layernorm",
+    pre_feed_forward=None,
+    post_feed_forward="post_feedforward_layernorm",
+)
+SANDWICH_NORM = LayerNames(
+    post_mixer="post_attention_layernorm",
+    pre_feed_forward="pre_feedforward_layernorm",
+    post_feed_forward="post_feedforward_layernorm",
+)
+
+
+class DecoderLayer(nn.Module):
+    """x + mixer(x), then x + feed_forward(x), each with its norms; x (B, L, D).
+
+    Args:
+        norm: makes each norm that `names` lists.
+        residual_scale: factor on both branches before they are added.
+        parallel: the feed-forward reads the same input as the mixer (GPT-J form).
+    """
+
+    def __init__(
+        self,
+        *,
+        mixer: nn.Module | None,
+        feed_forward: nn.Module | None,
+        norm: Callable[[], nn.Module],
+        names: LayerNames = PRE_NORM,
+        residual_scale: float = 1.0,
+        parallel: bool = False,
+    ):
+        super().__init__()
+        self._names = names
+        self.residual_scale = residual_scale
+        self.parallel = parallel
+        if mixer is not None and names.mixer:
+            self[names.mixer] = mixer
+        if feed_forward is not None and names.feed_forward:
+            self[names.feed_forward] = feed_forward
+        for name in names.norms():
+            if name:
+                self[name] = norm()
+
+    def state_spec(self) -> StateSpec:
+        """What the layer keeps for a sequence."""
+        name = self._names.mixer
+        return self[name].state_spec() if name and name in self else NoSpec()
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        n = self._names
+        start = x
+        if n.mixer and n.mixer in self:
+            h = self[n.pre_mixer](x) if n.pre_mixer else x
+            h = self[n.mixer](h, state)
+            h = self[n.post_mixer](h) if n.post_mixer else h
+            x = x + (h if self.residual_scale == 1.0 else h * self.residual_scale)
+        if n.feed_forward and n.feed_forward in self:
+            h = start if self.parallel else x
+            # A parallel layer with one norm feeds it to both branches.
+            pre = n.pre_feed_forward or (n.pre_mixer if self.parallel else None)
+            h = self[pre](h) if pre else h
+            h = self[n.feed_forward](h)
+            h = self[n.post_feed_forward](h) if n.post_feed_forward else h
+            x = x + (h if self.residual_scale == 1.0 else h * self.residual_scale)
+        return x

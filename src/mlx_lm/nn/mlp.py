@@ -1,0 +1,48 @@
+"""Dense feed-forward blocks."""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+from .linear import Linear
+
+__all__ = ["MLP", "GatedMLP"]
+
+
+class GatedMLP(nn.Module):
+    """down(act(gate(x)) * up(x)); `fused` keeps gate and up in one `gate_up_proj`. x (..., D) -> (..., D)."""
+
+    def __init__(
+        self, hidden_size: int, intermediate_size: int, act: str = "silu", *, bias: bool = False, fused: bool = False
+    ):
+        super().__init__()
+        self.act = act
+        if fused:
+            self.gate_up_proj = Linear(hidden_size, 2 * intermediate_size, bias=bias)
+        else:
+            self.gate_proj = Linear(hidden_size, intermediate_size, bias=bias)
+            self.up_proj = Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if "gate_up_proj" in self:
+            gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
+        else:
+            gate, up = self.gate_proj(x), self.up_proj(x)
+        return self.down_proj(kernels.gated_activation(gate, up, self.act))
+
+
+class MLP(nn.Module):
+    """down(act(up(x))), without a gate. Class attributes name the parameters."""
+
+    up_name = "up_proj"
+    down_name = "down_proj"
+
+    def __init__(self, hidden_size: int, intermediate_size: int, act: str, *, bias: bool = False):
+        super().__init__()
+        self.act = act
+        self[self.up_name] = Linear(hidden_size, intermediate_size, bias=bias)
+        self[self.down_name] = Linear(intermediate_size, hidden_size, bias=bias)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self[self.down_name](kernels.activation(self[self.up_name](x), self.act))

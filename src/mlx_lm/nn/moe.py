@@ -1,0 +1,160 @@
+"""Mixture-of-experts feed-forward: a router, experts kept stacked, and experts that every token visits.
+
+Sources: https://arxiv.org/abs/2101.03961 (Switch), https://arxiv.org/abs/2412.19437 (sigmoid routing with a
+correction bias and groups).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+from .linear import Linear, SwitchLinear
+
+__all__ = ["MoE", "Routing", "SwitchGLU", "route"]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a token picks its experts.
+
+    Attributes:
+        top_k: experts a token visits.
+        score: "softmax" over all logits, "softmax_topk" over the chosen logits, or "sigmoid".
+        normalize: chosen weights are divided by their sum (plus `epsilon`).
+        scale: factor on the weights at the end.
+        num_groups, top_groups: experts in groups, of which the best `top_groups` take part.
+        group_score: a group's rank is its best score ("max") or the sum of its two best ("top2").
+    """
+
+    top_k: int
+    score: str = "softmax"
+    normalize: bool = True
+    scale: float = 1.0
+    num_groups: int = 1
+    top_groups: int = 1
+    group_score: str = "max"
+    epsilon: float = 0.0
+
+
+def route(logits: mx.array, routing: Routing, correction: mx.array | None = None) -> tuple[mx.array, mx.array]:
+    """Indices and weights (..., top_k) from router logits (..., E), computed in float32.
+
+    `correction` (E,) is added to the scores for the choice only, not for the weights.
+    """
+    logits = logits.astype(mx.float32)
+    if routing.score == "sigmoid":
+        scores = mx.sigmoid(logits)
+    elif routing.score == "softmax":
+        scores = mx.softmax(logits, axis=-1, precise=True)
+    else:
+        scores = logits
+    choice = scores if correction is None else scores + correction
+    if routing.num_groups > 1 and routing.top_groups < routing.num_groups:
+        choice = _mask_groups(choice, routing)
+    k = routing.top_k
+    indices = mx.argpartition(-choice, kth=k - 1, axis=-1)[..., :k] if k < choice.shape[-1] else _all(choice)
+    weights = mx.take_along_axis(scores, indices, axis=-1)
+    if routing.score == "softmax_topk":
+        weights = mx.softmax(weights, axis=-1, precise=True)
+    elif routing.normalize:
+        weights = weights / (weights.sum(axis=-1, keepdims=True) + routing.epsilon)
+    return indices, weights * routing.scale if routing.scale != 1.0 else weights
+
+
+def _all(choice: mx.array) -> mx.array:
+    return mx.broadcast_to(mx.arange(choice.shape[-1], dtype=mx.uint32), choice.shape)
+
+
+def _mask_groups(choice: mx.array, routing: Routing) -> mx.array:
+    grouped = mx.unflatten(choice, -1, (routing.num_groups, -1))  # (..., G, E/G)
+    if routing.group_score == "top2":
+        rank = mx.topk(grouped, 2, axis=-1).sum(axis=-1)
+    else:
+        rank = grouped.max(axis=-1)
+    drop = routing.num_groups - routing.top_groups
+    losers = mx.argpartition(rank, kth=drop - 1, axis=-1)[..., :drop]
+    grouped = mx.put_along_axis(grouped, losers[..., None], mx.array(-mx.inf, grouped.dtype), axis=-2)
+    return grouped.flatten(-2)
+
+
+class SwitchGLU(nn.Module):
+    """Stacked gated experts: x (N, D), indices (N, k) -> (N, k, D)."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        num_experts: int,
+        *,
+        act: str | Callable[[mx.array, mx.array], mx.array] = "silu",
+        bias: bool = False,
+    ):
+        super().__init__()
+        self.act = act
+        self.gate_proj = SwitchLinear(hidden_size, intermediate_size, num_experts, bias=bias)
+        self.up_proj = SwitchLinear(hidden_size, intermediate_size, num_experts, bias=bias)
+        self.down_proj = SwitchLinear(intermediate_size, hidden_size, num_experts, bias=bias)
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        # Many tokens: sorting them by expert makes each expert's weights be read once.
+        if indices.size >= 64:
+            order = mx.argsort(indices.flatten())
+            x = x[order // indices.shape[-1]][:, None]  # (N*k, 1, D)
+            y = self._experts(x, indices.flatten()[order], True)[:, 0]
+            return y[mx.argsort(order)].reshape(*indices.shape, -1)
+        return self._experts(x[:, None, None], indices, False)[:, :, 0]
+
+    def _experts(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
+        gate, up = self.gate_proj(x, indices, in_order), self.up_proj(x, indices, in_order)
+        hidden = kernels.gated_activation(gate, up, self.act) if isinstance(self.act, str) else self.act(gate, up)
+        return self.down_proj(hidden, indices, in_order)
+
+
+class MoE(nn.Module):
+    """Router, stacked experts, and optionally shared experts with or without a gate. x (B, L, D) -> (B, L, D).
+
+    `correction_name` makes the selection bias a parameter beside the router's weight: "gate.NAME".
+    """
+
+    router_name = "gate"
+    experts_name = "switch_mlp"
+    shared_name = "shared_experts"
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_experts: int,
+        routing: Routing,
+        experts: nn.Module,
+        *,
+        router_bias: bool = False,
+        correction: bool = False,
+        shared: nn.Module | None = None,
+        shared_gate: bool = False,
+    ):
+        super().__init__()
+        self.routing = routing
+        self[self.router_name] = Linear(hidden_size, num_experts, bias=router_bias)
+        if correction:
+            self[self.router_name].e_score_correction_bias = mx.zeros((num_experts,))
+        self[self.experts_name] = experts
+        if shared is not None:
+            self[self.shared_name] = shared
+            if shared_gate:
+                self.shared_expert_gate = Linear(hidden_size, 1, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        flat = x.reshape(-1, x.shape[-1])
+        router = self[self.router_name]
+        indices, weights = route(router(flat), self.routing, router.get("e_score_correction_bias"))
+        y = self[self.experts_name](flat, indices)
+        y = (y * weights[..., None].astype(y.dtype)).sum(axis=-2)
+        if self.shared_name in self:
+            shared = self[self.shared_name](flat)
+            if "shared_expert_gate" in self:
+                shared = shared * mx.sigmoid(self.shared_expert_gate(flat))
+            y = y + shared
+        return y.reshape(x.shape)

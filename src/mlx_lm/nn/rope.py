@@ -1,0 +1,208 @@
+"""Rotary position embeddings in all flavours that configs name: default, linear, dynamic, llama3, yarn, longrope.
+
+Sources: RoPE https://arxiv.org/abs/2104.09864, YaRN https://arxiv.org/abs/2309.00071, LongRoPE
+https://arxiv.org/abs/2402.13753, Llama 3.1 https://arxiv.org/abs/2407.21783. This module reads a `RopeParameters`,
+never a model config.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+
+from .. import kernels
+from ..errors import ConfigError
+
+__all__ = ["Rope", "RopeParameters", "make_rope"]
+
+
+@dataclass(frozen=True)
+class RopeParameters:
+    """What a config says of its rotary embedding.
+
+    Attributes:
+        kind: "default", "linear", "dynamic", "llama3", "yarn", "longrope" (or "su"), "mrope".
+        theta: base of the geometric series of wavelengths.
+        partial: share of the head size that is rotated.
+        max_position: `max_position_embeddings`.
+        scaling: the flavour's own numbers, by Hugging Face's names.
+    """
+
+    kind: str = "default"
+    theta: float = 10000.0
+    partial: float = 1.0
+    max_position: int = 2048
+    scaling: Mapping[str, Any] = field(default_factory=dict)
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self.scaling.get(name)
+        if value is None:
+            value = default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"rope_scaling.{name} must be a number for rope type {self.kind!r}, not {value!r}.")
+        return float(value)
+
+
+class Rope:
+    """Rotates (B, H, L, D) from a position on; keeps its frequencies, holds no parameters."""
+
+    def __init__(self, dims: int, *, freqs: mx.array | None, base: float | None, scale: float, traditional: bool):
+        self.dims = dims
+        self.freqs = freqs
+        self.base = base
+        self.scale = scale  # on the rotated features: YaRN's and LongRoPE's attention factor
+        self.traditional = traditional
+
+    def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
+        if self.scale != 1.0:
+            x = self.scale * x if self.dims == x.shape[-1] else self._scale_part(x)
+        return kernels.rope(
+            x, self.dims, traditional=self.traditional, base=self.base, freqs=self.freqs, offset=offset
+        )
+
+    def _scale_part(self, x: mx.array) -> mx.array:
+        return mx.concatenate([self.scale * x[..., : self.dims], x[..., self.dims :]], axis=-1)
+
+
+class _LengthRope(Rope):
+    """A rope whose frequencies depend on how long the sequence has become; rows of a batch may differ."""
+
+    def __init__(self, dims: int, params: RopeParameters, traditional: bool):
+        super().__init__(dims, freqs=None, base=None, scale=1.0, traditional=traditional)
+        self.params = params
+
+    def at_length(self, length: int) -> mx.array:
+        raise NotImplementedError
+
+    def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
+        if self.scale != 1.0:
+            x = self.scale * x if self.dims == x.shape[-1] else self._scale_part(x)
+        if isinstance(offset, int):
+            return self._rotate(x, offset)
+        rows = [self._rotate(x[i : i + 1], int(o)) for i, o in enumerate(offset.tolist())]  # type: ignore[arg-type]
+        return mx.concatenate(rows, axis=0)
+
+    def _rotate(self, x: mx.array, offset: int) -> mx.array:
+        freqs = self.at_length(offset + x.shape[-2])
+        return kernels.rope(x, self.dims, traditional=self.traditional, freqs=freqs, offset=offset)
+
+
+class _DynamicRope(_LengthRope):
+    """NTK-aware scaling that starts past the trained length."""
+
+    def at_length(self, length: int) -> mx.array:
+        p = self.params
+        factor, trained = p.number("factor"), p.max_position
+        grown = max(length, trained)
+        theta = p.theta * ((factor * grown / trained) - (factor - 1)) ** (self.dims / (self.dims - 2))
+        return _wavelengths(self.dims, theta)
+
+
+class _LongRope(_LengthRope):
+    """LongRoPE: one list of factors up to the trained length and another past it."""
+
+    def __init__(self, dims: int, params: RopeParameters, traditional: bool):
+        super().__init__(dims, params, traditional)
+        trained = params.scaling.get("original_max_position_embeddings") or params.max_position
+        self.trained = int(trained)
+        factor = params.scaling.get("factor") or params.max_position / self.trained
+        attention = params.scaling.get("attention_factor")
+        if attention is None:
+            attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(self.trained))
+        self.scale = float(attention)
+        base = _wavelengths(dims, params.theta)
+        self.short, self.long = (base * self._factors(name) for name in ("short_factor", "long_factor"))
+
+    def at_length(self, length: int) -> mx.array:
+        return self.long if length > self.trained else self.short
+
+    def _factors(self, name: str) -> mx.array:
+        values = self.params.scaling.get(name)
+        if not isinstance(values, list) or len(values) != self.dims // 2:
+            raise ConfigError(f"rope_scaling.{name} must be a list of {self.dims // 2} numbers.")
+        return mx.array(values, mx.float32)
+
+
+def make_rope(head_dim: int, params: RopeParameters, *, traditional: bool = False) -> Rope:
+    """The rope for heads of `head_dim`; raises ConfigError for an unknown kind or a missing number.
+
+    `traditional` rotates neighbouring features (GPT-J) instead of the two halves (GPT-NeoX).
+    """
+    dims = int(head_dim * params.partial)
+    kind = params.kind
+    if kind in ("default", "mrope"):
+        return Rope(dims, freqs=None, base=params.theta, scale=1.0, traditional=traditional)
+    if kind == "linear":
+        freqs = _wavelengths(dims, params.theta) * params.number("factor")
+        return Rope(dims, freqs=freqs, base=None, scale=1.0, traditional=traditional)
+    if kind == "dynamic":
+        return _DynamicRope(dims, params, traditional)
+    if kind == "llama3":
+        return Rope(dims, freqs=_llama3(dims, params), base=None, scale=1.0, traditional=traditional)
+    if kind in ("yarn", "deepseek_yarn"):
+        freqs, scale = _yarn(dims, params)
+        return Rope(dims, freqs=freqs, base=None, scale=scale, traditional=traditional)
+    if kind in ("longrope", "su"):
+        return _LongRope(dims, params, traditional)
+    raise ConfigError(f"rope type {kind!r} is not supported; known: default, linear, dynamic, llama3, yarn, longrope.")
+
+
+def _wavelengths(dims: int, theta: float) -> mx.array:
+    """Divisors theta ** (2i/dims) for i in 0..dims/2."""
+    return mx.array([theta ** (2 * i / dims) for i in range(dims // 2)], mx.float32)
+
+
+def _llama3(dims: int, params: RopeParameters) -> mx.array:
+    factor = params.number("factor")
+    low, high = params.number("low_freq_factor", 1.0), params.number("high_freq_factor", 4.0)
+    trained = params.number("original_max_position_embeddings", 8192)
+    result = []
+    for i in range(dims // 2):
+        divisor = params.theta ** (2 * i / dims)
+        wavelength = 2 * math.pi * divisor
+        if wavelength > trained / low:
+            divisor *= factor
+        elif wavelength > trained / high:
+            smooth = (trained / wavelength - low) / (high - low)
+            divisor = 1 / ((1 - smooth) / (divisor * factor) + smooth / divisor)
+        result.append(divisor)
+    return mx.array(result, mx.float32)
+
+
+def _yarn(dims: int, params: RopeParameters) -> tuple[mx.array, float]:
+    """Divisors and attention factor; `truncate` rounds the correction range outwards to whole dimensions."""
+    trained = params.number("original_max_position_embeddings", params.max_position)
+    factor = params.scaling.get("factor")
+    factor = params.max_position / trained if factor is None else params.number("factor")
+
+    def dimension(rotations: float) -> float:
+        return dims * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(params.theta))
+
+    low = dimension(params.number("beta_fast", 32.0))
+    high = dimension(params.number("beta_slow", 1.0))
+    if params.scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dims - 1)
+    span = high - low if high != low else 0.001
+    result = []
+    for i in range(dims // 2):
+        divisor = params.theta ** (2 * i / dims)
+        ramp = min(max((i - low) / span, 0.0), 1.0)
+        result.append(1 / (ramp / (divisor * factor) + (1 - ramp) / divisor))
+    return mx.array(result, mx.float32), _yarn_attention_factor(params, factor)
+
+
+def _yarn_attention_factor(params: RopeParameters, factor: float) -> float:
+    given = params.scaling.get("attention_factor")
+    if given is not None:
+        return params.number("attention_factor")
+
+    def mscale(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    over, under = params.scaling.get("mscale"), params.scaling.get("mscale_all_dim")
+    if over and under:
+        return mscale(float(over)) / mscale(float(under))
+    return mscale(1.0)

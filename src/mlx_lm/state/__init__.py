@@ -1,0 +1,32 @@
+"""What a sequence keeps: full, rotating, quantized, latent and recurrent states behind one protocol."""
+
+from .arrays import ArraysCache, ArraySlot, CacheList, ListSpec, NoSpec, RecurrentSpec
+from .base import KVOptions, State, StateSpec
+from .batch import LayerState, attend_states, gather_slot, offsets, part, scatter_slots
+from .kv import AttentionState, KVCache, KVSpec, QuantizedKVCache, RotatingKVCache
+from .store import load_states, save_states
+
+__all__ = [
+    "ArraySlot",
+    "ArraysCache",
+    "AttentionState",
+    "CacheList",
+    "KVCache",
+    "KVOptions",
+    "KVSpec",
+    "LayerState",
+    "ListSpec",
+    "NoSpec",
+    "QuantizedKVCache",
+    "RecurrentSpec",
+    "RotatingKVCache",
+    "State",
+    "StateSpec",
+    "attend_states",
+    "gather_slot",
+    "load_states",
+    "offsets",
+    "part",
+    "save_states",
+    "scatter_slots",
+]

@@ -1,0 +1,120 @@
+"""A growing tensor along the token axis, plain or packed by `mx.quantize`: the storage under every attention state.
+
+Growth is geometric, so appending n tokens one by one copies O(n) in all. This module does not know what the tokens
+mean or which of them are visible.
+"""
+
+import mlx.core as mx
+
+from ..errors import UnsupportedError
+from ..kernels import QuantizedTensor
+
+__all__ = ["TokenBuffer", "fitting_group_size"]
+
+_STEP = 256  # tokens; the smallest growth, which is also a prefix-cache block
+
+
+def fitting_group_size(dim: int, group_size: int) -> int:
+    """The largest quantization group of at most `group_size` that divides `dim`; UnsupportedError if there is none."""
+    for group in (128, 64, 32):
+        if group <= group_size and dim % group == 0:
+            return group
+    raise UnsupportedError(
+        f"A head size of {dim} cannot be quantized: it is not a multiple of 32. Run without --kv-bits."
+    )
+
+
+class TokenBuffer:
+    """Tokens (B, H, n, D) in arrays of capacity >= n."""
+
+    def __init__(self, bits: int | None = None, group_size: int = 64):
+        self.bits = bits
+        self.group_size = group_size
+        self.length = 0
+        self._parts: list[mx.array] = []  # [data] or [packed, scales, biases], each (B, H, capacity, ...)
+
+    @property
+    def capacity(self) -> int:
+        return self._parts[0].shape[2] if self._parts else 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(p.nbytes for p in self._parts)
+
+    @property
+    def parts(self) -> list[mx.array]:
+        """The valid part of each array held, (B, H, length, ...)."""
+        return [p[:, :, : self.length] for p in self._parts]
+
+    def append(self, x: mx.array) -> None:
+        """Writes x (B, H, L, D) after the last token."""
+        parts = self._encode(x)
+        end = self.length + x.shape[2]
+        if end > self.capacity:
+            self._grow(parts, end)
+        for held, new in zip(self._parts, parts, strict=True):
+            held[:, :, self.length : end] = new
+        self.length = end
+
+    def view(self, start: int = 0) -> mx.array | QuantizedTensor:
+        """Tokens from `start` on."""
+        if self.bits is None:
+            return self._parts[0][:, :, start : self.length]
+        packed, scales, biases = (p[:, :, start : self.length] for p in self._parts)
+        return QuantizedTensor(packed, scales, biases, self.group_size, self.bits)
+
+    def keep_only(self, head: int, tail: int) -> "TokenBuffer":
+        """A new buffer with the first `head` and the last `tail` tokens; this one is left as it is."""
+        new = TokenBuffer(self.bits, self.group_size)
+        start = self.length - tail
+        if head == 0 or start <= head:
+            new._parts = [p[:, :, (0 if start <= head else start) : self.length] for p in self._parts]
+        else:
+            new._parts = [
+                mx.concatenate([p[:, :, :head], p[:, :, start : self.length]], axis=2) for p in self._parts
+            ]
+        new.length = min(self.length, head + tail)
+        return new
+
+    def select(self, indices: mx.array) -> "TokenBuffer":
+        """A new buffer with the tokens at `indices` (n,), in that order."""
+        new = TokenBuffer(self.bits, self.group_size)
+        new._parts = [mx.take(p, indices, axis=2) for p in self._parts]
+        new.length = indices.shape[0]
+        return new
+
+    def quantized(self, bits: int, group_size: int) -> "TokenBuffer":
+        """A new buffer with the same tokens packed to `bits`."""
+        new = TokenBuffer(bits, group_size)
+        if self.length:
+            data = self.view()
+            new.append(data if isinstance(data, mx.array) else data.dequantize())
+        return new
+
+    def copy(self) -> "TokenBuffer":
+        new = TokenBuffer(self.bits, self.group_size)
+        new._parts = self.parts  # slices share memory; the first write to either side copies
+        new.length = self.length
+        return new
+
+    @classmethod
+    def from_parts(cls, parts: list[mx.array], bits: int | None, group_size: int) -> "TokenBuffer":
+        new = cls(bits, group_size)
+        new._parts = list(parts)
+        new.length = parts[0].shape[2] if parts else 0
+        return new
+
+    def _encode(self, x: mx.array) -> list[mx.array]:
+        if self.bits is None:
+            return [x]
+        self.group_size = fitting_group_size(x.shape[-1], self.group_size)
+        return list(mx.quantize(x, group_size=self.group_size, bits=self.bits))
+
+    def _grow(self, parts: list[mx.array], needed: int) -> None:
+        # An eighth of slack keeps appends amortized O(1) and measured bytes near the declared ones.
+        capacity = -(-max(needed, self.length + self.length // 8) // _STEP) * _STEP
+        grown = []
+        for i, new in enumerate(parts):
+            room = mx.zeros((*new.shape[:2], capacity - self.length, *new.shape[3:]), new.dtype)
+            grown.append(mx.concatenate([self._parts[i][:, :, : self.length], room], axis=2) if self._parts else room)
+        self._parts = grown
