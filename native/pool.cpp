@@ -1,0 +1,294 @@
+#include "pool.h"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace mlx_lm {
+
+namespace {
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+void futex_wait(std::atomic<uint32_t>& word, uint32_t expected) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
+}
+
+void futex_wake(std::atomic<uint32_t>& word) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+// Returns when word != seen. Spinning covers the gap between two graph nodes; yielding hands the CPU to a runnable
+// thread when there are more threads than CPUs; the futex ends the cost of an idle pool.
+void await_change(std::atomic<uint32_t>& word, uint32_t seen, std::atomic<int>& sleepers, int spins, int yields) {
+  for (int i = 0; i < spins; ++i) {
+    if (word.load(std::memory_order_acquire) != seen) {
+      return;
+    }
+    pause_cpu();
+  }
+  for (int i = 0; i < yields; ++i) {
+    if (word.load(std::memory_order_acquire) != seen) {
+      return;
+    }
+    sched_yield();
+  }
+  sleepers.fetch_add(1, std::memory_order_seq_cst);
+  while (word.load(std::memory_order_seq_cst) == seen) {
+    futex_wait(word, seen);
+  }
+  sleepers.fetch_sub(1, std::memory_order_relaxed);
+}
+
+std::string read_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+double quota_of(const std::string& folder, bool v2) {
+  if (v2) {
+    std::istringstream line(read_line(folder + "/cpu.max"));
+    std::string quota;
+    double period = 0;
+    if (line >> quota >> period && quota != "max" && period > 0) {
+      return std::atof(quota.c_str()) / period;
+    }
+    return 1e9;
+  }
+  double quota = std::atof(read_line(folder + "/cpu.cfs_quota_us").c_str());
+  double period = std::atof(read_line(folder + "/cpu.cfs_period_us").c_str());
+  return quota > 0 && period > 0 ? quota / period : 1e9;
+}
+
+// CPUs that the control groups of this process grant: the smallest quota on the way up to the root.
+double cgroup_quota() {
+  double best = 1e9;
+  std::ifstream file("/proc/self/cgroup");
+  std::string line;
+  while (std::getline(file, line)) {
+    size_t first = line.find(':');
+    size_t second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) {
+      continue;
+    }
+    std::string controllers = line.substr(first + 1, second - first - 1);
+    bool v2 = controllers.empty();
+    if (!v2 && ("," + controllers + ",").find(",cpu,") == std::string::npos) {
+      continue;
+    }
+    std::string root = v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+    std::string path = line.substr(second + 1);
+    while (true) {
+      best = std::min(best, quota_of(root + (path == "/" ? "" : path), v2));
+      size_t slash = path.rfind('/');
+      if (path.size() <= 1 || slash == std::string::npos) {
+        break;
+      }
+      path = slash == 0 ? "/" : path.substr(0, slash);
+    }
+  }
+  return best;
+}
+
+int physical_cores() {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  if (sched_getaffinity(0, sizeof(mask), &mask) != 0) {
+    return std::max(1u, std::thread::hardware_concurrency());
+  }
+  std::set<std::string> cores;
+  int cpus = 0;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &mask)) {
+      ++cpus;
+      std::string siblings =
+          read_line("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+      cores.insert(siblings.empty() ? "cpu" + std::to_string(cpu) : siblings);
+    }
+  }
+  return std::max(1, std::min(cpus, static_cast<int>(cores.size())));
+}
+
+thread_local bool inside_team = false;
+
+class Pool {
+ public:
+  explicit Pool(int size) : size_(size) {
+    for (int rank = 1; rank < size; ++rank) {
+      workers_.emplace_back([this, rank] { work(rank); });
+    }
+  }
+
+  ~Pool() {
+    stop_.store(true);
+    announce();
+    for (auto& worker : workers_) {
+      worker.join();
+    }
+  }
+
+  int size() const { return size_; }
+
+  void run(TeamFunction function, void* context, int threads) {
+    function_ = function;
+    context_ = context;
+    threads_ = threads;
+    barrier_.reset(threads);
+    pending_.store(size_ - 1, std::memory_order_relaxed);
+    announce();
+    Team team(0, threads, &barrier_);
+    function(context, team);
+    for (int i = 0; pending_.load(std::memory_order_acquire) != 0; ++i) {
+      if (i < 2000) {
+        pause_cpu();
+      } else {
+        sched_yield();
+      }
+    }
+  }
+
+ private:
+  void announce() {
+    job_.fetch_add(1, std::memory_order_seq_cst);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) {
+      futex_wake(job_);
+    }
+  }
+
+  void work(int rank) {
+    inside_team = true;
+    uint32_t seen = 0;
+    while (true) {
+      await_change(job_, seen, sleepers_, 1000, 60);
+      ++seen;
+      if (stop_.load()) {
+        return;
+      }
+      if (rank < threads_) {
+        Team team(rank, threads_, &barrier_);
+        function_(context_, team);
+      }
+      pending_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  const int size_;
+  TeamFunction function_{nullptr};
+  void* context_{nullptr};
+  int threads_{1};
+  Barrier barrier_;
+  std::vector<std::thread> workers_;
+  alignas(64) std::atomic<uint32_t> job_{0};
+  alignas(64) std::atomic<int> pending_{0};
+  alignas(64) std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
+};
+
+struct Process {
+  std::mutex mutex;
+  std::unique_ptr<Pool> pool;
+  std::atomic<int> size{0};
+};
+
+int initial_size() {
+  const char* wanted = std::getenv("MLX_LM_NUM_THREADS");
+  int n = wanted != nullptr ? std::atoi(wanted) : 0;
+  return n >= 1 ? std::min(n, 1024) : default_num_threads();
+}
+
+// Never destroyed: MLX's stream threads may still run kernels while static objects are torn down.
+Process& process() {
+  static Process* state = [] {
+    auto* made = new Process;
+    made->size = initial_size();
+    // The child of a fork has no worker threads: it starts with a fresh pool.
+    pthread_atfork(
+        [] { process().mutex.lock(); },
+        [] { process().mutex.unlock(); },
+        [] {
+          (void)process().pool.release();
+          process().mutex.unlock();
+        });
+    return made;
+  }();
+  return *state;
+}
+
+}  // namespace
+
+void Barrier::reset(int size) {
+  size_ = size;
+  arrived_.store(0, std::memory_order_relaxed);
+}
+
+void Barrier::wait() {
+  uint32_t phase = phase_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_seq_cst);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) {
+      futex_wake(phase_);
+    }
+    return;
+  }
+  await_change(phase_, phase, sleepers_, 4000, 200);
+}
+
+int default_num_threads() {
+  int cores = physical_cores();
+  double quota = cgroup_quota();
+  return quota < cores ? std::max(1, static_cast<int>(quota)) : cores;
+}
+
+int num_threads() {
+  return process().size.load(std::memory_order_relaxed);
+}
+
+void set_num_threads(int n) {
+  Process& state = process();
+  std::lock_guard<std::mutex> lock(state.mutex);
+  state.pool.reset();
+  state.size = std::max(1, std::min(n, 1024));
+}
+
+void run_team(TeamFunction function, void* context, int max_threads) {
+  Process& state = process();
+  if (inside_team || max_threads <= 1 || num_threads() == 1) {
+    Team alone(0, 1, nullptr);
+    function(context, alone);
+    return;
+  }
+  std::lock_guard<std::mutex> lock(state.mutex);
+  int size = state.size.load();
+  if (!state.pool) {
+    state.pool = std::make_unique<Pool>(size);
+  }
+  inside_team = true;
+  state.pool->run(function, context, std::min(size, max_threads));
+  inside_team = false;
+}
+
+}  // namespace mlx_lm

@@ -1,0 +1,90 @@
+"""Loads the native CPU kernels and holds their settings.
+
+Contract: `extension()` gives the compiled module, or None where it is not installed, was built for another MLX, is
+disabled (`MLX_LM_NATIVE=0`) or the default device is not the CPU's; every caller then uses the plain MLX expression.
+One warning says why when a module is there and cannot be used. This module does not know any operation.
+
+Environment, read once when the extension is loaded:
+    MLX_LM_NATIVE=0             never use it
+    MLX_LM_NUM_THREADS=n        threads (default: physical cores within the affinity mask and the cgroup quota)
+    MLX_LM_ISA=base|avx2|...    a lower instruction set than the CPU's, for tests
+    MLX_LM_ACTIVATIONS=int8     accuracy mode of matrix products with quantized weights (default: exact)
+"""
+
+import functools
+import importlib
+import os
+import warnings
+from types import ModuleType
+
+import mlx.core as mx
+
+from ..errors import UnsupportedError
+
+__all__ = ["ACTIVATION_MODES", "activations", "describe", "extension", "on_cpu", "set_activations", "set_mode"]
+
+ACTIVATION_MODES = ("exact", "int8")
+
+
+@functools.cache
+def _load() -> ModuleType | None:
+    if os.environ.get("MLX_LM_NATIVE", "1") == "0":
+        return None
+    reason = None
+    try:
+        module = importlib.import_module("mlx_lm.kernels._native")
+    except ModuleNotFoundError:
+        return None
+    except ImportError as error:  # undefined symbols: another MLX
+        reason = f"they do not load with mlx {mx.__version__} ({error})"
+    else:
+        if module.mlx_version == mx.__version__:
+            wanted = os.environ.get("MLX_LM_ACTIVATIONS", "exact")
+            if wanted not in ACTIVATION_MODES:
+                raise UnsupportedError(f"MLX_LM_ACTIVATIONS={wanted!r}: choose one of {', '.join(ACTIVATION_MODES)}.")
+            module.set_activations(wanted)
+            return module
+        reason = f"they were built for mlx {module.mlx_version} and mlx {mx.__version__} is installed"
+    warnings.warn(
+        f"mlx_lm runs without its native CPU kernels: {reason}. Reinstall mlx-lm to build them again.", stacklevel=2
+    )
+    return None
+
+
+def on_cpu() -> bool:
+    """Whether operations run on the CPU when no stream is named."""
+    return mx.default_device().type == mx.DeviceType.cpu
+
+
+def extension() -> ModuleType | None:
+    """The native module when it can serve the default device, else None."""
+    module = _load()
+    return module if module is not None and on_cpu() else None
+
+
+def activations() -> str:
+    """Accuracy mode of quantized products: "exact" (float activations) or "int8" (quantized per 32 or 64 inputs)."""
+    module = _load()
+    return "exact" if module is None else module.activations()
+
+
+def set_activations(mode: str) -> None:
+    """Sets the accuracy mode for products built from now on; raises UnsupportedError where int8 cannot run."""
+    if mode not in ACTIVATION_MODES:
+        raise UnsupportedError(f"activations {mode!r}: choose one of {', '.join(ACTIVATION_MODES)}.")
+    module = _load()
+    if module is not None:
+        module.set_activations(mode)
+    elif mode != "exact":
+        raise UnsupportedError(f"activations {mode!r} needs the native CPU kernels, which are not in use.")
+
+
+set_mode = set_activations
+
+
+def describe() -> str:
+    """One line for `--verbose` and benchmarks: instruction set, threads, activations; or "plain MLX"."""
+    module = extension()
+    if module is None:
+        return "plain MLX"
+    return f"native {module.isa()}, {module.num_threads()} threads, {module.activations()} activations"
