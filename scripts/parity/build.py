@@ -1,7 +1,8 @@
 """Builds one reference: a tiny checkpoint with every parameter random, and the logits transformers computes from it.
 
-Weights are rounded to values that an 8-bit float (E4M3) holds exactly and are stored so, which halves the files; logits are evaluated in float32 with eager attention. The stored file is
-proven before it is written: transformers loads it back with both spellings of the config and must give the same logits.
+Weights are rounded to what an 8-bit float (E4M3) holds exactly and are stored so, which halves the files; logits are
+evaluated in float32 with eager attention. The stored file is proven before it is written: transformers loads it back
+with both spellings of the config and must give the same logits.
 """
 
 from __future__ import annotations

@@ -1,0 +1,129 @@
+"""Every reference, four ways: the whole prompt, in chunks, token by token, and in a batch of different lengths.
+
+Both spellings of the config and both weight layouts are read for the whole prompt. Tolerance is 1e-4 on float32 logits
+whose standard deviation is about 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from hub_layout import to_hub_layout
+from references import Reference, all_references, load_reference
+
+from mlx_lm.models.registry import MODEL_REMAPPING, families, get_classes
+
+TOLERANCE = 1e-4
+
+
+def _ready(name: str) -> bool:
+    model_type = load_reference(name).config_v5["model_type"]
+    return MODEL_REMAPPING.get(model_type, model_type).replace("-", "_") in families()
+
+
+READY = [name for name in all_references() if _ready(name)]
+PIECEWISE = [name for name in READY if not load_reference(name).path_dependent]
+
+
+def _build(reference: Reference, *, spelling: str = "v5", native: bool = False) -> nn.Module:
+    config = reference.config(spelling)
+    model_class, args_class = get_classes(config)
+    model = model_class(args_class.from_dict(config))
+    weights = dict(reference.native_weights() if native else reference.weights)
+    model.load_weights(list(model.sanitize(weights).items()), strict=True)
+    model.eval()
+    return model
+
+
+def _error(logits: mx.array, expected: mx.array) -> float:
+    assert logits.shape == expected.shape
+    return mx.abs(logits - expected).max().item()
+
+
+def _pieces(length: int, sizes: list[int]) -> Iterator[tuple[int, int]]:
+    at = 0
+    for size in [*sizes, *([1] * length)]:
+        if at >= length:
+            return
+        yield at, min(at + size, length)
+        at += size
+
+
+def _in_pieces(model: nn.Module, ids: mx.array, sizes: list[int]) -> mx.array:
+    cache = model.make_cache()
+    return mx.concatenate([model(ids[:, a:b], cache) for a, b in _pieces(ids.shape[1], sizes)], axis=1)
+
+
+@pytest.mark.parametrize("spelling", ["v5", "hub"])
+@pytest.mark.parametrize("name", READY)
+def test_whole_prompt(name: str, spelling: str) -> None:
+    reference = load_reference(name)
+    model = _build(reference, spelling=spelling)
+    assert _error(model(reference.ids), reference.logits) < TOLERANCE
+    assert _error(model(reference.ids, model.make_cache()), reference.logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [name for name in READY if load_reference(name).native])
+def test_native_layout(name: str) -> None:
+    reference = load_reference(name)
+    assert _error(_build(reference, native=True)(reference.ids), reference.logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_chunked_prefill(name: str) -> None:
+    reference = load_reference(name)
+    logits = _in_pieces(_build(reference), reference.ids, [7, 5, 1, 9])
+    assert _error(logits, reference.logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_stepwise(name: str) -> None:
+    reference = load_reference(name)
+    logits = _in_pieces(_build(reference), reference.ids, [2])
+    assert _error(logits, reference.logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_batch_of_different_lengths(name: str) -> None:
+    reference = load_reference(name)
+    model, ids = _build(reference), reference.ids
+    starts = [3, 11, 8]
+    caches = [model.make_cache() for _ in starts]
+    for start, cache in zip(starts, caches, strict=True):
+        model(ids[:, :start], cache)
+    cache = [list(states) for states in zip(*caches, strict=True)]
+    for done, length in ((0, 1), (1, 4), (5, 1), (6, 1)):
+        spans = [(start + done, start + done + length) for start in starts]
+        logits = model(mx.concatenate([ids[:, a:b] for a, b in spans]), cache)
+        expected = mx.concatenate([reference.logits[:, a:b] for a, b in spans])
+        assert _error(logits, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [n for n in READY if load_reference(n).path_dependent == "longrope"])
+def test_longrope_after_a_long_prefix(name: str) -> None:
+    reference = load_reference(name)
+    logits = _in_pieces(_build(reference), reference.ids, [reference.ids.shape[1] - 4])
+    assert _error(logits, reference.logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [n for n in READY if n.startswith("gpt_oss/")])
+def test_published_mxfp4_holds_the_same_values(name: str) -> None:
+    reference = load_reference(name)
+    packed, config = to_hub_layout(reference.family, reference.weights, reference.config("hub"))
+    assert config["quantization_config"]["quant_method"] == "mxfp4"
+    experts = "model.layers.0.mlp.experts.down_proj"
+    unpacked = mx.dequantize(
+        packed[f"{experts}_blocks"].reshape(*packed[f"{experts}_blocks"].shape[:2], -1).view(mx.uint32),
+        packed[f"{experts}_scales"],
+        group_size=32,
+        bits=4,
+        mode="mxfp4",
+    )
+    assert mx.array_equal(unpacked.astype(mx.float32).swapaxes(1, 2), reference.weights[experts])
