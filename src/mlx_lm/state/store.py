@@ -14,7 +14,6 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import CacheMismatchError
-from ..hub.safetensors import load_safetensors, read_header
 from .arrays import ArraysCache, CacheList
 from .base import State
 from .kv import AttentionState, KVCache, QuantizedKVCache, RotatingKVCache
@@ -77,6 +76,8 @@ def load_states(file: str | Path) -> tuple[list[State], dict[str, str]]:
         ModelFileError: the file is truncated or malformed.
         CacheMismatchError: it is not a prompt cache, or of another format version.
     """
+    from ..hub.safetensors import load_safetensors, read_header
+
     metadata = dict(read_header(Path(file)).metadata)
     try:
         fields = json.loads(metadata.pop(_KEY))

@@ -1,0 +1,172 @@
+"""The causal language model that every family fills in: embedding, layers, final norm, head.
+
+A family says which layers it has and which multipliers; everything else (states, chunking, batches, tied heads) is
+here. The model does not know how it is scheduled, sampled or stored.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import DecoderLayer, Embedding, Linear, RMSNorm
+from ..state import KVOptions, LayerState, State, StateSpec
+from .config import BaseModelArgs, DecoderArgs
+from .weights import COMMON_RULES, Drop, Rename, Rule, Weights, apply_rules
+
+__all__ = ["BaseModelArgs", "CausalLM", "DecoderArgs", "ModelNames", "layer_state"]
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """Parameter names of a model's parts."""
+
+    backbone: str = "model"
+    embed: str = "embed_tokens"
+    layers: str = "layers"
+    norm: str = "norm"
+    head: str = "lm_head"
+
+
+def layer_state(cache: Sequence[LayerState] | None, index: int) -> LayerState:
+    """What layer `index` gets of a cache, which may be None."""
+    return None if cache is None else cache[index]
+
+
+class Backbone(nn.Module):
+    """Token ids (B, L) -> normalized hidden states (B, L, D)."""
+
+    def __init__(self, model: "CausalLM", args: Any):
+        super().__init__()
+        names = model.names
+        self._names = names
+        self._embed_scale = model.embed_scale(args)
+        self[names.embed] = Embedding(args.vocab_size, args.hidden_size)
+        self[names.layers] = [model.layer(args, i) for i in range(args.num_hidden_layers)]
+        self[names.norm] = model.final_norm(args)
+
+    def __call__(
+        self,
+        inputs: mx.array,
+        cache: Sequence[LayerState] | None = None,
+        input_embeddings: mx.array | None = None,
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        if self._embed_scale != 1.0:
+            h = h * mx.array(self._embed_scale, h.dtype)
+        for i, layer in enumerate(self[self._names.layers]):
+            h = layer(h, layer_state(cache, i))
+        return self[self._names.norm](h)
+
+
+class CausalLM(nn.Module):
+    """A family's `Model` derives from this and overrides `layer`, and what differs from the plain form.
+
+    `model(ids (B, L), cache)` gives logits (B, L, V). `cache` has one entry for each layer: a state that holds all
+    rows, or a list with one state for each row; None computes from scratch and keeps nothing.
+    """
+
+    names: ClassVar[ModelNames] = ModelNames()
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    backbone_type: ClassVar[type[nn.Module]] = Backbone
+
+    def __init__(self, args: Any):
+        super().__init__()
+        self.args = args
+        self.model_type = args.model_type
+        self._logit_scale = self.logit_scale(args)
+        self._logit_softcap = self.logit_softcap(args)
+        self[self.names.backbone] = self.backbone_type(self, args)
+        if not args.tie_word_embeddings:
+            self[self.names.head] = Linear(args.hidden_size, args.vocab_size, bias=self.head_bias(args))
+
+    # What a family overrides.
+
+    @staticmethod
+    def layer(args: Any, index: int) -> DecoderLayer:
+        """Layer `index`."""
+        raise ConfigError(f"{type(args).__module__} defines no layers.")
+
+    @staticmethod
+    def final_norm(args: Any) -> nn.Module:
+        return RMSNorm(args.hidden_size, args.rms_norm_eps)
+
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return 1.0
+
+    @staticmethod
+    def logit_scale(args: Any) -> float:
+        return 1.0
+
+    @staticmethod
+    def logit_softcap(args: Any) -> float | None:
+        return None
+
+    @staticmethod
+    def head_bias(args: Any) -> bool:
+        return False
+
+    def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:
+        """Whether (or how) a layer is quantized by convert; families pin routers and other small, sharp layers."""
+        return True
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        """All rules, in order."""
+        tied = (Drop(rf"^{self.names.head}\."),) if self.args.tie_word_embeddings else ()
+        return (Rename(r"^(model\.)?language_model\.(?!lm_head)", ""), *COMMON_RULES, *self.rules, *tied)
+
+    # What is the same for all.
+
+    def hidden(
+        self,
+        inputs: mx.array,
+        cache: Sequence[LayerState] | None = None,
+        input_embeddings: mx.array | None = None,
+    ) -> mx.array:
+        """Final hidden states (B, L, D), normalized."""
+        return self[self.names.backbone](inputs, cache, input_embeddings)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """Logits (..., V) from final hidden states (..., D)."""
+        if self.names.head in self:
+            logits = self[self.names.head](hidden)
+        else:
+            logits = self[self.names.backbone][self.names.embed].as_linear(hidden)
+        if self._logit_scale != 1.0:
+            logits = logits * self._logit_scale
+        if self._logit_softcap is not None:
+            logits = self._logit_softcap * mx.tanh(logits / self._logit_softcap)
+        return logits
+
+    def __call__(
+        self,
+        inputs: mx.array,
+        cache: Sequence[LayerState] | None = None,
+        input_embeddings: mx.array | None = None,
+    ) -> mx.array:
+        return self.logits(self.hidden(inputs, cache, input_embeddings))
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return self[self.names.backbone][self.names.layers]
+
+    @property
+    def context_length(self) -> int | None:
+        """Positions that the model's config allows, or None when it sets no limit."""
+        return getattr(self.args, "max_position_embeddings", None)
+
+    def state_specs(self) -> list[StateSpec]:
+        """What each layer keeps for a sequence."""
+        return [layer.state_spec() for layer in self.layers]  # type: ignore[operator]
+
+    def make_cache(self, options: KVOptions = KVOptions()) -> list[State]:
+        """Fresh states for one sequence."""
+        return [spec.create(options) for spec in self.state_specs()]
+
+    def sanitize(self, weights: Weights) -> Weights:
+        """A checkpoint's tensors under this model's parameter names; idempotent."""
+        return apply_rules(self.weight_rules(), weights)

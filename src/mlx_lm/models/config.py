@@ -1,0 +1,240 @@
+"""Reading an untrusted `config.json` into a typed, checked `ModelArgs`.
+
+Two spellings are read: what hub checkpoints publish (`rope_theta`, `rope_scaling`, `torch_dtype`, flat) and what
+transformers 5 writes (`rope_parameters`, `dtype`, nested text configs). A key that changes the computation is either
+a field of the family's `ModelArgs`, or has its neutral value, or is refused by name.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ..errors import ConfigError
+from ..kernels import ACTIVATIONS
+from ..nn import RopeParameters
+
+__all__ = ["BaseModelArgs", "DecoderArgs", "flatten_config"]
+
+_Args = TypeVar("_Args", bound="BaseModelArgs")
+
+# Keys that change the computation, with the values that mean "not used". A family that reads such a key has a field
+# of that name; any other family refuses a value that is not here.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "alibi": (False, None),
+    "attention_bias": (False, None),
+    "attention_multiplier": (None,),
+    "attention_out_bias": (False, None),
+    "attn_logit_softcapping": (None, 0, 0.0),
+    "attn_logit_softcap": (None, 0, 0.0),
+    "clip_qkv": (None,),
+    "embedding_multiplier": (1, 1.0, None),
+    "final_logit_softcapping": (None, 0, 0.0),
+    "first_k_dense_replace": (0, None),
+    "kv_lora_rank": (None, 0),
+    "layer_types": (None,),
+    "logit_scale": (1, 1.0, None),
+    "logits_scaling": (1, 1.0, None),
+    "mlp_bias": (False, None),
+    "moe_intermediate_size": (None, 0),
+    "n_group": (1, None),
+    "n_routed_experts": (None, 0),
+    "n_shared_experts": (None, 0),
+    "no_rope_layers": (None, []),
+    "num_experts": (None, 0),
+    "num_local_experts": (None, 0),
+    "parallel_attn": (False, None),
+    "partial_rotary_factor": (1, 1.0, None),
+    "q_lora_rank": (None, 0),
+    "qk_layernorm": (False, None),
+    "query_pre_attn_scalar": (None,),
+    "residual_multiplier": (1, 1.0, None),
+    "rope_interleave": (None,),
+    "rope_local_base_freq": (None,),
+    "rope_scaling": (None, {}),
+    "routed_scaling_factor": (1, 1.0, None),
+    "scale_attn_by_inverse_layer_idx": (False, None),
+    "scale_depth": (None,),
+    "scale_emb": (1, 1.0, None),
+    "sliding_window": (None,),
+    "use_bias": (False, None),
+    "use_qk_norm": (False, None),
+    "use_qkv_bias": (False, None),
+    "use_sliding_window": (False, None),
+}
+
+
+def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with nested text configs lifted and transformers-5 spellings turned into the published ones.
+
+    `rope_parameters` with one entry per layer type stays, as `rope_by_layer_type`.
+    """
+    flat = dict(config)
+    for nested in ("text_config", "llm_config", "language_config"):
+        inner = flat.pop(nested, None)
+        if isinstance(inner, Mapping):
+            outer_type = flat.get("model_type")
+            flat |= {k: v for k, v in inner.items() if v is not None or k not in flat}
+            if outer_type is not None:
+                flat["model_type"] = outer_type
+    if flat.get("torch_dtype") is None and isinstance(flat.get("dtype"), str):
+        flat["torch_dtype"] = flat["dtype"]
+    rope = flat.pop("rope_parameters", None)
+    if isinstance(rope, Mapping):
+        if any(isinstance(v, Mapping) for v in rope.values()):
+            flat["rope_by_layer_type"] = {k: dict(v) for k, v in rope.items() if isinstance(v, Mapping)}
+        else:
+            flat |= _rope_from_v5(rope)
+    return flat
+
+
+def _rope_from_v5(rope: Mapping[str, Any]) -> dict[str, Any]:
+    rest = dict(rope)
+    flat = {}
+    for name in ("rope_theta", "partial_rotary_factor"):
+        value = rest.pop(name, None)
+        if value is not None:
+            flat[name] = value
+    kind = rest.get("rope_type", rest.get("type", "default"))
+    flat["rope_scaling"] = None if kind == "default" else rest
+    return flat
+
+
+@dataclass
+class BaseModelArgs:
+    """The base of every family's `ModelArgs`: fields are config keys, types are checked on reading."""
+
+    model_type: str = ""
+
+    @classmethod
+    def from_dict(cls: type[_Args], config: Mapping[str, Any]) -> _Args:
+        """Reads a config, in either spelling.
+
+        Raises:
+            ConfigError: a field is missing, of the wrong type, contradictory, or not supported by this family.
+        """
+        flat = flatten_config(config)
+        hints = typing.get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for spec in dataclasses.fields(cls):
+            required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+            value = flat.get(spec.name)
+            if value is None:
+                if required and not _matches(None, hints[spec.name]):
+                    raise ConfigError(f"config.json has no {spec.name!r}, which {cls.__module__} needs.")
+                if not required and (spec.name not in flat or not _matches(None, hints[spec.name])):
+                    continue
+            elif not _matches(value, hints[spec.name]):
+                raise ConfigError(f"config.json: {spec.name} must be {_show(hints[spec.name])}, not {value!r}.")
+            values[spec.name] = value
+        family = flat.get("model_type", cls.__module__)
+        for key, neutral in _NEUTRAL.items():
+            if key in flat and key not in hints and flat[key] not in neutral and not _all_full(key, flat[key]):
+                raise ConfigError(f"config.json: {key}={flat[key]!r} is not supported for model type {family!r}.")
+        return cls(**values)
+
+
+def _all_full(key: str, value: Any) -> bool:
+    return key == "layer_types" and isinstance(value, list) and set(value) <= {"full_attention"}
+
+
+@dataclass
+class DecoderArgs(BaseModelArgs):
+    """What nearly every decoder's config has. A family overrides defaults by redeclaring a field."""
+
+    hidden_size: int = field(kw_only=True)
+    num_hidden_layers: int = field(kw_only=True)
+    num_attention_heads: int = field(kw_only=True)
+    vocab_size: int = field(kw_only=True)
+    intermediate_size: int = field(default=0, kw_only=True)
+    num_key_value_heads: int | None = field(default=None, kw_only=True)
+    head_dim: int | None = field(default=None, kw_only=True)
+    hidden_act: str = field(default="silu", kw_only=True)
+    rms_norm_eps: float = field(default=1e-6, kw_only=True)
+    max_position_embeddings: int = field(default=2048, kw_only=True)
+    tie_word_embeddings: bool = field(default=False, kw_only=True)
+    rope_theta: float = field(default=10000.0, kw_only=True)
+    rope_scaling: dict[str, Any] | None = field(default=None, kw_only=True)
+    rope_by_layer_type: dict[str, Any] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"config.json: {name} must be at least 1, not {getattr(self, name)}.")
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"config.json: num_attention_heads={self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads={self.num_key_value_heads}."
+            )
+        if self.head_dim is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise ConfigError(
+                    f"config.json: hidden_size={self.hidden_size} is not a multiple of "
+                    f"num_attention_heads={self.num_attention_heads}, and head_dim is not given."
+                )
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.hidden_act not in ACTIVATIONS:
+            raise ConfigError(f"config.json: hidden_act={self.hidden_act!r} is not known; known: {sorted(ACTIVATIONS)}.")
+
+    @property
+    def heads(self) -> tuple[int, int, int]:
+        """Query heads, key-value heads and head size."""
+        assert self.num_key_value_heads is not None and self.head_dim is not None
+        return self.num_attention_heads, self.num_key_value_heads, self.head_dim
+
+    def rope_parameters(self, layer_type: str | None = None) -> RopeParameters:
+        """The rotary embedding, for families that have several, of one layer type."""
+        theta, partial, scaling = self.rope_theta, getattr(self, "partial_rotary_factor", 1.0), self.rope_scaling
+        if layer_type is not None and self.rope_by_layer_type is not None:
+            if layer_type not in self.rope_by_layer_type:
+                raise ConfigError(f"config.json: rope_parameters has no entry for layer type {layer_type!r}.")
+            own = _rope_from_v5(self.rope_by_layer_type[layer_type])
+            theta, partial = own.get("rope_theta", theta), own.get("partial_rotary_factor", partial)
+            scaling = own["rope_scaling"]
+        return rope_parameters(theta, partial, scaling, self.max_position_embeddings, self)
+
+
+def rope_parameters(
+    theta: float, partial: float, scaling: Mapping[str, Any] | None, max_position: int, args: Any = None
+) -> RopeParameters:
+    """`RopeParameters` from config values; `scaling` is `rope_scaling` in any of its spellings."""
+    numbers = dict(scaling or {})
+    kind = str(numbers.pop("rope_type", None) or numbers.get("type") or "default")
+    numbers.pop("type", None)
+    trained = getattr(args, "original_max_position_embeddings", None)
+    if trained and "original_max_position_embeddings" not in numbers:
+        numbers["original_max_position_embeddings"] = trained
+    if not theta or theta <= 0:
+        raise ConfigError(f"config.json: rope_theta must be positive, not {theta!r}.")
+    return RopeParameters(kind, float(theta), float(partial), max_position, numbers)
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    """Whether a JSON value fits a type hint; an int fits float, a bool fits only bool."""
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, h) for h in typing.get_args(hint))
+    if hint is type(None):
+        return value is None
+    if origin is list:
+        (inner,) = typing.get_args(hint)
+        return isinstance(value, list) and all(_matches(v, inner) for v in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return (isinstance(value, int) and not isinstance(value, bool)) or (
+            isinstance(value, float) and value.is_integer()
+        )
+    return isinstance(value, hint)
+
+
+def _show(hint: Any) -> str:
+    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")

@@ -1,0 +1,141 @@
+"""Weight-name rules: how a checkpoint's tensors become a model's parameters.
+
+Rules are idempotent: they read raw Hugging Face names and layouts, and leave alone what is already in the layout
+that mlx-lm checkpoints have, which is also the layout of the module tree. So a model is always written in mlx-lm's
+layout. Loading, GGUF import, quantization overrides and adapters all go through the same rules.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+
+from ..errors import WeightsError
+
+__all__ = ["COMMON_RULES", "Drop", "Rename", "Rule", "Split", "Stack", "Transform", "apply_rules", "rename_path"]
+
+Weights = dict[str, mx.array]
+
+
+class Rule(Protocol):
+    """Takes a checkpoint's tensors and gives them back changed."""
+
+    def __call__(self, weights: Weights) -> Weights: ...
+
+
+@dataclass(frozen=True)
+class Rename:
+    """Replaces the first match of `pattern` (a regular expression) in every name."""
+
+    pattern: str
+    replacement: str
+
+    def __call__(self, weights: Weights) -> Weights:
+        return {self.name(k): v for k, v in weights.items()}
+
+    def name(self, name: str) -> str:
+        return re.sub(self.pattern, self.replacement, name, count=1)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Forgets tensors whose name matches `pattern`: buffers, towers of other modalities, unused heads."""
+
+    pattern: str
+
+    def __call__(self, weights: Weights) -> Weights:
+        found = re.compile(self.pattern).search
+        return {k: v for k, v in weights.items() if not found(k)}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Stacks one tensor per expert into one tensor (E, ...).
+
+    `pattern` has a group named `expert`; `replacement` is the stacked name.
+    """
+
+    pattern: str
+    replacement: str
+
+    def __call__(self, weights: Weights) -> Weights:
+        found = re.compile(self.pattern).fullmatch
+        result: Weights = {}
+        stacks: dict[str, dict[int, mx.array]] = {}
+        for name, value in weights.items():
+            if match := found(name):
+                stacks.setdefault(match.expand(self.replacement), {})[int(match["expert"])] = value
+            else:
+                result[name] = value
+        for name, experts in stacks.items():
+            if sorted(experts) != list(range(len(experts))):
+                raise WeightsError(f"{name}: experts are missing; found {sorted(experts)}.")
+            result[name] = mx.stack([experts[i] for i in range(len(experts))])
+        return result
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cuts a fused tensor into equal parts along `axis`; `interleaved` takes every n-th row instead of blocks."""
+
+    pattern: str
+    replacements: tuple[str, ...]
+    axis: int = 0
+    interleaved: bool = False
+
+    def __call__(self, weights: Weights) -> Weights:
+        found = re.compile(self.pattern).fullmatch
+        result: Weights = {}
+        for name, value in weights.items():
+            match = found(name)
+            if match is None:
+                result[name] = value
+                continue
+            n = len(self.replacements)
+            if self.interleaved:
+                parts = [mx.take(value, mx.arange(i, value.shape[self.axis], n), axis=self.axis) for i in range(n)]
+            else:
+                parts = mx.split(value, n, axis=self.axis)
+            for replacement, part in zip(self.replacements, parts, strict=True):
+                result[match.expand(replacement)] = part
+        return result
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Changes the values of matching tensors; `function` must leave a value that is already right as it is."""
+
+    pattern: str
+    function: Callable[[mx.array], mx.array]
+
+    def __call__(self, weights: Weights) -> Weights:
+        found = re.compile(self.pattern).search
+        return {k: self.function(v) if found(k) else v for k, v in weights.items()}
+
+
+def conv_layout(weight: mx.array) -> mx.array:
+    """A depthwise kernel (C, 1, K) as torch keeps it -> (C, K, 1) as MLX does."""
+    return weight.moveaxis(2, 1) if weight.ndim == 3 and weight.shape[-1] != 1 else weight
+
+
+COMMON_RULES: tuple[Rule, ...] = (
+    Drop(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$"),
+    Drop(r"\.(masked_bias|attention\.bias|attn\.bias)$"),
+)
+
+
+def apply_rules(rules: Sequence[Rule], weights: Weights) -> Weights:
+    """The tensors after all rules, in order."""
+    for rule in rules:
+        weights = rule(weights)
+    return weights
+
+
+def rename_path(rules: Sequence[Rule], path: str) -> str:
+    """A module path (as quantization configs and adapters name it) after the renaming rules."""
+    for rule in rules:
+        if isinstance(rule, Rename):
+            path = rule.name(path + ".weight").removesuffix(".weight")
+    return path
