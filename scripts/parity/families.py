@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from . import dense, hybrid, moe
+from . import dense, dense_more, gpt, hybrid, moe
 from .spec import Family
 
 __all__ = ["FAMILIES"]
 
-FAMILIES: dict[str, Family] = {
-    family.directory: family for group in (dense.FAMILIES, moe.FAMILIES, hybrid.FAMILIES) for family in group
-}
+_GROUPS = (
+    dense.FAMILIES,
+    moe.FAMILIES,
+    hybrid.FAMILIES,
+    dense_more.FAMILIES,
+    gpt.FAMILIES,
+)
+
+FAMILIES: dict[str, Family] = {family.directory: family for group in _GROUPS for family in group}
