@@ -186,6 +186,10 @@ class DecoderArgs(BaseModelArgs):
         assert self.num_key_value_heads is not None and self.head_dim is not None
         return self.num_attention_heads, self.num_key_value_heads, self.head_dim
 
+    def window(self, index: int) -> int | None:
+        """Positions that a query of layer `index` sees, itself included; None for all."""
+        return None
+
     def rope_parameters(self, layer_type: str | None = None) -> RopeParameters:
         """The rotary embedding, for families that have several, of one layer type."""
         theta, partial, scaling = self.rope_theta, getattr(self, "partial_rotary_factor", 1.0), self.rope_scaling

@@ -15,7 +15,7 @@ __all__ = ["MODEL_REMAPPING", "families", "family", "get_classes"]
 # Types that are another family's computation under a new name.
 MODEL_REMAPPING: dict[str, str] = {}
 
-_INFRASTRUCTURE = {"adapters", "base", "build", "cache", "config", "describe", "load", "registry", "weights"}
+_INFRASTRUCTURE = {"adapters", "base", "build", "cache", "config", "dense", "describe", "load", "multimodal", "registry", "weights"}
 
 
 def families() -> list[str]:

@@ -1,0 +1,38 @@
+"""Qwen 2 and 2.5: biases on queries, keys and values. Source: https://arxiv.org/abs/2407.10671."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..nn import AttentionOptions
+from .dense import DenseModel, SlidingArgs
+
+
+@dataclass
+class QwenArgs(SlidingArgs):
+    """Windows on the layers from `max_window_layers` on, when `use_sliding_window` says so."""
+
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+    max_window_layers: int = 28
+    max_position_embeddings: int = 32768
+
+    def __post_init__(self) -> None:
+        if not self.use_sliding_window:
+            self.sliding_window = self.layer_types = None
+        elif self.layer_types is None:
+            self.layer_types = [
+                "full_attention" if i < self.max_window_layers else "sliding_attention"
+                for i in range(self.num_hidden_layers)
+            ]
+        super().__post_init__()
+
+
+@dataclass
+class ModelArgs(QwenArgs):
+    pass
+
+
+class Model(DenseModel):
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, bias=True, **changes)
