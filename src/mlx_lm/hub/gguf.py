@@ -83,9 +83,7 @@ GGML_TYPES: MappingProxyType[int, GgmlType] = MappingProxyType(
 )
 
 # value type number -> struct code of one item
-_SCALARS = MappingProxyType(
-    {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-)
+_SCALARS = MappingProxyType({0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"})
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
@@ -245,7 +243,9 @@ def _read_tensor_info(cursor: _Cursor, index: int) -> tuple[str, tuple[int, ...]
         raise UnsupportedError(f"{cursor.path}: tensor {name!r} has the unknown storage type {number}.")
     kind = GGML_TYPES[number]
     if extents[0] % kind.block:
-        raise cursor.fail(f"tensor {name!r} has rows of {extents[0]} weights, {kind.name} needs a multiple of {kind.block}")
+        raise cursor.fail(
+            f"tensor {name!r} has rows of {extents[0]} weights, {kind.name} needs a multiple of {kind.block}"
+        )
     return name, tuple(reversed(extents)), kind, offset, math.prod(extents) // kind.block * kind.nbytes
 
 

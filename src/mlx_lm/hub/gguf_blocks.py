@@ -8,8 +8,8 @@ Exactness. Affine weights are `scale * code + bias` over groups of 32. These typ
 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K, and IQ4_NL and IQ4_XS, whose 16 levels are 8-bit integers. MXFP4 and NVFP4 are MLX
 modes of their own. Q6_K, Q3_K and Q2_K keep a scale for every 16 weights, so two of their groups share one 8-bit grid:
 for Q6_K and Q3_K the half with the larger scale stays exact and a weight of the other half moves by at most
-1/7 (Q6_K) or 1/60 (Q3_K) of the larger half's step (twice that for the lowest code when the scales are opposite); for Q2_K the grid spans both halves, and a weight moves by at most
-1/500 of that span.
+1/7 (Q6_K) or 1/60 (Q3_K) of the larger half's step (twice that for the lowest code when the scales are opposite); for
+Q2_K the grid spans both halves, and a weight moves by at most 1/500 of that span.
 
 Scales are float16 where the file's are and the bias fits too, else float32.
 Source: ggml's block layouts; MLX packs codes little-endian, lowest bits first, for every bit width.
@@ -25,14 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FORMATS", "BlockFormat", "Packed", "to_float32", "to_quantized", "widen"]
+__all__ = ["FORMATS", "BlockFormat", "Packed", "packed_nbytes", "to_float32", "to_quantized", "widen"]
 
-Bytes = NDArray[np.uint8]
+Bytes = NDArray[Any]  # always uint8; numpy types its bit operations too narrowly to say so
 Floats = NDArray[np.floating[Any]]
 _CHUNK_BYTES = 1 << 18  # input bytes a step: with its temporaries this stays in a 1-2 MB L2 cache
-_IQ4_LEVELS = np.array(
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=np.int8
-)
+_IQ4_LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=np.int8)
 
 
 _E2M1_DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=np.int8)
@@ -347,16 +345,27 @@ def _store_chunk(kind: BlockFormat, b: Bytes, weight: Bytes, scales: NDArray[Any
     _store_codes(codes, kind.bits, weight)
 
 
-def to_quantized(raw: Bytes, type_name: str, nbytes: int) -> Packed:
+def packed_nbytes(type_name: str, raw_nbytes: int, nbytes: int) -> int:
+    """Bytes of the packed codes that `to_quantized` makes of `raw_nbytes` bytes of blocks."""
+    kind = FORMATS[type_name]
+    return raw_nbytes // nbytes * kind.groups * kind.group_size * kind.bits // 8
+
+
+def to_quantized(raw: Bytes, type_name: str, nbytes: int, scratch: Bytes | None = None) -> Packed:
     """Convert raw blocks of `nbytes` each to MLX's layout; `type_name` must be in FORMATS.
 
-    Affine scales and biases are float16 if that is exact, else float32; mxfp4 and nvfp4 scales are uint8.
+    With `scratch` (at least `packed_nbytes` bytes) the codes are written there: touching fresh pages costs more than
+    the conversion, so a loader passes the same buffer for every tensor and copies the result out. Affine scales and biases are float16 if that is exact, else float32; mxfp4 and nvfp4 scales are uint8.
     """
     kind = FORMATS[type_name]
     blocks = raw.reshape(-1, nbytes)
     groups = (len(blocks), kind.groups)
     affine = kind.mode == "affine"
-    weight = np.empty((*groups, kind.group_size * kind.bits // 8), np.uint8)
+    weight_shape = (*groups, kind.group_size * kind.bits // 8)
+    if scratch is None:
+        weight = np.empty(weight_shape, np.uint8)
+    else:
+        weight = scratch[: packed_nbytes(type_name, raw.size, nbytes)].reshape(weight_shape)
     scales = np.empty(groups, (np.float16 if kind.half_scales else np.float32) if affine else np.uint8)
     biases = np.empty(groups, np.float32)
 
