@@ -55,7 +55,8 @@ FAMILIES = (
         {
             **TINY,
             "sliding_window": 7,
-            "rope_theta": 10000.0,
+            "head_dim": 8,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
             "layer_types": ["sliding_attention", "full_attention"],
         },
         {"base": {}, "wide": {**WIDE, "layer_types": ["sliding_attention"]}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import dense, dense_more, gpt, hybrid, moe
+from . import dense, dense_more, gpt, hybrid, hybrid_more, moe, moe_more, nested
 from .spec import Family
 
 __all__ = ["FAMILIES"]
@@ -13,6 +13,9 @@ _GROUPS = (
     hybrid.FAMILIES,
     dense_more.FAMILIES,
     gpt.FAMILIES,
+    moe_more.FAMILIES,
+    hybrid_more.FAMILIES,
+    nested.FAMILIES,
 )
 
 FAMILIES: dict[str, Family] = {family.directory: family for group in _GROUPS for family in group}

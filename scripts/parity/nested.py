@@ -1,0 +1,161 @@
+"""Text models published inside multimodal configs, and their text-only types."""
+
+from __future__ import annotations
+
+from .hybrid import FAMILIES as _HYBRID
+from .spec import TINY, Family
+
+__all__ = ["FAMILIES"]
+
+_NEXT = {k: v for k, v in _HYBRID[0].base.items() if not k.startswith(("num_experts", "moe_", "shared_"))}
+_MROPE = {
+    "rope_type": "default",
+    "rope_theta": 10000000.0,
+    "partial_rotary_factor": 0.5,
+    "mrope_section": [2, 1, 1],
+    "mrope_interleaved": True,
+}
+_EXPERTS = {
+    "num_experts": 3,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
+_VISION = {
+    "depth": 1,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_heads": 1,
+    "patch_size": 4,
+    "out_hidden_size": 32,
+    "num_position_embeddings": 4,
+    "deepstack_visual_indexes": [],
+}
+_GEMMA_ROPE = {
+    "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+}
+_GEMMA4 = {
+    **TINY,
+    "num_hidden_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 7,
+    "hidden_size_per_layer_input": 0,
+    "vocab_size_per_layer_input": 32,
+    "final_logit_softcapping": 2.0,
+    "tie_word_embeddings": True,
+    "rope_parameters": _GEMMA_ROPE,
+}
+
+FAMILIES = (
+    Family(
+        "qwen3_5_text",
+        {**_NEXT, "rope_parameters": _MROPE},
+        {"base": {}, "heads": {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "tie_word_embeddings": True}},
+    ),
+    Family(
+        "qwen3_5_moe_text",
+        {**_NEXT, **_EXPERTS, "rope_parameters": _MROPE},
+        {"base": {}},
+        gain={r"\.gate\.": 2.0},
+    ),
+    Family(
+        "qwen3_5",
+        {"text_config": {**_NEXT, "rope_parameters": _MROPE}, "vision_config": _VISION, "tie_word_embeddings": False},
+        {"base": {}},
+    ),
+    Family(
+        "qwen3_5_moe",
+        {
+            "text_config": {**_NEXT, **_EXPERTS, "rope_parameters": _MROPE},
+            "vision_config": _VISION,
+            "tie_word_embeddings": False,
+        },
+        {"base": {}},
+        gain={r"\.gate\.": 2.0},
+    ),
+    Family(
+        "gemma4_text",
+        _GEMMA4,
+        {
+            "base": {},
+            "k_eq_v": {"attention_k_eq_v": True, "num_global_key_value_heads": 2},
+            "per_layer_shared": {
+                "num_hidden_layers": 4,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+                "hidden_size_per_layer_input": 32,
+                "num_kv_shared_layers": 2,
+                "use_double_wide_mlp": True,
+            },
+            "experts": {
+                "enable_moe_block": True,
+                "num_experts": 4,
+                "top_k_experts": 2,
+                "moe_intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "layer_types": ["full_attention"],
+            },
+        },
+    ),
+    Family(
+        "gemma3n_text",
+        {
+            **TINY,
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "sliding_window": 7,
+            "hidden_size_per_layer_input": 32,
+            "vocab_size_per_layer_input": 32,
+            "num_kv_shared_layers": 2,
+            "laurel_rank": 32,
+            "altup_num_inputs": 2,
+            "altup_coef_clip": 1.0,
+            "activation_sparsity_pattern": [0.9, 0.0, 0.0, 0.0],
+            "final_logit_softcapping": 2.0,
+            "tie_word_embeddings": True,
+        },
+        {"base": {}},
+    ),
+    Family(
+        "mistral3",
+        {
+            "text_config": {**TINY, "model_type": "mistral", "head_dim": 8, "rope_theta": 1000000.0},
+            "vision_config": {
+                "model_type": "pixtral",
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+                "image_size": 8,
+                "patch_size": 4,
+            },
+            "tie_word_embeddings": False,
+        },
+        {
+            "base": {},
+            "ministral3": {
+                "text_config": {
+                    "model_type": "ministral3",
+                    "rope_parameters": {
+                        "rope_type": "yarn",
+                        "rope_theta": 1000000.0,
+                        "factor": 4.0,
+                        "beta_fast": 32.0,
+                        "beta_slow": 1.0,
+                        "mscale": 1.0,
+                        "mscale_all_dim": 1.0,
+                        "llama_4_scaling_beta": 0.1,
+                        "original_max_position_embeddings": 16,
+                    },
+                }
+            },
+        },
+    ),
+)
