@@ -427,7 +427,7 @@ MLX_INLINE F load_any_first(const void* p, Float type, int64_t i, int n) {
   }
   uint16_t h[16] = {};
   std::memcpy(h, (const uint16_t*)p + i, 2 * (size_t)n);
-  return load_any(h, type, 0);
+  return type == Float::bf16 ? load_bf16(h) : load_f16(h);
 }
 MLX_INLINE void store_any_first(void* p, Float type, int64_t i, F a, int n) {
   if (type == Float::f32) {
@@ -437,7 +437,11 @@ MLX_INLINE void store_any_first(void* p, Float type, int64_t i, F a, int n) {
     return;
   }
   uint16_t h[16];
-  store_any(h, type, 0, a);
+  if (type == Float::bf16) {
+    store_bf16(h, a);
+  } else {
+    store_f16(h, a);
+  }
   std::memcpy((uint16_t*)p + i, h, 2 * (size_t)n);
 }
 
