@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .hub import hub_spelling
@@ -80,7 +80,8 @@ def _build(family: Family, name: str) -> Built:
     settings = merged(family.base, {k: v for k, v in family.variants[name].items() if not k.startswith("_")})
     config = CONFIG_MAPPING[family.model_type](**settings)
     config._attn_implementation = "eager"
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    auto = AutoModelForImageTextToText if family.conditional else AutoModelForCausalLM
+    model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     _randomize(model, family)
     vocab = config.get_text_config().vocab_size
     length = family.variants[name].get("_length", family.length)
@@ -94,10 +95,13 @@ def _build(family: Family, name: str) -> Built:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, save_original_format=False)
         inside = load_file(Path(folder) / "model.safetensors")
+    if family.published is not None:
+        disk = family.published(disk, inside)
     for tensor, shape in family.extra.get(name, {}).items():
         disk[tensor] = _drawn(tensor, torch.zeros(shape), {})
     config_v5 = _with_dtype(config_v5)
-    config_hub = hub_spelling(config_v5, {**family.hub, **family.variants[name].get("_hub", {})}, DROP)
+    changes = {**family.hub, **family.variants[name].get("_hub", {})}
+    config_hub = hub_spelling(config_v5, changes, DROP, flat_rope=not family.modern)
     if family.respell is not None:
         config_hub = family.respell(config_hub)
     weights = {k: _bf16(v) for k, v in disk.items()}
@@ -206,7 +210,8 @@ def _prove(family: Family, built: Built) -> None:
             save_file(built.weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
             (Path(folder) / "config.json").write_text(json.dumps(config))
             settings = AutoConfig.from_pretrained(folder)
-            model, report = AutoModelForCausalLM.from_pretrained(
+            auto = AutoModelForImageTextToText if family.conditional else AutoModelForCausalLM
+            model, report = auto.from_pretrained(
                 folder, config=settings, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
             )
             if report["missing_keys"]:

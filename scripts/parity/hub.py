@@ -14,12 +14,14 @@ __all__ = ["hub_spelling"]
 _LOCAL = ("sliding_attention", "chunked_attention")
 
 
-def hub_spelling(config: Mapping[str, Any], changes: Mapping[str, Any], drop: object) -> dict[str, Any]:
-    """Flat rope keys, `torch_dtype`, no keys that only transformers 5 writes; then `changes` (`drop` removes a key)."""
-    result = _flat(deepcopy(dict(config)))
+def hub_spelling(
+    config: Mapping[str, Any], changes: Mapping[str, Any], drop: object, *, flat_rope: bool = True
+) -> dict[str, Any]:
+    """Flat rope keys and `torch_dtype` (with `flat_rope`), then `changes` (`drop` removes a key)."""
+    result = _flat(deepcopy(dict(config)), flat_rope)
     for key, part in result.items():
         if key.endswith("_config") and isinstance(part, Mapping):
-            result[key] = _flat(dict(part))
+            result[key] = _flat(dict(part), flat_rope)
     if "text_config" in result:
         _changed(result["text_config"], changes.get("text_config", {}), drop)
     return _changed(result, {k: v for k, v in changes.items() if k != "text_config"}, drop)
@@ -34,7 +36,9 @@ def _changed(config: dict[str, Any], changes: Mapping[str, Any], drop: object) -
     return config
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
+def _flat(config: dict[str, Any], flat_rope: bool) -> dict[str, Any]:
+    if not flat_rope:
+        return config
     if "dtype" in config:
         config["torch_dtype"] = config.pop("dtype")
     if "transformers_version" in config:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from .spec import DROP, HIDDEN, TINY, VOCAB, Family
 
 __all__ = ["FAMILIES"]
@@ -34,6 +37,19 @@ _GRANITE = {
     "tie_word_embeddings": True,
 }
 _GATES = {r"\.(gate|router)\.": 2.0}
+
+
+def _olmo_convolutions(disk: dict[str, Any], inside: Mapping[str, Any]) -> dict[str, Any]:
+    """Published convolutions have the widths of q, k and v; transformers cuts the joint one in equal parts."""
+    result = dict(disk)
+    for name, joint in inside.items():
+        if name.endswith("linear_attn.conv1d.weight"):
+            stem = name.removesuffix("conv1d.weight")
+            widths = [disk[f"{stem}{part}_proj.weight"].shape[0] for part in "qkv"]
+            for part, piece in zip("qkv", joint.split(widths), strict=True):
+                result[f"{stem}{part}_conv1d.weight"] = piece.clone()
+    return result
+
 
 FAMILIES = (
     Family(
@@ -233,6 +249,7 @@ FAMILIES = (
             "linear_value_head_dim": 16,
         },
         {"base": {}, "positive": {"linear_allow_neg_eigval": False}},
+        published=_olmo_convolutions,
     ),
     Family(
         "minimax",

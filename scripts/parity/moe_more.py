@@ -165,7 +165,7 @@ FAMILIES = (
         {
             "base": {"_hub": {"layer_types": DROP}},
             "normed": {"norm_topk_prob": True},
-            "window": {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 0},
+            "window": {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
             "no_bias_wide": {
                 "qkv_bias": False,
                 "hidden_size": 64,
@@ -191,7 +191,10 @@ FAMILIES = (
     Family(
         "flex_olmo",
         {**TINY, "num_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 1},
-        {"base": {}, "normed": {"norm_topk_prob": True}},
+        {
+            "base": {},
+            "bias": {"attention_bias": True, "norm_topk_prob": True, "num_experts": 2, "num_experts_per_tok": 1},
+        },
         gain=_GATES,
     ),
     Family(
@@ -219,6 +222,16 @@ FAMILIES = (
                     "long_factor": [2.0, 4.0, 8.0, 9.0],
                     "short_mscale": 1.2,
                     "long_mscale": 1.3,
+                },
+                "_hub": {
+                    "rope_scaling": {
+                        "type": "longrope",
+                        "original_max_position_embeddings": 16,
+                        "short_factor": [1.0, 1.5, 2.0, 2.5],
+                        "long_factor": [2.0, 4.0, 8.0, 9.0],
+                        "short_mscale": 1.2,
+                        "long_mscale": 1.3,
+                    }
                 },
                 "_path_dependent": "longrope",
             },

@@ -67,6 +67,8 @@ FAMILIES = (
         "qwen3_5",
         {"text_config": {**_NEXT, "rope_parameters": _MROPE}, "vision_config": _VISION, "tie_word_embeddings": False},
         {"base": {}},
+        conditional=True,
+        modern=True,
     ),
     Family(
         "qwen3_5_moe",
@@ -77,6 +79,8 @@ FAMILIES = (
         },
         {"base": {}},
         gain={r"\.gate\.": 2.0},
+        conditional=True,
+        modern=True,
     ),
     Family(
         "gemma4_text",
@@ -100,6 +104,30 @@ FAMILIES = (
                 "layer_types": ["full_attention"],
             },
         },
+        modern=True,
+    ),
+    Family(
+        "gemma4",
+        {
+            "text_config": {**_GEMMA4, "hidden_size_per_layer_input": 32},
+            "vision_config": {
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+                "num_key_value_heads": 1,
+                "head_dim": 8,
+                "patch_size": 4,
+                "position_embedding_size": 16,
+            },
+            "audio_config": None,
+            "image_token_id": 29,
+            "video_token_id": 28,
+            "audio_token_id": 30,
+        },
+        {"base": {}},
+        conditional=True,
+        modern=True,
     ),
     Family(
         "gemma3n_text",
@@ -157,5 +185,93 @@ FAMILIES = (
                 }
             },
         },
+        conditional=True,
+    ),
+    Family(
+        "qwen2_vl",
+        {
+            "text_config": {
+                **TINY,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [1, 1, 2]},
+            },
+            "vision_config": {
+                "depth": 1,
+                "embed_dim": 8,
+                "hidden_size": 32,
+                "num_heads": 1,
+                "mlp_ratio": 1,
+                "patch_size": 4,
+            },
+        },
+        {"base": {}},
+        conditional=True,
+    ),
+    Family(
+        "qwen3_vl",
+        {
+            "text_config": {
+                **TINY,
+                "head_dim": 8,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 5000000.0,
+                    "mrope_section": [2, 1, 1],
+                    "mrope_interleaved": True,
+                },
+            },
+            "vision_config": _VISION,
+            "tie_word_embeddings": False,
+        },
+        {"base": {}},
+        conditional=True,
+    ),
+    Family(
+        "qwen3_vl_moe",
+        {
+            "text_config": {
+                **TINY,
+                "head_dim": 8,
+                "num_hidden_layers": 1,
+                "num_experts": 4,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 32,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 5000000.0,
+                    "mrope_section": [2, 1, 1],
+                    "mrope_interleaved": True,
+                },
+            },
+            "vision_config": _VISION,
+            "tie_word_embeddings": False,
+        },
+        {"base": {}},
+        conditional=True,
+        gain={r"\.gate\.": 2.0},
+    ),
+    Family(
+        "lfm2_vl",
+        {
+            "text_config": {
+                **TINY,
+                "model_type": "lfm2",
+                "layer_types": ["conv", "full_attention"],
+                "block_multiple_of": 32,
+                "tie_word_embeddings": True,
+            },
+            "vision_config": {
+                "model_type": "siglip2_vision_model",
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+                "num_patches": 4,
+                "patch_size": 4,
+            },
+            "projector_hidden_size": 8,
+            "image_token_id": 29,
+        },
+        {"base": {}},
+        conditional=True,
     ),
 )

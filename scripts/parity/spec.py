@@ -56,6 +56,8 @@ class Family:
     `hub` replaces or drops keys in the published spelling; `respell` may rewrite it whole. `extra` names tensors that
     published checkpoints have and transformers ignores. `inert` lists variants that are expected to equal another one.
     `gain` (pattern -> factor) spreads some tensors wider; tensors matching `mxfp4` take values that format can hold.
+    A `modern` family was published with transformers 5 rope settings; a `conditional` one is the text part of a
+    multimodal model. `published` repairs a state dict that transformers saves otherwise than it was published.
     """
 
     model_type: str
@@ -69,6 +71,9 @@ class Family:
     name: str = ""
     gain: Mapping[str, float] = field(default_factory=dict)
     mxfp4: tuple[str, ...] = ()
+    modern: bool = False
+    conditional: bool = False
+    published: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
 
     @property
     def directory(self) -> str:
