@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx import nn
 
 from ..errors import ConfigError
 from ..nn import DecoderLayer, Embedding, Linear, RMSNorm
 from ..state import KVOptions, LayerState, State, StateSpec
 from .config import BaseModelArgs, DecoderArgs
-from .weights import COMMON_RULES, Drop, Rename, Rule, Weights, apply_rules
+from .weights import COMMON_RULES, TEXT_TOWER_RULES, Drop, Rule, Weights, apply_rules
 
 __all__ = ["BaseModelArgs", "CausalLM", "DecoderArgs", "ModelNames", "layer_state"]
 
@@ -45,7 +45,9 @@ class Backbone(nn.Module):
         self._names = names
         self._embed_scale = model.embed_scale(args)
         self[names.embed] = Embedding(args.vocab_size, args.hidden_size)
-        self[names.layers] = [model.layer(args, i) for i in range(args.num_hidden_layers)]
+        self[names.layers] = [
+            model.layer(args, i) for i in range(args.num_hidden_layers)
+        ]
         self[names.norm] = model.final_norm(args)
 
     def __call__(
@@ -54,7 +56,11 @@ class Backbone(nn.Module):
         cache: Sequence[LayerState] | None = None,
         input_embeddings: mx.array | None = None,
     ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        h = (
+            self[self._names.embed](inputs)
+            if input_embeddings is None
+            else input_embeddings
+        )
         if self._embed_scale != 1.0:
             h = h * mx.array(self._embed_scale, h.dtype)
         for i, layer in enumerate(self[self._names.layers]):
@@ -81,7 +87,9 @@ class CausalLM(nn.Module):
         self._logit_softcap = self.logit_softcap(args)
         self[self.names.backbone] = self.backbone_type(self, args)
         if not args.tie_word_embeddings:
-            self[self.names.head] = Linear(args.hidden_size, args.vocab_size, bias=self.head_bias(args))
+            self[self.names.head] = Linear(
+                args.hidden_size, args.vocab_size, bias=self.head_bias(args)
+            )
 
     # What a family overrides.
 
@@ -116,8 +124,10 @@ class CausalLM(nn.Module):
 
     def weight_rules(self) -> tuple[Rule, ...]:
         """All rules, in order."""
-        tied = (Drop(rf"^{self.names.head}\."),) if self.args.tie_word_embeddings else ()
-        return (Rename(r"^(model\.)?language_model\.(?!lm_head)", ""), *COMMON_RULES, *self.rules, *tied)
+        tied = (
+            (Drop(rf"^{self.names.head}\."),) if self.args.tie_word_embeddings else ()
+        )
+        return (*TEXT_TOWER_RULES, *COMMON_RULES, *self.rules, *tied)
 
     # What is the same for all.
 

@@ -4,11 +4,11 @@ This module reads no files.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx import nn
 from mlx.utils import tree_flatten
 
 from ..errors import ConfigError, WeightsError
@@ -22,14 +22,19 @@ _MODES = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8
 _BITS = (2, 3, 4, 5, 6, 8)
 
 
-def build_model(config: Mapping[str, Any], weights: Mapping[str, mx.array] | None = None) -> CausalLM:
+def build_model(
+    config: Mapping[str, Any],
+    weights: Mapping[str, mx.array] | None = None,
+    *,
+    get_model_classes: Callable[[Mapping[str, Any]], tuple[Any, Any]] = get_classes,
+) -> CausalLM:
     """The model of a `config.json`, with random weights or with a checkpoint's.
 
     Raises:
         ConfigError: the config is not supported, or contradicts itself.
         WeightsError: tensors are missing, unexpected or of the wrong shape.
     """
-    model_class, args_class = get_classes(config)
+    model_class, args_class = get_model_classes(config)
     model = model_class(args_class.from_dict(config))
     if weights is not None:
         renamed = model.sanitize(dict(weights))
@@ -42,23 +47,29 @@ def build_model(config: Mapping[str, Any], weights: Mapping[str, mx.array] | Non
 
 
 def quantization_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """MLX's `quantization` entry of a config, wherever it stands; None for a dense model."""
+    """MLX's `quantization` entry of a config, wherever it stands, or what another name stands for; None if dense."""
     for place in (config, config.get("text_config") or {}):
         for key in ("quantization", "quantization_config"):
             entry = place.get(key)
             if isinstance(entry, dict) and "group_size" in entry and "bits" in entry:
                 return entry
+            if isinstance(entry, dict) and entry.get("quant_method") == "mxfp4":
+                return {"group_size": 32, "bits": 4, "mode": "mxfp4"}
     return None
 
 
-def quantize_layers(model: nn.Module, quantization: Mapping[str, Any], weights: Mapping[str, mx.array]) -> None:
+def quantize_layers(
+    model: nn.Module, quantization: Mapping[str, Any], weights: Mapping[str, mx.array]
+) -> None:
     """Makes quantized layers of those for which `weights` has scales; entries by path override the defaults."""
     default = _entry("quantization", quantization)
     rules = model.weight_rules() if isinstance(model, CausalLM) else ()
     own: dict[str, dict[str, Any]] = {}
     for path, entry in quantization.items():
         if isinstance(entry, dict):
-            own[rename_path(rules, path)] = _entry(path, {"mode": default["mode"], **entry})
+            own[rename_path(rules, path)] = _entry(
+                path, {"mode": default["mode"], **entry}
+            )
 
     def predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:
         scales = weights.get(f"{path}.scales")
@@ -67,7 +78,10 @@ def quantize_layers(model: nn.Module, quantization: Mapping[str, Any], weights: 
             return False
         entry = own.get(path, default)
         width = _width(module)
-        if packed.shape[-1] * 32 != width * entry["bits"] or scales.shape[-1] * entry["group_size"] != width:
+        if (
+            packed.shape[-1] * 32 != width * entry["bits"]
+            or scales.shape[-1] * entry["group_size"] != width
+        ):
             entry = _infer(path, width, packed, scales)
         return entry
 
@@ -84,11 +98,23 @@ def assign_weights(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
     missing = sorted(wanted.keys() - weights.keys())
     unexpected = sorted(weights.keys() - wanted.keys())
     if missing or unexpected:
-        parts = [f"{len(n)} {what}: {_some(n)}" for n, what in ((missing, "missing"), (unexpected, "unexpected")) if n]
-        raise WeightsError(f"The checkpoint does not fit {_name(model)}; " + "; ".join(parts) + ".")
-    wrong = [f"{k} has {weights[k].shape}, not {v.shape}" for k, v in wanted.items() if weights[k].shape != v.shape]
+        parts = [
+            f"{len(n)} {what}: {_some(n)}"
+            for n, what in ((missing, "missing"), (unexpected, "unexpected"))
+            if n
+        ]
+        raise WeightsError(
+            f"The checkpoint does not fit {_name(model)}; " + "; ".join(parts) + "."
+        )
+    wrong = [
+        f"{k} has {weights[k].shape}, not {v.shape}"
+        for k, v in wanted.items()
+        if weights[k].shape != v.shape
+    ]
     if wrong:
-        raise WeightsError(f"The checkpoint does not fit {_name(model)}; wrong shapes: {_some(wrong)}.")
+        raise WeightsError(
+            f"The checkpoint does not fit {_name(model)}; wrong shapes: {_some(wrong)}."
+        )
     model.load_weights(list(weights.items()), strict=False)
 
 
@@ -99,15 +125,26 @@ def _name(model: nn.Module) -> str:
 def _some(names: list[str], limit: int = 12) -> str:
     # One line for all layers of a kind reads better than thirty.
     kinds = list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", n) for n in names))
-    return ", ".join(kinds[:limit]) + (f" and {len(kinds) - limit} more kinds" if len(kinds) > limit else "")
+    return ", ".join(kinds[:limit]) + (
+        f" and {len(kinds) - limit} more kinds" if len(kinds) > limit else ""
+    )
 
 
 def _entry(path: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     mode = entry.get("mode") or "affine"
     if mode not in _MODES:
-        raise ConfigError(f"config.json: quantization mode {mode!r} of {path} is not known; known: {sorted(_MODES)}.")
-    group_size, bits = entry.get("group_size") or _MODES[mode][0], entry.get("bits") or _MODES[mode][1]
-    known = bits in _BITS and group_size in (32, 64, 128) if mode == "affine" else (group_size, bits) == _MODES[mode]
+        raise ConfigError(
+            f"config.json: quantization mode {mode!r} of {path} is not known; known: {sorted(_MODES)}."
+        )
+    group_size, bits = (
+        entry.get("group_size") or _MODES[mode][0],
+        entry.get("bits") or _MODES[mode][1],
+    )
+    known = (
+        bits in _BITS and group_size in (32, 64, 128)
+        if mode == "affine"
+        else (group_size, bits) == _MODES[mode]
+    )
     if not known:
         raise ConfigError(
             f"config.json: quantization of {path} with bits={bits!r} and group_size={group_size!r} "
@@ -129,7 +166,9 @@ def _infer(path: str, width: int, packed: mx.array, scales: mx.array) -> dict[st
             f"{path}: packed shape {packed.shape} and scales {scales.shape} fit no quantization of {width} columns."
         )
     if scales.dtype == mx.uint8:
-        mode = {(32, 4): "mxfp4", (16, 4): "nvfp4", (32, 8): "mxfp8"}.get((group_size, bits), "affine")
+        mode = {(32, 4): "mxfp4", (16, 4): "nvfp4", (32, 8): "mxfp8"}.get(
+            (group_size, bits), "affine"
+        )
     else:
         mode = "affine"
     return _entry(path, {"group_size": group_size, "bits": bits, "mode": mode})

@@ -6,29 +6,55 @@ A family overrides the pieces in which it differs. This module knows no family.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import mlx.nn as nn
+from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import PRE_NORM, Attention, AttentionOptions, DecoderLayer, GatedMLP, LayerNames, RMSNorm, Rope, make_rope
+from ..nn import (
+    PRE_NORM,
+    Attention,
+    AttentionOptions,
+    DecoderLayer,
+    GatedMLP,
+    LayerNames,
+    RMSNorm,
+    Rope,
+    make_rope,
+)
 from .base import CausalLM
 from .config import DecoderArgs
 
-__all__ = ["DenseModel", "SlidingArgs", "alternating_types"]
+__all__ = ["DenseModel", "SlidingArgs"]
 
 
 @dataclass
 class SlidingArgs(DecoderArgs):
-    """A config with `sliding_window`, on the layers that `layer_types` names or, where it is absent, on all."""
+    """A config with `sliding_window`, on the layers that `layer_types` names.
+
+    Without `layer_types`, every `sliding_window_pattern`-th layer is full and the others slide; without both, all do.
+    """
 
     sliding_window: int | None = None
     layer_types: list[str] | None = None
+    sliding_window_pattern: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        pattern = self.sliding_window_pattern
+        if pattern is not None and self.layer_types is None:
+            if pattern < 1:
+                raise ConfigError(
+                    f"config.json: sliding_window_pattern must be at least 1, not {pattern}."
+                )
+            kinds = ("full_attention", "sliding_attention")
+            self.layer_types = [
+                kinds[(i + 1) % pattern != 0] for i in range(self.num_hidden_layers)
+            ]
         if self.layer_types is not None:
             unknown = set(self.layer_types) - {"full_attention", "sliding_attention"}
             if unknown:
-                raise ConfigError(f"config.json: layer_types has the unknown values {sorted(unknown)}.")
+                raise ConfigError(
+                    f"config.json: layer_types has the unknown values {sorted(unknown)}."
+                )
             if len(self.layer_types) != self.num_hidden_layers:
                 raise ConfigError(
                     f"config.json: layer_types has {len(self.layer_types)} entries for "
@@ -36,7 +62,9 @@ class SlidingArgs(DecoderArgs):
                 )
         slides = self.layer_types is None or "sliding_attention" in self.layer_types
         if slides and self.sliding_window is not None and self.sliding_window < 1:
-            raise ConfigError(f"config.json: sliding_window must be at least 1, not {self.sliding_window}.")
+            raise ConfigError(
+                f"config.json: sliding_window must be at least 1, not {self.sliding_window}."
+            )
 
     def layer_type(self, index: int) -> str:
         """ "full_attention" or "sliding_attention"."""
@@ -45,24 +73,21 @@ class SlidingArgs(DecoderArgs):
         return "full_attention" if self.sliding_window is None else "sliding_attention"
 
     def window(self, index: int) -> int | None:
-        return self.sliding_window if self.layer_type(index) == "sliding_attention" else None
-
-
-def alternating_types(num_layers: int, pattern: int) -> list[str]:
-    """Sliding layers, with every `pattern`-th one full."""
-    if pattern < 1:
-        raise ConfigError(f"config.json: sliding_window_pattern must be at least 1, not {pattern}.")
-    return ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(num_layers)]
+        return (
+            self.sliding_window
+            if self.layer_type(index) == "sliding_attention"
+            else None
+        )
 
 
 class DenseModel(CausalLM):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)); class attributes and methods are what families replace."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); families replace class attributes and methods."""
 
     layer_names: ClassVar[LayerNames] = PRE_NORM
     attention_type: ClassVar[type[Attention]] = Attention
 
     @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
         return DecoderLayer(
             mixer=cls.attention_type(cls.attention_options(args, index)),
             feed_forward=cls.feed_forward(args, index),
@@ -72,7 +97,9 @@ class DenseModel(CausalLM):
         )
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(
+        cls, args: Any, index: int, **changes: Any
+    ) -> AttentionOptions:
         """The attention of layer `index`; `changes` are what a family has otherwise."""
         heads, kv_heads, head_dim = args.heads
         bias = getattr(args, "attention_bias", False)
@@ -95,14 +122,16 @@ class DenseModel(CausalLM):
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         bias = getattr(args, "mlp_bias", False)
-        return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=bias)
+        return GatedMLP(
+            args.hidden_size, args.intermediate_size, args.hidden_act, bias=bias
+        )
 
     @classmethod
     def norm(cls, args: Any) -> nn.Module:
         return RMSNorm(args.hidden_size, args.rms_norm_eps)
 
     @classmethod
-    def final_norm(cls, args: Any) -> nn.Module:
+    def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
         return cls.norm(args)
 
     @classmethod

@@ -14,7 +14,19 @@ import mlx.core as mx
 
 from ..errors import WeightsError
 
-__all__ = ["COMMON_RULES", "Drop", "Rename", "Rule", "Split", "Stack", "Transform", "apply_rules", "rename_path"]
+__all__ = [
+    "COMMON_RULES",
+    "TEXT_TOWER_RULES",
+    "Drop",
+    "Rename",
+    "Rule",
+    "Split",
+    "Stack",
+    "Transform",
+    "apply_rules",
+    "expert_rules",
+    "rename_path",
+]
 
 Weights = dict[str, mx.array]
 
@@ -66,12 +78,16 @@ class Stack:
         stacks: dict[str, dict[int, mx.array]] = {}
         for name, value in weights.items():
             if match := found(name):
-                stacks.setdefault(match.expand(self.replacement), {})[int(match["expert"])] = value
+                stacks.setdefault(match.expand(self.replacement), {})[
+                    int(match["expert"])
+                ] = value
             else:
                 result[name] = value
         for name, experts in stacks.items():
             if sorted(experts) != list(range(len(experts))):
-                raise WeightsError(f"{name}: experts are missing; found {sorted(experts)}.")
+                raise WeightsError(
+                    f"{name}: experts are missing; found {sorted(experts)}."
+                )
             result[name] = mx.stack([experts[i] for i in range(len(experts))])
         return result
 
@@ -95,7 +111,12 @@ class Split:
                 continue
             n = len(self.replacements)
             if self.interleaved:
-                parts = [mx.take(value, mx.arange(i, value.shape[self.axis], n), axis=self.axis) for i in range(n)]
+                parts = [
+                    mx.take(
+                        value, mx.arange(i, value.shape[self.axis], n), axis=self.axis
+                    )
+                    for i in range(n)
+                ]
             else:
                 parts = mx.split(value, n, axis=self.axis)
             for replacement, part in zip(self.replacements, parts, strict=True):
@@ -117,8 +138,16 @@ class Transform:
 
 def conv_layout(weight: mx.array) -> mx.array:
     """A depthwise kernel (C, 1, K) as torch keeps it -> (C, K, 1) as MLX does."""
-    return weight.moveaxis(2, 1) if weight.ndim == 3 and weight.shape[-1] != 1 else weight
+    return (
+        weight.moveaxis(2, 1) if weight.ndim == 3 and weight.shape[-1] != 1 else weight
+    )
 
+
+# The text tower of a multimodal checkpoint, in either of the ways that transformers nests it.
+TEXT_TOWER_RULES: tuple[Rule, ...] = (
+    Rename(r"^(?:model\.)?language_model\.(model\.|lm_head\.)", r"\1"),
+    Rename(r"^(?:model\.)?language_model\.", "model."),
+)
 
 COMMON_RULES: tuple[Rule, ...] = (
     Drop(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$"),
@@ -139,3 +168,32 @@ def rename_path(rules: Sequence[Rule], path: str) -> str:
         if isinstance(rule, Rename):
             path = rule.name(path + ".weight").removesuffix(".weight")
     return path
+
+
+def expert_rules(
+    at: str = "mlp",
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    target: str = "switch_mlp",
+) -> tuple[Rule, ...]:
+    """Gated experts in any layout -> stacked, under `{at}.{target}.{gate_proj,up_proj,down_proj}`.
+
+    Layouts: one module per expert, `{at}.experts.N.{names}`, and what transformers holds in memory,
+    `{at}.experts.gate_up_proj` (E, 2I, H) with the gate's rows first and `{at}.experts.down_proj` (E, H, I).
+    """
+    ours = ("gate_proj", "up_proj", "down_proj")
+    stacked = rf"\g<at>.{target}"
+    return (
+        *(
+            Stack(
+                rf"(?P<at>.*\.{at})\.experts\.(?P<expert>\d+)\.{name}\.(?P<kind>\w+)",
+                rf"{stacked}.{own}.\g<kind>",
+            )
+            for name, own in zip(names, ours, strict=True)
+        ),
+        Split(
+            rf"(?P<at>.*\.{at})\.experts\.gate_up_proj",
+            (f"{stacked}.gate_proj.weight", f"{stacked}.up_proj.weight"),
+            1,
+        ),
+        Rename(rf"(?P<at>\.{at})\.experts\.down_proj$", f"{stacked}.down_proj.weight"),
+    )

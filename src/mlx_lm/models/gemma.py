@@ -1,0 +1,39 @@
+"""Gemma: norms that store weight - 1, embeddings scaled by sqrt(hidden_size). Source: https://arxiv.org/abs/2403.08295.
+
+The later Gemma families derive from this one.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx import nn
+
+from ..nn import RMSNorm
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    head_dim: int | None = 256
+    hidden_act: str = field(default="gelu_pytorch_tanh", kw_only=True)
+    max_position_embeddings: int = 8192
+    attention_bias: bool = False
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if (
+            self.hidden_act == "gelu"
+        ):  # the first releases wrote this and meant the tanh form
+            self.hidden_act = "gelu_pytorch_tanh"
+        super().__post_init__()
+
+
+class Model(DenseModel):
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return RMSNorm(args.hidden_size, args.rms_norm_eps, offset=1.0)
+
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return args.hidden_size**0.5

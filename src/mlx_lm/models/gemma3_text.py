@@ -1,0 +1,60 @@
+"""Gemma 3: five sliding layers to a full one, each kind with its own rope. Source: https://arxiv.org/abs/2503.19786."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ..errors import ConfigError
+from ..nn import AttentionOptions, RMSNorm, Rope, make_rope
+from .config import rope_parameters
+from .gemma2 import Model as Gemma2
+from .gemma2 import ModelArgs as Gemma2Args
+
+
+@dataclass
+class ModelArgs(Gemma2Args):
+    """Published text configs leave out what equals the defaults."""
+
+    hidden_size: int = field(default=2304, kw_only=True)
+    intermediate_size: int = field(default=9216, kw_only=True)
+    num_hidden_layers: int = field(default=26, kw_only=True)
+    num_attention_heads: int = field(default=8, kw_only=True)
+    num_key_value_heads: int | None = field(default=4, kw_only=True)
+    vocab_size: int = field(default=262208, kw_only=True)
+    max_position_embeddings: int = 131072
+    sliding_window_pattern: int | None = 6
+    rope_theta: float = field(default=1000000.0, kw_only=True)
+    rope_local_base_freq: float = 10000.0
+    final_logit_softcapping: float | None = None
+    use_bidirectional_attention: bool | None = False
+
+    def __post_init__(self) -> None:
+        if self.use_bidirectional_attention:
+            raise ConfigError(
+                "config.json: use_bidirectional_attention makes an encoder; it cannot generate."
+            )
+        self.attn_logit_softcapping = (
+            None  # Gemma 3 computes without it, whatever the config says
+        )
+        super().__post_init__()
+
+
+class Model(Gemma2):
+    @classmethod
+    def attention_options(
+        cls, args: Any, index: int, **changes: Any
+    ) -> AttentionOptions:
+        norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
+        return super().attention_options(args, index, qk_norm=norm, **changes)
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope:
+        kind, head_dim = args.layer_type(index), args.heads[2]
+        if args.rope_by_layer_type is not None or kind == "full_attention":
+            return make_rope(head_dim, args.rope_parameters(kind))
+        return make_rope(
+            head_dim,
+            rope_parameters(
+                args.rope_local_base_freq, 1.0, None, args.max_position_embeddings
+            ),
+        )

@@ -1,0 +1,41 @@
+"""Mixtral: experts in every layer, weights over the chosen ones. Source: https://arxiv.org/abs/2401.04088."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlx import nn
+
+from ..nn import LayerNames, MoE, Routing, SwitchGLU
+from .dense import DenseModel, SlidingArgs
+from .weights import Rename, expert_rules
+
+
+@dataclass
+class ModelArgs(SlidingArgs):
+    num_local_experts: int = 8
+    num_experts_per_tok: int = 2
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 131072
+
+
+class Model(DenseModel):
+    layer_names = LayerNames(feed_forward="block_sparse_moe")
+    rules = (
+        Rename(r"\.mlp\.(gate|experts)\.", r".block_sparse_moe.\1."),
+        *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
+    )
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        experts = SwitchGLU(
+            args.hidden_size,
+            args.intermediate_size,
+            args.num_local_experts,
+            act=args.hidden_act,
+        )
+        return MoE(
+            args.hidden_size,
+            args.num_local_experts,
+            Routing(args.num_experts_per_tok),
+            experts,
+        )

@@ -1,0 +1,64 @@
+"""The text tower of a checkpoint that also has towers for images or sound.
+
+The text model sits under `language_model`, as in checkpoints; tensors of the other towers are dropped. This module
+knows no family.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..state import LayerState, StateSpec
+from .base import CausalLM
+from .weights import Drop, Rename, Rule
+
+__all__ = ["TextTower"]
+
+
+class TextTower(CausalLM):
+    """Delegates to `language_model`, a model of `text_model`."""
+
+    text_model: ClassVar[type[CausalLM]]
+    other_towers: ClassVar[str] = (
+        r"^(model\.)?(vision_tower|vision_model|vision_encoder|visual|audio_tower|multi_modal_projector|"
+        r"multimodal_projector|mm_projector|patch_merger|vision_language_adapter|embed_vision|embed_audio)\."
+    )
+
+    def __init__(self, args: Any):
+        nn.Module.__init__(self)
+        self.args = args
+        self.model_type = args.model_type
+        self.language_model = self.text_model(args)
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        text = self.language_model.weight_rules()  # these strip `language_model.`
+        return (Drop(self.other_towers), *text, Rename("^", "language_model."))
+
+    def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:
+        return self.language_model.quant_predicate(
+            path.removeprefix("language_model."), module
+        )
+
+    def hidden(
+        self,
+        inputs: mx.array,
+        cache: Sequence[LayerState] | None = None,
+        input_embeddings: mx.array | None = None,
+    ) -> mx.array:
+        return self.language_model.hidden(inputs, cache, input_embeddings)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        return self.language_model.logits(hidden)
+
+    def state_specs(self) -> list[StateSpec]:
+        return self.language_model.state_specs()
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return self.language_model.layers
+
+    @property
+    def context_length(self) -> int | None:
+        return self.language_model.context_length

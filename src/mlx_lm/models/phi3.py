@@ -1,0 +1,46 @@
+"""Phi 3, 3.5, 4 and 4-mini: fused projections, partial rotation, LongRoPE. Source: https://arxiv.org/abs/2404.14219."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlx import nn
+
+from ..nn import AttentionOptions, GatedMLP
+from .config import ConfigError
+from .dense import DenseModel, SlidingArgs
+
+
+@dataclass
+class ModelArgs(SlidingArgs):
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 4096
+    original_max_position_embeddings: int = 4096
+    partial_rotary_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rope_scaling:
+            kind = self.rope_scaling.get("rope_type") or self.rope_scaling.get("type")
+            if kind not in ("longrope", "su", "yarn", "default"):
+                raise ConfigError(
+                    f"config.json: rope_scaling type {kind!r} is not supported for model type 'phi3'."
+                )
+            # Early Phi checkpoints call LongRoPE "su" or "yarn".
+            self.rope_scaling = {
+                **self.rope_scaling,
+                "rope_type": "default" if kind == "default" else "longrope",
+            }
+
+
+class Model(DenseModel):
+    @classmethod
+    def attention_options(
+        cls, args: Any, index: int, **changes: Any
+    ) -> AttentionOptions:
+        return super().attention_options(args, index, fused=True, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return GatedMLP(
+            args.hidden_size, args.intermediate_size, args.hidden_act, fused=True
+        )

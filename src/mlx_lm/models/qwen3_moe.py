@@ -1,0 +1,52 @@
+"""Qwen 3 with experts, dense in the layers that the config names. Source: https://arxiv.org/abs/2505.09388."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mlx import nn
+
+from ..nn import MoE, Routing, SwitchGLU
+from .dense import SlidingArgs
+from .qwen3 import Model as Qwen3
+from .weights import expert_rules
+
+
+@dataclass
+class ModelArgs(SlidingArgs):
+    aliases: ClassVar = {"num_local_experts": "num_experts"}
+    attention_bias: bool = False
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+    max_position_embeddings: int = 32768
+    num_experts: int = 128
+    num_experts_per_tok: int = 8
+    moe_intermediate_size: int = 768
+    decoder_sparse_step: int = 1
+    mlp_only_layers: list[int] = field(default_factory=list)
+    norm_topk_prob: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.use_sliding_window:
+            self.sliding_window = self.layer_types = None
+        super().__post_init__()
+
+    def has_experts(self, index: int) -> bool:
+        sparse = self.num_experts > 0 and (index + 1) % self.decoder_sparse_step == 0
+        return sparse and index not in self.mlp_only_layers
+
+
+class Model(Qwen3):
+    rules = expert_rules()
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if not args.has_experts(index):
+            return super().feed_forward(args, index)
+        experts = SwitchGLU(
+            args.hidden_size,
+            args.moe_intermediate_size,
+            args.num_experts,
+            act=args.hidden_act,
+        )
+        routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
+        return MoE(args.hidden_size, args.num_experts, routing, experts)
