@@ -176,7 +176,7 @@ def _nvfp4(b: Bytes) -> Decoded:
     return _E2M1_DOUBLED[codes].view(np.uint8), scales.astype(np.float32), np.zeros_like(scales, dtype=np.float32)
 
 
-def _pack4(words: NDArray[np.uint64], out: Bytes) -> None:
+def _pack4(words: NDArray[Any], out: Bytes) -> None:
     """Codes of 4 bits, one a byte, eight a word -> two a byte in `out` (same order)."""
     words |= words >> 4
     np.copyto(out, words.view(np.uint16), casting="unsafe")
@@ -193,7 +193,7 @@ _PACK5_STEPS = tuple(
 )
 
 
-def _pack5(words: NDArray[np.uint64], out: Bytes) -> None:
+def _pack5(words: NDArray[Any], out: Bytes) -> None:
     """Codes of 5 bits, one a byte, eight a word -> five bytes for eight codes."""
     for low, shift, high in _PACK5_STEPS:
         words = words & low | words >> shift & high
@@ -355,7 +355,8 @@ def to_quantized(raw: Bytes, type_name: str, nbytes: int, scratch: Bytes | None 
     """Convert raw blocks of `nbytes` each to MLX's layout; `type_name` must be in FORMATS.
 
     With `scratch` (at least `packed_nbytes` bytes) the codes are written there: touching fresh pages costs more than
-    the conversion, so a loader passes the same buffer for every tensor and copies the result out. Affine scales and biases are float16 if that is exact, else float32; mxfp4 and nvfp4 scales are uint8.
+    the conversion, so a loader passes the same buffer for every tensor and copies the result out. Affine scales and
+    biases are float16 if that is exact, else float32; mxfp4 and nvfp4 scales are uint8.
     """
     kind = FORMATS[type_name]
     blocks = raw.reshape(-1, nbytes)

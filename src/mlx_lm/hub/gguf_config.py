@@ -20,8 +20,16 @@ Tables = Mapping[str, Sequence[float]]
 
 # Keys that describe the file, or that llama.cpp needs and the config implies.
 _HARMLESS = frozenset(
-    "vocab_size tensor_data_layout embedding_length_out rope.scaling.finetuned pooling_type "
-    "attention.layer_norm_epsilon expert_shared_feed_forward_length nextn_predict_layers".split()
+    {
+        "attention.layer_norm_epsilon",
+        "embedding_length_out",
+        "expert_shared_feed_forward_length",
+        "nextn_predict_layers",
+        "pooling_type",
+        "rope.scaling.finetuned",
+        "tensor_data_layout",
+        "vocab_size",
+    }
 )
 _LLAMA3_LOW, _LLAMA3_HIGH, _LLAMA3_CONTEXT = 1.0, 4.0, 8192
 
@@ -57,7 +65,7 @@ class _Keys:
         """One value per layer; a scalar counts for all."""
         value = self.raw(key)
         value = default if value is None else value
-        items = value if isinstance(value, list) else [value] * count
+        items: list[Any] = value if isinstance(value, list) else [value] * count
         if len(items) < count or any(type(item) is not int or not 0 <= item < 1 << 31 for item in items):
             raise self.fail(key, f"must hold {count} integers")
         return items[:count]

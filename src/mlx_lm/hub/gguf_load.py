@@ -199,7 +199,7 @@ class _Loader:
 
         first, second = self.pack(qkv), self.pack(gate)
         if (first.bits, first.mode, first.scales.dtype) != (second.bits, second.mode, second.scales.dtype):
-            if "affine" != first.mode or "affine" != second.mode:
+            if first.mode != "affine" or second.mode != "affine":
                 raise _unsupported(gate)
             first, second = gguf_blocks.widen(first), gguf_blocks.widen(second)
         path = target.removesuffix(".weight")
@@ -211,8 +211,9 @@ class _Loader:
                 upper, lower = upper.view("<u4"), lower.view("<u4")
             upper, lower = upper.reshape(qkv.shape[0], -1), lower.reshape(gate.shape[0], -1)
             self.put(f"{path}.{suffix}", self.delta_rows(mx.array(upper), mx.array(lower), qkv), qkv)
-        self.chosen[path] = (first.group_size, first.bits, first.mode)
-        self.sizes[self.chosen[path]] += math.prod(qkv.shape) + math.prod(gate.shape)
+        kind = (first.group_size, first.bits, first.mode)
+        self.chosen[path] = kind
+        self.sizes[kind] += math.prod(qkv.shape) + math.prod(gate.shape)
 
     def delta_rows(self, qkv: "mx.array", z: "mx.array", tensor: gguf.GGUFTensor) -> "mx.array":
         import mlx.core as mx
