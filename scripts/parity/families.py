@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import dense, dense_more, gpt, hybrid, hybrid_more, moe, moe_more, nested
+from . import dense, dense_more, gpt, hybrid, hybrid_more, moe, moe_more, nested, rare
 from .spec import Family
 
 __all__ = ["FAMILIES"]
@@ -16,6 +16,7 @@ _GROUPS = (
     moe_more.FAMILIES,
     hybrid_more.FAMILIES,
     nested.FAMILIES,
+    rare.FAMILIES,
 )
 
 FAMILIES: dict[str, Family] = {family.directory: family for group in _GROUPS for family in group}

@@ -61,5 +61,5 @@ def _flat(config: dict[str, Any], flat_rope: bool) -> dict[str, Any]:
             config["original_max_position_embeddings"] = original
         rope["type"] = rope.pop("rope_type")
         rope.pop("factor", None)
-    config["rope_scaling"] = None if kind == "default" else rope
+    config["rope_scaling"] = None if set(rope) <= {"rope_type"} and kind == "default" else rope
     return config

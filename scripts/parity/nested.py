@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .hybrid import FAMILIES as _HYBRID
-from .spec import TINY, Family
+from .spec import DROP, TINY, Family
 
 __all__ = ["FAMILIES"]
 
@@ -51,6 +53,17 @@ _GEMMA4 = {
     "rope_parameters": _GEMMA_ROPE,
 }
 
+_GLOBAL_32 = {"per_layer_config": DROP, "global_head_dim": 32, "num_global_key_value_heads": None}
+"""Published Gemma 4 configs name what full-attention layers have; transformers 5.23 writes a config for each layer."""
+
+
+def _text_keys_on_top(config: dict[str, Any]) -> dict[str, Any]:
+    """Qwen2-VL publishes its text config flat, and its positions as rope type "mrope"."""
+    text = config.pop("text_config")
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": text["rope_scaling"]["mrope_section"]}
+    return {**{k: v for k, v in text.items() if k not in ("model_type", "layer_types")}, **config}
+
+
 FAMILIES = (
     Family(
         "qwen3_5_text",
@@ -86,14 +99,19 @@ FAMILIES = (
         "gemma4_text",
         _GEMMA4,
         {
-            "base": {},
-            "k_eq_v": {"attention_k_eq_v": True, "num_global_key_value_heads": 2},
+            "base": {"_hub": _GLOBAL_32},
+            "k_eq_v": {
+                "attention_k_eq_v": True,
+                "num_global_key_value_heads": 2,
+                "_hub": {**_GLOBAL_32, "num_global_key_value_heads": 2},
+            },
             "per_layer_shared": {
                 "num_hidden_layers": 4,
                 "layer_types": ["sliding_attention", "full_attention"] * 2,
                 "hidden_size_per_layer_input": 32,
                 "num_kv_shared_layers": 2,
                 "use_double_wide_mlp": True,
+                "_hub": _GLOBAL_32,
             },
             "experts": {
                 "enable_moe_block": True,
@@ -102,6 +120,7 @@ FAMILIES = (
                 "moe_intermediate_size": 32,
                 "num_hidden_layers": 1,
                 "layer_types": ["full_attention"],
+                "_hub": _GLOBAL_32,
             },
         },
         modern=True,
@@ -125,7 +144,7 @@ FAMILIES = (
             "video_token_id": 28,
             "audio_token_id": 30,
         },
-        {"base": {}},
+        {"base": {"_hub": {"text_config": _GLOBAL_32}}},
         conditional=True,
         modern=True,
     ),
@@ -204,6 +223,7 @@ FAMILIES = (
             },
         },
         {"base": {}},
+        respell=_text_keys_on_top,
         conditional=True,
     ),
     Family(
