@@ -151,6 +151,14 @@ class RecurrentSpec(StateSpec):
     def create(self, options: KVOptions = KVOptions()) -> ArraysCache:
         return ArraysCache(len(self.slots))
 
+    def mismatch(self, state: State) -> str | None:
+        if not isinstance(state, ArraysCache) or len(state) != len(self.slots):
+            return f"holds a {type(state).__name__}, not {len(self.slots)} recurrent arrays"
+        for slot, array in zip(self.slots, state.cache, strict=True):
+            if array is not None and tuple(array.shape[1:]) != slot.shape:
+                return f"has a recurrent array of shape {tuple(array.shape[1:])}, not {slot.shape}"
+        return None
+
     def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> float:
         return 0.0
 
@@ -198,6 +206,11 @@ class ListSpec(StateSpec):
 
     def create(self, options: KVOptions = KVOptions()) -> CacheList:
         return CacheList(*(p.create(options) for p in self.parts))
+
+    def mismatch(self, state: State) -> str | None:
+        if not isinstance(state, CacheList) or len(state) != len(self.parts):
+            return f"holds a {type(state).__name__}, not {len(self.parts)} states"
+        return next((m for p, s in zip(self.parts, state, strict=True) if (m := p.mismatch(s))), None)
 
     def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> float:
         return sum(p.bytes_per_token(dtype, options) for p in self.parts)

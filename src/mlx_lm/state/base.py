@@ -53,6 +53,11 @@ class StateSpec(ABC):
     def bytes_fixed(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> int:
         """Bytes that the state takes whatever its length."""
 
+    def mismatch(self, state: "State") -> str | None:
+        """Why `state` cannot be a state of this layer, or None when it can."""
+        made = self.create()
+        return None if isinstance(state, type(made)) else f"holds a {type(state).__name__}, not a {type(made).__name__}"
+
     def max_tokens(self, options: KVOptions = KVOptions()) -> int | None:
         """The number of tokens after which the state stops growing, or None."""
         return None

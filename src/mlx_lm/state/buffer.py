@@ -42,6 +42,11 @@ class TokenBuffer:
         return sum(p.nbytes for p in self._parts)
 
     @property
+    def held(self) -> list[mx.array]:
+        """The arrays held, slack included."""
+        return self._parts
+
+    @property
     def parts(self) -> list[mx.array]:
         """The valid part of each array held, (B, H, length, ...)."""
         return [p[:, :, : self.length] for p in self._parts]

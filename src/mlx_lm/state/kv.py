@@ -95,6 +95,11 @@ class AttentionState(State):
             self._keys = self._keys.quantized(bits, group_size)
             self._values = self._values.quantized(bits, group_size)
 
+    def quantize_after(self, bits: int, group_size: int, start: int) -> None:
+        """Packs from the first update on that brings the state past `start` tokens."""
+        if self.bits != bits:
+            self.bits, self.group_size, self.start = bits, group_size, start
+
     def to_quantized(self, group_size: int = 64, bits: int = 4) -> "AttentionState":
         """A packed copy."""
         new = QuantizedKVCache(group_size, bits) if self.window is None else self.copy()
@@ -146,6 +151,9 @@ class AttentionState(State):
     def select(self, indices: mx.array) -> None:
         """Holds only the tokens at `indices` (n,), ascending, of those held; positions go on from `offset`."""
         self._keys, self._values = self._keys.select(indices), self._values.select(indices)
+
+    def arrays(self) -> list[mx.array]:
+        return [*self._keys.held, *self._values.held]
 
     def saved(self) -> tuple[dict[str, mx.array], dict[str, Any]]:
         arrays = {f"keys.{i}": p for i, p in enumerate(self._keys.parts)}
@@ -270,6 +278,17 @@ class KVSpec(StateSpec):
                 window=window, keep=keep, bits=options.bits, group_size=options.group_size, start=options.start
             )
         return KVCache() if window is None else RotatingKVCache(window + keep, keep)
+
+    def mismatch(self, state: State) -> str | None:
+        if not isinstance(state, AttentionState):
+            return f"holds a {type(state).__name__}, not keys and values"
+        if state.empty():
+            return None
+        held = [tuple(side.shape) for side in (state.view().keys, state.view().values)]
+        wanted = [(self.num_kv_heads, dim) for dim in (self.key_dim, self.value_dim)]
+        if [(shape[1], shape[3]) for shape in held] != wanted:
+            return f"has keys and values of (heads, size) {[(s[1], s[3]) for s in held]}, not {wanted}"
+        return None
 
     def max_tokens(self, options: KVOptions = KVOptions()) -> int | None:
         limits = [n for n in (self.window, options.max_size) if n is not None]

@@ -1,0 +1,272 @@
+"""The Python API: one sequence after another through the engine, on the calling thread.
+
+`generate` and `stream_generate` give text, `generate_step` gives tokens.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import RequestError
+from ..sampling import LogitsProcessor, Sampler, greedy_sampler
+from ..state import AttentionState, CacheList, KVOptions, State
+from ..tokenizer import TokenizerWrapper
+from ..types import GenerationResponse
+from .engine import Engine, new_states
+from .request import Request, TokenEvent
+from .text import TextStream, check_stop_strings
+
+__all__ = ["encode_prompt", "generate", "generate_step", "kv_options", "stream_generate", "wrap_tokenizer"]
+
+
+def kv_options(
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    quantized_kv_start: int = 0,
+    max_kv_size: int | None = None,
+) -> KVOptions:
+    """`KVOptions` from the names that the commands use; RequestError for values that cannot work."""
+    if kv_bits is not None and kv_bits not in (2, 3, 4, 5, 6, 8):
+        raise RequestError(f"kv_bits must be 2, 3, 4, 5, 6 or 8, not {kv_bits!r}.")
+    if kv_group_size not in (32, 64, 128):
+        raise RequestError(f"kv_group_size must be 32, 64 or 128, not {kv_group_size!r}.")
+    if max_kv_size is not None and max_kv_size < 8:
+        raise RequestError(f"max_kv_size must be at least 8 tokens, not {max_kv_size!r}.")
+    return KVOptions(kv_bits, kv_group_size, quantized_kv_start, max_kv_size)
+
+
+def wrap_tokenizer(tokenizer: Any) -> TokenizerWrapper:
+    """The tokenizer as a `TokenizerWrapper`; a bare Hugging Face tokenizer is wrapped."""
+    return tokenizer if isinstance(tokenizer, TokenizerWrapper) else TokenizerWrapper(tokenizer)
+
+
+def encode_prompt(tokenizer: TokenizerWrapper, prompt: str | Sequence[int] | mx.array) -> list[int]:
+    """Token ids of a prompt; a text gets special tokens unless it begins with the beginning-of-text token already."""
+    if isinstance(prompt, str):
+        bos = tokenizer.bos_token
+        return list(tokenizer.encode(prompt, add_special_tokens=bos is None or not prompt.startswith(bos)))
+    return _token_ids(prompt)
+
+
+def _token_ids(prompt: Sequence[int] | mx.array) -> list[int]:
+    ids = prompt.tolist() if isinstance(prompt, mx.array) else list(prompt)
+    if not isinstance(ids, list) or not all(isinstance(t, int) and not isinstance(t, bool) for t in ids):
+        raise RequestError("A prompt must be a text or a flat list of token ids.")
+    return ids  # type: ignore[return-value]
+
+
+def generate_step(
+    prompt: mx.array | Sequence[int],
+    model: nn.Module,
+    *,
+    max_tokens: int | None = None,
+    sampler: Sampler | None = None,
+    logits_processors: Sequence[LogitsProcessor] | None = None,
+    max_kv_size: int | None = None,
+    prompt_cache: list[State] | None = None,
+    prefill_step_size: int = 2048,
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    quantized_kv_start: int = 0,
+    prompt_progress_callback: Callable[[int, int], object] | None = None,
+    input_embeddings: mx.array | None = None,
+    stream: Any = None,
+) -> Generator[tuple[int, mx.array], None, None]:
+    """Tokens that follow `prompt`, with their log-probabilities (V,).
+
+    Args:
+        prompt: token ids (n,).
+        max_tokens: None or -1 runs to the end of the context; end tokens are the caller's business.
+        prompt_cache: states from `make_prompt_cache`, moved forward in place; `prompt` is what follows them.
+        max_kv_size: at most this many tokens are kept, the first 4 always.
+        kv_bits: pack keys and values once more than `quantized_kv_start` tokens are in.
+        prompt_progress_callback: called with (tokens done, tokens in all).
+        input_embeddings: (n, D) used in place of the prompt's embeddings.
+        stream: an MLX stream to compute on; None is the thread's own.
+
+    Raises:
+        RequestError: an argument is out of range.
+        ContextLengthError: the prompt does not fit the model's context.
+    """
+    request = _request(
+        _token_ids(prompt), model, max_tokens, sampler, logits_processors, prompt_cache, prompt_progress_callback,
+        kv_options(kv_bits, kv_group_size, quantized_kv_start, max_kv_size), input_embeddings, frozenset(),
+    )  # fmt: skip
+    for event in _events(model, request, prefill_step_size, stream):
+        assert event.logprobs is not None
+        yield event.token, event.logprobs
+
+
+def stream_generate(
+    model: nn.Module,
+    tokenizer: Any,
+    prompt: str | mx.array | Sequence[int],
+    max_tokens: int | None = None,
+    draft_model: nn.Module | None = None,
+    *,
+    stop: str | Sequence[str] | None = None,
+    sampler: Sampler | None = None,
+    logits_processors: Sequence[LogitsProcessor] | None = None,
+    max_kv_size: int | None = None,
+    prompt_cache: list[State] | None = None,
+    prefill_step_size: int = 2048,
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    quantized_kv_start: int = 0,
+    prompt_progress_callback: Callable[[int, int], object] | None = None,
+    input_embeddings: mx.array | None = None,
+    num_draft_tokens: int = 3,
+    stream: Any = None,
+) -> Generator[GenerationResponse, None, None]:
+    """Text that follows `prompt`, token by token; arguments as `generate_step`.
+
+    Args:
+        max_tokens: None or -1 is no limit: the end of the answer or of the context.
+        stop: strings that end the text; they are not part of it.
+        draft_model: proposes `num_draft_tokens` tokens at a time, which the model checks in one step; the text is
+            the same as without it.
+
+    Raises:
+        RequestError, ContextLengthError: as `generate_step`.
+    """
+    wrapped = wrap_tokenizer(tokenizer)
+    stops = check_stop_strings(stop)
+    tokens = encode_prompt(wrapped, prompt)
+    request = _request(
+        tokens, model, max_tokens, sampler, logits_processors, prompt_cache, prompt_progress_callback,
+        kv_options(kv_bits, kv_group_size, quantized_kv_start, max_kv_size), input_embeddings,
+        frozenset(wrapped.eos_token_ids),
+    )  # fmt: skip
+    if draft_model is None:
+        events = _events(model, request, prefill_step_size, stream)
+    else:
+        from .speculate import speculative_events
+
+        events = speculative_events(model, draft_model, request, num_draft_tokens, prefill_step_size)
+    yield from _responses(events, TextStream(wrapped.detokenizer, stops), request)
+
+
+def generate(
+    model: nn.Module, tokenizer: Any, prompt: str | mx.array | Sequence[int], verbose: bool = False, **kwargs: Any
+) -> str:
+    """The whole text that follows `prompt`; keyword arguments as `stream_generate`.
+
+    With `verbose` the text is printed as it comes, and counts and speeds go to stderr.
+    """
+    text, response = "", None
+    for response in stream_generate(model, tokenizer, prompt, **kwargs):
+        text += response.text
+        if verbose:
+            print(response.text, end="", flush=True)
+    if verbose and response is not None:
+        print(flush=True)
+        print(
+            f"Prompt: {response.prompt_tokens} tokens, {response.prompt_tps:.1f} tokens/s\n"
+            f"Generation: {response.generation_tokens} tokens, {response.generation_tps:.1f} tokens/s\n"
+            f"Peak memory: {response.peak_memory:.3f} GB",
+            file=sys.stderr,
+        )
+    return text
+
+
+def apply_kv_options(states: Sequence[State], options: KVOptions) -> None:
+    """Lets states that exist already be packed from now on, as `options` say."""
+    if options.bits is None:
+        return
+    for state in states:
+        if isinstance(state, CacheList):
+            apply_kv_options(state.caches, options)
+        elif isinstance(state, AttentionState):
+            state.quantize_after(options.bits, options.group_size, options.start)
+
+
+def _request(
+    tokens: list[int],
+    model: nn.Module,
+    max_tokens: int | None,
+    sampler: Sampler | None,
+    logits_processors: Sequence[LogitsProcessor] | None,
+    prompt_cache: list[State] | None,
+    progress: Callable[[int, int], object] | None,
+    options: KVOptions,
+    input_embeddings: mx.array | None,
+    stop_tokens: frozenset[int],
+) -> Request:
+    if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int)):
+        raise RequestError(f"max_tokens must be an integer, not {max_tokens!r}.")
+    if prompt_cache is not None:
+        if not prompt_cache:
+            prompt_cache.extend(new_states(model, options))
+        apply_kv_options(prompt_cache, options)
+    return Request(
+        prompt=tuple(tokens),
+        max_tokens=None if max_tokens == -1 else max_tokens,
+        stop_tokens=stop_tokens,
+        sampler=sampler or greedy_sampler,
+        logits_processors=tuple(logits_processors or ()),
+        states=prompt_cache,
+        kv=options,
+        input_embeddings=input_embeddings,
+        on_progress=progress,
+    )
+
+
+def _events(
+    model: nn.Module, request: Request, prefill_step_size: int, stream: Any
+) -> Generator[TokenEvent, None, None]:
+    engine = Engine(model, prefill_step_size=prefill_step_size, max_batch=1)
+    uid = engine.add(request)
+    run = engine.run(uid)
+    try:
+        while True:
+            if stream is None:
+                event = next(run, None)
+            else:
+                with mx.stream(stream):
+                    event = next(run, None)
+            if event is None:
+                return
+            yield event
+    finally:
+        run.close()  # type: ignore[attr-defined]
+
+
+def _responses(
+    events: Generator[TokenEvent, None, None], text: TextStream, request: Request
+) -> Generator[GenerationResponse, None, None]:
+    """Events as responses: text, speeds, and the end at a stop string."""
+    start = time.perf_counter()
+    prompt_time = decode_start = 0.0
+    count = 0
+    try:
+        for event in events:
+            now = time.perf_counter()
+            if count == 0:
+                prompt_time, decode_start = now - start, now
+            count += 1
+            reason = event.finish_reason
+            segment = text.add(event.token) if event.token not in request.stop_tokens else ""
+            if reason is not None:
+                segment += text.finish()
+            if text.stopped is not None:
+                reason = "stop"
+            yield GenerationResponse(
+                text=segment,
+                token=event.token,
+                logprobs=event.logprobs,
+                from_draft=event.from_draft,
+                prompt_tokens=len(request.prompt),
+                prompt_tps=len(request.prompt) / max(prompt_time, 1e-9),
+                generation_tokens=count,
+                generation_tps=(count - 1) / max(now - decode_start, 1e-9) if count > 1 else 0.0,
+                peak_memory=mx.get_peak_memory() / 1e9,
+                finish_reason=reason,
+            )
+            if reason is not None:
+                return
+    finally:
+        events.close()

@@ -1,0 +1,182 @@
+"""From a model's name to a model and its tokenizer.
+
+The config is read and checked before any weight is downloaded or mapped; every file's header is verified before its
+bytes reach MLX.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map
+
+from .. import hub
+from ..errors import ConfigError, ModelFileError, ModelNotFoundError, RemoteCodeError
+from ..tokenizer import TokenizerWrapper, load_tokenizer, tokenizer_from_gguf
+from .adapters import load_adapters
+from .base import CausalLM
+from .build import build_model
+from .registry import get_classes
+
+__all__ = ["load", "load_config", "load_model", "load_model_files"]
+
+
+def load(
+    path_or_hf_repo: str | Path,
+    tokenizer_config: Mapping[str, Any] | None = None,
+    model_config: Mapping[str, Any] | None = None,
+    adapter_path: str | Path | None = None,
+    lazy: bool = False,
+    return_config: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, ...]:
+    """A model and its tokenizer, by folder, GGUF file, Hugging Face id or packaged name.
+
+    Args:
+        tokenizer_config: settings that override the tokenizer's own.
+        model_config: keys that override those of config.json.
+        adapter_path: folder of a LoRA adapter in mlx-lm's layout.
+        lazy: leave the weights unread until they are used.
+        return_config: also return the config.
+        revision: branch, tag or commit of a Hugging Face repository.
+        trust_remote_code: let a tokenizer that needs its own Python code run it.
+
+    Returns:
+        (model, tokenizer), or (model, tokenizer, config).
+
+    Raises:
+        ModelNotFoundError, DownloadError, ModelFileError, ConfigError, WeightsError, TokenizerError, AdapterError.
+    """
+    overrides = dict(model_config or {})
+    files = hub.resolve(
+        str(path_or_hf_repo), revision=revision, check_config=lambda c: _check(c, overrides), trust_remote_code=trust_remote_code
+    )  # fmt: skip
+    model, config = load_model_files(files, lazy=lazy, model_config=overrides)
+    if adapter_path is not None:
+        load_adapters(model, adapter_path)
+        model.eval()
+    tokenizer = _tokenizer(files, tokenizer_config, config, trust_remote_code)
+    return (model, tokenizer, config) if return_config else (model, tokenizer)
+
+
+def load_model(
+    model_path: str | Path,
+    lazy: bool = False,
+    strict: bool = True,
+    model_config: Mapping[str, Any] | None = None,
+    get_model_classes: Any = get_classes,
+    trust_remote_code: bool = False,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a local folder or GGUF file, and its config.
+
+    `strict` is kept for callers of mlx-lm; weights are always checked. `get_model_classes` maps a config to
+    (Model, ModelArgs).
+    """
+    if not strict:
+        raise ConfigError("strict=False is not supported: a model with missing or unexpected weights is not loaded.")
+    files = hub.resolve(str(model_path), allow_download=False, trust_remote_code=trust_remote_code)
+    return load_model_files(files, lazy=lazy, model_config=model_config, get_model_classes=get_model_classes)
+
+
+def load_model_files(
+    files: hub.ModelFiles,
+    *,
+    lazy: bool = False,
+    model_config: Mapping[str, Any] | None = None,
+    get_model_classes: Any = get_classes,
+) -> tuple[CausalLM, dict[str, Any]]:
+    """As `load_model`, for files that were found already."""
+    if files.gguf is not None:
+        config, weights, quantization = hub.load_gguf(files.gguf)
+        config |= dict(model_config or {})
+        if quantization:
+            config["quantization"] = quantization
+    else:
+        config = load_config(files.folder) | dict(model_config or {})
+        _check(config, {})
+        weights = hub.load_folder(files.folder)
+    model = build_model(config, _fast_dtypes(config, weights), get_model_classes=get_model_classes)
+    if not lazy:
+        mx.eval(model.parameters())
+    return model, config
+
+
+def load_config(folder: str | Path) -> dict[str, Any]:
+    """The folder's config.json, with the end tokens of generation_config.json in place of its own.
+
+    Raises:
+        ModelNotFoundError: there is no config.json.
+        ModelFileError: it is not a JSON object.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ModelNotFoundError(f"{path} does not exist: {folder} is not a model folder.")
+    config = _json_object(path)
+    generation = Path(folder) / "generation_config.json"
+    if generation.is_file():
+        eos = _json_object(generation).get("eos_token_id")
+        if eos is not None:
+            config["eos_token_id"] = eos
+    return config
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path} must hold a JSON object.")
+    return _untag(value)
+
+
+def _untag(value: Any) -> Any:
+    """Turns {"__float__": "Infinity"}, as transformers writes what JSON cannot, into the number."""
+    if isinstance(value, dict):
+        if set(value) == {"__float__"}:
+            return float(value["__float__"])
+        return {k: _untag(v) for k, v in value.items()}
+    return [_untag(v) for v in value] if isinstance(value, list) else value
+
+
+def _check(config: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Refuses an unsupported config before its weights are fetched."""
+    config = config | overrides
+    if "model_file" in config:
+        raise RemoteCodeError(
+            "config.json names a model_file: Python code of its own. This package never runs code of a model; "
+            "remove the entry if the architecture is a supported one."
+        )
+    _, args_class = get_classes(config)
+    args_class.from_dict(config)
+
+
+def _fast_dtypes(config: Mapping[str, Any], weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """On a CPU without native kernels, a quantized model computes in float32: MLX's half types are 5 to 30x slower."""
+    from .. import kernels
+
+    if not config.get("quantization") or mx.default_device().type != mx.DeviceType.cpu or kernels.native_available():
+        return weights
+    half = (mx.float16, mx.bfloat16)
+    return tree_map(lambda w: w.astype(mx.float32) if w.dtype in half and w.size < 2**26 else w, weights)
+
+
+def _tokenizer(
+    files: hub.ModelFiles,
+    tokenizer_config: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    trust_remote_code: bool,
+) -> TokenizerWrapper:
+    settings = dict(tokenizer_config or {})
+    if files.gguf is not None:
+        return tokenizer_from_gguf(hub.read_gguf(files.gguf).metadata, tokenizer_config=settings)
+    return load_tokenizer(
+        files.folder,
+        tokenizer_config=settings,
+        eos_token_ids=config.get("eos_token_id"),
+        trust_remote_code=trust_remote_code,
+    )
