@@ -7,11 +7,12 @@
 namespace mlx_lm::MLX_LM_ISA {
 namespace {
 
-constexpr int few_inputs = 1024;    // inputs per pass of a few rows: words and scales of a panel stay in L1
+constexpr int few_inputs = 1024;    // inputs per pass of a few rows, at most
+constexpr int few_words = 2048;     // dwords of scratch per panel of plain layout: 8 KB, so that 4 panels stay in L1
+constexpr int few_groups = few_inputs / 16;
 constexpr int float_inputs = 128;   // inputs per unpacked tile: 16 KB of floats for two panels
 constexpr int byte_inputs = 512;    // 16 KB of bytes for two panels
 constexpr int pass_rows = 240;      // rows per pass over the panels' inputs (multiple of every block)
-constexpr int max_groups = few_inputs / 16;
 
 int block_rows(Activation kind, int64_t count) {
   if (count <= few_rows) {
@@ -82,6 +83,11 @@ void prepare_row(const Matrix& m, const Rows& rows, const void* x, Float type, i
     int64_t slot = (block * units + u) * rows.block + r;
     int64_t element = (block * rows.k + u * unit) * rows.block;
     if (rows.kind == Activation::exact) {
+      if (m.format == Format::affine) {
+        rows.sums[slot] = unit_sum(v, unit);
+        const float* by = input_scale(m.bits);
+        for (int i = 0; i < n; ++i) v[i] = v[i] * load(by + 16 * (i % 2));
+      }
       float* to = (float*)rows.x + element + r;
       if (rows.block == 1) {
         for (int i = 0; i < n; ++i) store(to + 16 * i, v[i]);
@@ -89,9 +95,6 @@ void prepare_row(const Matrix& m, const Rows& rows, const void* x, Float type, i
         alignas(64) float t[64];
         for (int i = 0; i < n; ++i) store(t + 16 * i, v[i]);
         for (int64_t i = 0; i < unit; ++i) to[i * rows.block] = t[i];
-      }
-      if (m.format == Format::affine) {
-        rows.sums[slot] = unit_sum(v, unit);
       }
     } else if (rows.kind == Activation::int8) {
       alignas(64) int8_t q[64];
@@ -148,48 +151,82 @@ void write(const float* acc, int64_t row_stride, int64_t count, int64_t columns,
 
 // ---------------------------------------------------------------- a few rows
 
-void multiply_few(const Matrix& m, const Rows& rows, void* y, Float type, int64_t ldy, int64_t begin, int64_t end) {
-  alignas(64) uint32_t words[few_inputs * 16];  // enough for 32-bit elements
-  alignas(64) float s[max_groups * 16], b[max_groups * 16];
-  alignas(64) float acc[few_rows * 16];
-  const int64_t unit = rows.unit, count = rows.count;
-  const bool dense = m.format == Format::dense;
-  const int64_t units_per_group = dense ? 1 : m.group / unit;
-  for (int64_t panel = begin; panel < end; ++panel) {
-    std::memset(acc, 0, sizeof(float) * 16 * (size_t)count);
-    for (int64_t k0 = 0; k0 < rows.k; k0 += few_inputs) {
-      int64_t kn = rows.k - k0 < few_inputs ? rows.k - k0 : few_inputs;
-      const uint32_t* w = panel_words(m, panel, k0, kn, words);
-      if (!dense) {
-        panel_scales(m, m.scales, panel, k0 / m.group, kn / m.group, s);
-        if (m.biases != nullptr) {
-          panel_scales(m, m.biases, panel, k0 / m.group, kn / m.group, b);
-        }
-      }
-      const float* sums = rows.sums + k0 / unit * rows.block;
-      with_count<few_rows>((int)count, [&](auto r) {
-        constexpr int R = decltype(r)::value;
-        if (rows.kind == Activation::exact) {
-          const float* x = (const float*)rows.x + k0 * R;
-          with_format(m, [&](auto f) {
-            few_exact<decltype(f), R>(w, kn / unit, unit, units_per_group, s, b, x, sums, acc);
-          });
-        } else if (rows.kind == Activation::int8) {
-          const char* x = (const char*)rows.x + k0 * R;
-          const float* scales = rows.scales + k0 / unit * rows.block;
-          with_format(m, [&](auto f) {
-            using Fmt = decltype(f);
-            if constexpr (Fmt::biased) {
-              few_int8<Fmt, R>(w, kn / unit, unit, units_per_group, s, b, x, scales, sums, acc);
-            }
-          });
-        } else {
-          few_bf16<R>(w, kn / unit, (const char*)rows.x + 2 * k0 * R, acc);
-        }
-      });
+// Scales and biases of groups [g0, g0 + gn) of P panels, `stride` floats apart.
+template <int P>
+void load_groups(const Matrix& m, int64_t panel, int64_t g0, int64_t gn, int64_t stride, float* s, float* b) {
+  for (int p = 0; p < P; ++p) {
+    panel_scales(m, m.scales, panel + p, g0, gn, s + p * stride);
+    if (m.biases != nullptr) {
+      panel_scales(m, m.biases, panel + p, g0, gn, b + p * stride);
     }
-    write(acc, 16, count, m.n - 16 * panel, y, type, ldy, 0, 16 * panel);
   }
+}
+
+template <int P, int R>
+void run_few(const Matrix& m, Activation kind, const Tile& tile) {
+  if (kind == Activation::bf16) {
+    return few_bf16<P, R>(tile);
+  }
+  with_format(m, [&](auto f) {
+    using Fmt = decltype(f);
+    if constexpr (Fmt::biased) {
+      if (kind == Activation::int8) {
+        return few_int8<Fmt, P, R>(tile);
+      }
+    }
+    few_exact<Fmt, P, R>(tile);
+  });
+}
+
+template <int P, int R>
+void few_panel(const Matrix& m, const Rows& rows, void* y, Float type, int64_t ldy, int64_t panel) {
+  alignas(64) uint32_t words[P * few_words];
+  alignas(64) float s[P * few_groups * 16], b[P * few_groups * 16];
+  alignas(64) float acc[R * P * 16] = {};
+  const bool dense = m.format == Format::dense;
+  const int64_t bits = bits_per_code(m), most = few_words * 2 / bits;  // inputs per pass, a multiple of 128
+  const int64_t step = most < few_inputs ? most / 128 * 128 : few_inputs;
+  const int64_t item = rows.kind == Activation::exact ? 4 : (rows.kind == Activation::bf16 ? 2 : 1);
+  Tile tile{};
+  tile.s = s;
+  tile.b = b;
+  tile.group_stride = few_groups * 16;
+  tile.acc = acc;
+  tile.unit = rows.unit;
+  tile.units_per_group = dense ? 1 : m.group / rows.unit;
+  for (int64_t k0 = 0; k0 < rows.k; k0 += step) {
+    int64_t kn = rows.k - k0 < step ? rows.k - k0 : step;
+    tile.stride = m.interleaved ? m.k * bits / 2 : few_words;
+    for (int p = 0; p < P; ++p) {
+      const uint32_t* w = panel_words(m, panel + p, k0, kn, words + p * few_words);
+      if (p == 0) {
+        tile.w = w;
+      }
+    }
+    if (!dense) {
+      load_groups<P>(m, panel, k0 / m.group, kn / m.group, tile.group_stride, s, b);
+    }
+    tile.x = (const char*)rows.x + k0 * R * item;
+    tile.sums = rows.sums + k0 / rows.unit * R;
+    tile.scales = rows.scales + k0 / rows.unit * R;
+    tile.units = kn / rows.unit;
+    run_few<P, R>(m, rows.kind, tile);
+  }
+  for (int p = 0; p < P; ++p) {
+    write(acc + 16 * p, 16 * P, R, m.n - 16 * (panel + p), y, type, ldy, 0, 16 * (panel + p));
+  }
+}
+
+void multiply_few(const Matrix& m, const Rows& rows, void* y, Float type, int64_t ldy, int64_t begin, int64_t end) {
+  with_count<few_rows>((int)rows.count, [&](auto r) {
+    constexpr int R = decltype(r)::value;
+    constexpr int P = few_panels<R>;
+    int64_t panel = begin;
+    if constexpr (P > 1) {
+      for (; panel + P <= end; panel += P) few_panel<P, R>(m, rows, y, type, ldy, panel);
+    }
+    for (; panel < end; ++panel) few_panel<1, R>(m, rows, y, type, ldy, panel);
+  });
 }
 
 // ---------------------------------------------------------------- many rows
@@ -282,12 +319,9 @@ void multiply_many(const Matrix& m, const Rows& rows, void* y, Float type, int64
       int64_t kn = rows.k - k0 < step ? rows.k - k0 : step;
       for (int p = 0; p < P; ++p) {
         unpack(m, rows.kind, panel + p, k0, kn, w + p * tile_bytes);
-        if (!dense) {
-          panel_scales(m, m.scales, panel + p, k0 / m.group, kn / m.group, s + p * tile.group_stride);
-          if (m.biases != nullptr) {
-            panel_scales(m, m.biases, panel + p, k0 / m.group, kn / m.group, b + p * tile.group_stride);
-          }
-        }
+      }
+      if (!dense) {
+        load_groups<P>(m, panel, k0 / m.group, kn / m.group, tile.group_stride, s, b);
       }
       tile.stride = tile_bytes / 4;
       tile.units = kn / rows.unit;
@@ -392,8 +426,11 @@ void multiply_plain(const Matrix& m, const Rows& rows, void* y, Float type, int6
           if (few) {
             with_count<few_rows>((int)rows.count, [&](auto r) {
               constexpr int R = decltype(r)::value;
-              few_exact<DenseF32, R>((const uint32_t*)w[p], 1, 64, 1, nullptr, nullptr, (const float*)rows.x + k0 * R,
-                                     nullptr, acc[p]);
+              tile.w = w[p];
+              tile.x = (const float*)rows.x + k0 * R;
+              tile.units = 1;
+              tile.acc = acc[p];
+              few_exact<DenseF32, 1, R>(tile);
             });
           } else {
             tile.w = w[p];

@@ -30,9 +30,15 @@ struct Affine {
     }
     return v;
   }
+  // Code j times 2^offset: a code inside its word is masked in place, and its input is scaled by 2^-offset when the
+  // row is prepared (`input_scale`). Both are exact, and it saves a shift per 16 codes.
   static MLX_INLINE F value(const uint32_t* w, int j) {
+    int offset = (j * B) % 32;
+    if (offset + B < 32) {
+      return to_float(load_i(w + 16 * (j * B / 32)) & set1_i(((1 << B) - 1) << offset));
+    }
     I v = field(w, j * B, B);
-    return to_float((j * B) % 32 + B == 32 ? v : v & set1_i((1 << B) - 1));
+    return to_float(offset + B == 32 ? v : v & set1_i((1 << B) - 1));
   }
   // Four codes as bytes; which four is `byte_order`.
   static MLX_INLINE I bytes(const uint32_t* w, int d) {
@@ -52,6 +58,23 @@ struct Affine {
     }
   }
 };
+
+// 2^-offset of the 32 codes of a chunk, see Affine::value.
+struct InputScale {
+  alignas(64) float of[32];
+  constexpr explicit InputScale(int bits) : of() {
+    for (int j = 0; j < 32; ++j) {
+      int offset = (j * bits) % 32;
+      of[j] = 1.0f;
+      for (int i = 0; offset + bits < 32 && i < offset; ++i) of[j] *= 0.5f;
+    }
+  }
+};
+inline const float* input_scale(int bits) {
+  static constexpr InputScale scales[9] = {InputScale(1), InputScale(1), InputScale(2), InputScale(3), InputScale(4),
+                                           InputScale(5), InputScale(6), InputScale(7), InputScale(8)};
+  return scales[bits].of;
+}
 
 // Index within its chunk of 32 of the code that byte `byte` of dword `d` holds.
 inline int byte_order(int bits, int d, int byte) {

@@ -13,7 +13,7 @@ namespace mlx_lm::MLX_LM_ISA {
 constexpr int few_rows = 8;
 constexpr int tile_panels = 2;
 constexpr int float_block = 12;
-constexpr int byte_block = 6;
+constexpr int byte_block = 12;
 #elif defined(MLX_LM_ISA_avx2)
 constexpr int few_rows = 4;
 constexpr int tile_panels = 1;
@@ -25,6 +25,10 @@ constexpr int tile_panels = 1;
 constexpr int float_block = 3;
 constexpr int byte_block = 2;
 #endif
+
+// Panels side by side for a few rows: enough independent sums to hide the latency of a multiply-add (4 cycles).
+template <int R>
+constexpr int few_panels = native_lanes == 16 ? (R <= 3 ? 4 : 2) : (native_lanes == 8 && R <= 2 ? 2 : 1);
 
 // Calls body(std::integral_constant-like<R>) for 1 <= r <= Max.
 template <int R>
@@ -41,44 +45,21 @@ MLX_INLINE void with_count(int r, Body&& body) {
   body(Count<Max>{});
 }
 
-// acc (R x 16) += the product over `units` units. x: [input][R], sums: [unit][R], s and b: [unit's group][16].
-template <class Fmt, int R>
-__attribute__((noinline)) void few_exact(const uint32_t* w, int64_t units, int64_t unit, int64_t units_per_group,
-                                         const float* s, const float* b, const float* x, const float* sums,
-                                         float* acc) {
-  F a[R];
-  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) a[r] = load(acc + 16 * r);
-  int64_t in_group = 0;
-  for (int64_t u = 0; u < units; ++u) {
-    F t[R];
-    _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) t[r] = zero();
-    for (int64_t c = 0; c < unit; c += Fmt::codes) {
-      _Pragma("GCC unroll 32") for (int j = 0; j < Fmt::codes; ++j) {
-        F q = Fmt::value(w, j);
-        _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) t[r] = fma(q, set1(x[j * R + r]), t[r]);
-      }
-      w += 16 * Fmt::words;
-      x += Fmt::codes * R;
-    }
-    if constexpr (Fmt::scaled) {
-      F scale = load(s);
-      _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) a[r] = fma(t[r], scale, a[r]);
-      if constexpr (Fmt::biased) {
-        F bias = load(b);
-        _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) a[r] = fma(set1(sums[r]), bias, a[r]);
-        sums += R;
-      }
-      if (++in_group == units_per_group) {
-        in_group = 0;
-        s += 16;
-        b += 16;
-      }
-    } else {
-      _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) a[r] = a[r] + t[r];
-    }
-  }
-  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) store(acc + 16 * r, a[r]);
-}
+// A range of inputs of P panels x a block of rows. few_*: w holds packed words, block_*: unpacked ones.
+struct Tile {
+  const void* w;
+  int64_t stride;        // dwords between panels of w
+  const float* s;        // [group][16]
+  const float* b;
+  int64_t group_stride;  // floats between panels of s and b
+  const void* x;         // the block of rows, at this range of inputs
+  const float* sums;
+  const float* scales;
+  float* acc;            // [row][P][16]
+  int64_t units;
+  int64_t unit;
+  int64_t units_per_group;
+};
 
 MLX_INLINE I broadcast4(const void* p) {
   int32_t v;
@@ -86,59 +67,118 @@ MLX_INLINE I broadcast4(const void* p) {
   return set1_i(v);
 }
 
+#define MLX_PANELS(p) _Pragma("GCC unroll 4") for (int p = 0; p < P; ++p)
+#define MLX_ROWS(r) _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r)
+
+// Folds the sums of one unit, t, into acc: the one place that decides the order (linear.h).
+template <int P, int R, bool scaled, bool biased>
+MLX_INLINE void fold(const Tile& tile, const F t[P][R], int64_t group, const float* sums) {
+  MLX_PANELS(p) {
+    float* acc = tile.acc + 16 * p;
+    if constexpr (scaled) {
+      F scale = load(tile.s + p * tile.group_stride + 16 * group);
+      F bias = biased ? load(tile.b + p * tile.group_stride + 16 * group) : zero();
+      MLX_ROWS(r) {
+        F v = fma(t[p][r], scale, load(acc + 16 * r * P));
+        if constexpr (biased) {
+          v = fma(set1(sums[r]), bias, v);
+        }
+        store(acc + 16 * r * P, v);
+      }
+    } else {
+      MLX_ROWS(r) store(acc + 16 * r * P, load(acc + 16 * r * P) + t[p][r]);
+    }
+  }
+}
+
+template <class Fmt, int P, int R>
+__attribute__((noinline)) void few_exact(const Tile& tile) {
+  const uint32_t* w = (const uint32_t*)tile.w;
+  const float *x = (const float*)tile.x, *sums = tile.sums;
+  const int64_t stride = tile.stride, unit = tile.unit;
+  int64_t in_group = 0, group = 0;
+  for (int64_t u = 0; u < tile.units; ++u) {
+    F t[P][R];
+    MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero();
+    for (int64_t c = 0; c < unit; c += Fmt::codes) {
+      _Pragma("GCC unroll 32") for (int j = 0; j < Fmt::codes; ++j) {
+        F q[P];
+        MLX_PANELS(p) q[p] = Fmt::value(w + p * stride, j);
+        MLX_ROWS(r) {
+          F v = set1(x[j * R + r]);
+          MLX_PANELS(p) t[p][r] = fma(q[p], v, t[p][r]);
+        }
+      }
+      w += 16 * Fmt::words;
+      x += Fmt::codes * R;
+    }
+    fold<P, R, Fmt::scaled, Fmt::biased>(tile, t, group, sums);
+    sums += R;
+    if (++in_group == tile.units_per_group) {
+      in_group = 0;
+      ++group;
+    }
+  }
+}
+
 // As few_exact with int8 activations: x is [dword][R] of four int8, scales and sums [unit][R].
-template <class Fmt, int R>
-__attribute__((noinline)) void few_int8(const uint32_t* w, int64_t units, int64_t unit, int64_t units_per_group,
-                                        const float* s, const float* b, const char* x, const float* scales,
-                                        const float* sums, float* acc) {
-  F a[R];
-  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) a[r] = load(acc + 16 * r);
-  int64_t in_group = 0;
-  for (int64_t u = 0; u < units; ++u) {
-    I t[R];
-    _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) t[r] = zero_i();
+template <class Fmt, int P, int R>
+__attribute__((noinline)) void few_int8(const Tile& tile) {
+  const uint32_t* w = (const uint32_t*)tile.w;
+  const char* x = (const char*)tile.x;
+  const float *sums = tile.sums, *scales = tile.scales;
+  const int64_t stride = tile.stride, unit = tile.unit;
+  int64_t in_group = 0, group = 0;
+  for (int64_t u = 0; u < tile.units; ++u) {
+    I t[P][R];
+    MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero_i();
     for (int64_t c = 0; c < unit; c += 32) {
       _Pragma("GCC unroll 8") for (int d = 0; d < 8; ++d) {
-        I q = Fmt::bytes(w, d);
-        _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r)
-          t[r] = dot4<(Fmt::bits < 8)>(t[r], q, broadcast4(x + 4 * (d * R + r)));
+        I q[P];
+        MLX_PANELS(p) q[p] = Fmt::bytes(w + p * stride, d);
+        MLX_ROWS(r) {
+          I v = broadcast4(x + 4 * (d * R + r));
+          MLX_PANELS(p) t[p][r] = dot4<(Fmt::bits < 8)>(t[p][r], q[p], v);
+        }
       }
       w += 16 * Fmt::words;
       x += 32 * R;
     }
-    F scale = load(s), bias = load(b);
-    _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) {
-      a[r] = fma(to_float(t[r]) * set1(scales[r]), scale, a[r]);
-      a[r] = fma(set1(sums[r]), bias, a[r]);
+    F v[P][R];
+    MLX_ROWS(r) {
+      F row_scale = set1(scales[r]);
+      MLX_PANELS(p) v[p][r] = to_float(t[p][r]) * row_scale;
     }
+    fold<P, R, true, true>(tile, v, group, sums);
     scales += R;
     sums += R;
-    if (++in_group == units_per_group) {
+    if (++in_group == tile.units_per_group) {
       in_group = 0;
-      s += 16;
-      b += 16;
+      ++group;
     }
   }
-  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) store(acc + 16 * r, a[r]);
 }
 
 // bf16 weights and activations in pairs: x is [pair][R] of two bf16.
-template <int R>
-__attribute__((noinline)) void few_bf16(const uint32_t* w, int64_t units, const char* x, float* acc) {
-  F a[R];
-  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) a[r] = load(acc + 16 * r);
-  for (int64_t u = 0; u < units; ++u) {
-    F t[R];
-    _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) t[r] = zero();
+template <int P, int R>
+__attribute__((noinline)) void few_bf16(const Tile& tile) {
+  const uint32_t* w = (const uint32_t*)tile.w;
+  const char* x = (const char*)tile.x;
+  for (int64_t u = 0; u < tile.units; ++u) {
+    F t[P][R];
+    MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero();
     _Pragma("GCC unroll 4") for (int d = 0; d < 32; ++d) {
-      I q = load_i(w + 16 * d);
-      _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) t[r] = dot2_bf16(t[r], q, broadcast4(x + 4 * (d * R + r)));
+      I q[P];
+      MLX_PANELS(p) q[p] = load_i(w + p * tile.stride + 16 * d);
+      MLX_ROWS(r) {
+        I v = broadcast4(x + 4 * (d * R + r));
+        MLX_PANELS(p) t[p][r] = dot2_bf16(t[p][r], q[p], v);
+      }
     }
     w += 16 * 32;
     x += 4 * 32 * R;
-    _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) a[r] = a[r] + t[r];
+    fold<P, R, false, false>(tile, t, 0, nullptr);
   }
-  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) store(acc + 16 * r, a[r]);
 }
 
 // ---------------------------------------------------------------- unpacked words
@@ -163,66 +203,28 @@ __attribute__((noinline)) void unpack_bytes(const uint32_t* w, int64_t inputs, u
   }
 }
 
-// One tile: P panels (`stride` apart in w, `group_stride` in s and b) x R rows of a block stored with B rows.
-struct Tile {
-  const void* w;
-  int64_t stride;        // elements between panels of w
-  const float* s;
-  const float* b;
-  int64_t group_stride;  // floats between panels of s and b
-  const void* x;         // the block, at this range of inputs
-  const float* sums;
-  const float* scales;
-  float* acc;            // [row][P][16]
-  int64_t units;
-  int64_t unit;
-  int64_t units_per_group;
-};
-
-#define MLX_TILE(p, r)                              \
-  _Pragma("GCC unroll 2") for (int p = 0; p < P; ++p) \
-  _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r)
-
 template <int P, int R, int B, bool scaled, bool biased>
 __attribute__((noinline)) void block_exact(const Tile& tile) {
   const float *w = (const float*)tile.w, *x = (const float*)tile.x, *sums = tile.sums;
-  int64_t in_group = 0, g = 0;
+  int64_t in_group = 0, group = 0;
   for (int64_t u = 0; u < tile.units; ++u) {
     F t[P][R];
-    MLX_TILE(p, r) t[p][r] = zero();
+    MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero();
     for (int64_t k = 0; k < tile.unit; ++k) {
       F q[P];
-      _Pragma("GCC unroll 2") for (int p = 0; p < P; ++p) q[p] = load(w + p * tile.stride);
-      _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r) {
+      MLX_PANELS(p) q[p] = load(w + p * tile.stride);
+      MLX_ROWS(r) {
         F v = set1(x[r]);
-        _Pragma("GCC unroll 2") for (int p = 0; p < P; ++p) t[p][r] = fma(q[p], v, t[p][r]);
+        MLX_PANELS(p) t[p][r] = fma(q[p], v, t[p][r]);
       }
       w += 16;
       x += B;
     }
-    _Pragma("GCC unroll 2") for (int p = 0; p < P; ++p) {
-      if constexpr (scaled) {
-        F scale = load(tile.s + p * tile.group_stride + 16 * g);
-        F bias = biased ? load(tile.b + p * tile.group_stride + 16 * g) : zero();
-        _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r) {
-          float* a = tile.acc + 16 * (r * P + p);
-          F v = fma(t[p][r], scale, load(a));
-          if constexpr (biased) {
-            v = fma(set1(sums[r]), bias, v);
-          }
-          store(a, v);
-        }
-      } else {
-        _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r) {
-          float* a = tile.acc + 16 * (r * P + p);
-          store(a, load(a) + t[p][r]);
-        }
-      }
-    }
+    fold<P, R, scaled, biased>(tile, t, group, sums);
     sums += B;
     if (++in_group == tile.units_per_group) {
       in_group = 0;
-      ++g;
+      ++group;
     }
   }
 }
@@ -232,44 +234,35 @@ __attribute__((noinline)) void block_int8(const Tile& tile) {
   const uint32_t* w = (const uint32_t*)tile.w;
   const char* x = (const char*)tile.x;
   const float *sums = tile.sums, *scales = tile.scales;
-  F a[P][R];
-  MLX_TILE(p, r) a[p][r] = load(tile.acc + 16 * (r * P + p));
-  int64_t in_group = 0, g = 0;
+  int64_t in_group = 0, group = 0;
   for (int64_t u = 0; u < tile.units; ++u) {
     I t[P][R];
-    MLX_TILE(p, r) t[p][r] = zero_i();
+    MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero_i();
     for (int64_t c = 0; c < tile.unit; c += 16) {
       _Pragma("GCC unroll 4") for (int d = 0; d < 4; ++d) {
         I q[P];
-        _Pragma("GCC unroll 2") for (int p = 0; p < P; ++p) q[p] = load_i(w + p * tile.stride + 16 * d);
-        _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r) {
+        MLX_PANELS(p) q[p] = load_i(w + p * tile.stride + 16 * d);
+        MLX_ROWS(r) {
           I v = broadcast4(x + 4 * (d * B + r));
-          _Pragma("GCC unroll 2") for (int p = 0; p < P; ++p) t[p][r] = dot4<small>(t[p][r], q[p], v);
+          MLX_PANELS(p) t[p][r] = dot4<small>(t[p][r], q[p], v);
         }
       }
       w += 16 * 4;
       x += 4 * 4 * B;
     }
-    F scale[P], bias[P];
-    _Pragma("GCC unroll 2") for (int p = 0; p < P; ++p) {
-      scale[p] = load(tile.s + p * tile.group_stride + 16 * g);
-      bias[p] = load(tile.b + p * tile.group_stride + 16 * g);
+    F v[P][R];
+    MLX_ROWS(r) {
+      F row_scale = set1(scales[r]);
+      MLX_PANELS(p) v[p][r] = to_float(t[p][r]) * row_scale;
     }
-    _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r) {
-      F row_scale = set1(scales[r]), row_sum = set1(sums[r]);
-      _Pragma("GCC unroll 2") for (int p = 0; p < P; ++p) {
-        a[p][r] = fma(to_float(t[p][r]) * row_scale, scale[p], a[p][r]);
-        a[p][r] = fma(row_sum, bias[p], a[p][r]);
-      }
-    }
+    fold<P, R, true, true>(tile, v, group, sums);
     sums += B;
     scales += B;
     if (++in_group == tile.units_per_group) {
       in_group = 0;
-      ++g;
+      ++group;
     }
   }
-  MLX_TILE(p, r) store(tile.acc + 16 * (r * P + p), a[p][r]);
 }
 
 template <int P, int R, int B>
@@ -278,21 +271,18 @@ __attribute__((noinline)) void block_bf16(const Tile& tile) {
   const char* x = (const char*)tile.x;
   for (int64_t u = 0; u < tile.units; ++u) {
     F t[P][R];
-    MLX_TILE(p, r) t[p][r] = zero();
+    MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero();
     _Pragma("GCC unroll 2") for (int d = 0; d < 32; ++d) {
       I q[P];
-      _Pragma("GCC unroll 2") for (int p = 0; p < P; ++p) q[p] = load_i(w + p * tile.stride);
-      _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r) {
+      MLX_PANELS(p) q[p] = load_i(w + p * tile.stride);
+      MLX_ROWS(r) {
         I v = broadcast4(x + 4 * r);
-        _Pragma("GCC unroll 2") for (int p = 0; p < P; ++p) t[p][r] = dot2_bf16(t[p][r], q[p], v);
+        MLX_PANELS(p) t[p][r] = dot2_bf16(t[p][r], q[p], v);
       }
       w += 16;
       x += 4 * B;
     }
-    MLX_TILE(p, r) {
-      float* a = tile.acc + 16 * (r * P + p);
-      store(a, load(a) + t[p][r]);
-    }
+    fold<P, R, false, false>(tile, t, 0, nullptr);
   }
 }
 
