@@ -13,7 +13,7 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..nn import DecoderLayer, Embedding, Linear, RMSNorm
-from ..state import KVOptions, LayerState, State, StateSpec
+from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec
 from .config import BaseModelArgs, DecoderArgs
 from .weights import COMMON_RULES, TEXT_TOWER_RULES, Drop, Rule, Weights, apply_rules
 
@@ -45,22 +45,13 @@ class Backbone(nn.Module):
         self._names = names
         self._embed_scale = model.embed_scale(args)
         self[names.embed] = Embedding(args.vocab_size, args.hidden_size)
-        self[names.layers] = [
-            model.layer(args, i) for i in range(args.num_hidden_layers)
-        ]
+        self[names.layers] = [model.layer(args, i) for i in range(args.num_hidden_layers)]
         self[names.norm] = model.final_norm(args)
 
     def __call__(
-        self,
-        inputs: mx.array,
-        cache: Sequence[LayerState] | None = None,
-        input_embeddings: mx.array | None = None,
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
     ) -> mx.array:
-        h = (
-            self[self._names.embed](inputs)
-            if input_embeddings is None
-            else input_embeddings
-        )
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
         if self._embed_scale != 1.0:
             h = h * mx.array(self._embed_scale, h.dtype)
         for i, layer in enumerate(self[self._names.layers]):
@@ -87,9 +78,7 @@ class CausalLM(nn.Module):
         self._logit_softcap = self.logit_softcap(args)
         self[self.names.backbone] = self.backbone_type(self, args)
         if not args.tie_word_embeddings:
-            self[self.names.head] = Linear(
-                args.hidden_size, args.vocab_size, bias=self.head_bias(args)
-            )
+            self[self.names.head] = Linear(args.hidden_size, args.vocab_size, bias=self.head_bias(args))
 
     # What a family overrides.
 
@@ -124,18 +113,13 @@ class CausalLM(nn.Module):
 
     def weight_rules(self) -> tuple[Rule, ...]:
         """All rules, in order."""
-        tied = (
-            (Drop(rf"^{self.names.head}\."),) if self.args.tie_word_embeddings else ()
-        )
+        tied = (Drop(rf"^{self.names.head}\."),) if self.args.tie_word_embeddings else ()
         return (*TEXT_TOWER_RULES, *COMMON_RULES, *self.rules, *tied)
 
     # What is the same for all.
 
     def hidden(
-        self,
-        inputs: mx.array,
-        cache: Sequence[LayerState] | None = None,
-        input_embeddings: mx.array | None = None,
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
     ) -> mx.array:
         """Final hidden states (B, L, D), normalized."""
         return self[self.names.backbone](inputs, cache, input_embeddings)
@@ -153,10 +137,7 @@ class CausalLM(nn.Module):
         return logits
 
     def __call__(
-        self,
-        inputs: mx.array,
-        cache: Sequence[LayerState] | None = None,
-        input_embeddings: mx.array | None = None,
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
     ) -> mx.array:
         return self.logits(self.hidden(inputs, cache, input_embeddings))
 
@@ -173,7 +154,7 @@ class CausalLM(nn.Module):
         """What each layer keeps for a sequence."""
         return [layer.state_spec() for layer in self.layers]  # type: ignore[operator]
 
-    def make_cache(self, options: KVOptions = KVOptions()) -> list[State]:
+    def make_cache(self, options: KVOptions = PLAIN_KV) -> list[State]:
         """Fresh states for one sequence."""
         return [spec.create(options) for spec in self.state_specs()]
 

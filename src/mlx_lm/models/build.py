@@ -58,18 +58,14 @@ def quantization_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def quantize_layers(
-    model: nn.Module, quantization: Mapping[str, Any], weights: Mapping[str, mx.array]
-) -> None:
+def quantize_layers(model: nn.Module, quantization: Mapping[str, Any], weights: Mapping[str, mx.array]) -> None:
     """Makes quantized layers of those for which `weights` has scales; entries by path override the defaults."""
     default = _entry("quantization", quantization)
     rules = model.weight_rules() if isinstance(model, CausalLM) else ()
     own: dict[str, dict[str, Any]] = {}
     for path, entry in quantization.items():
         if isinstance(entry, dict):
-            own[rename_path(rules, path)] = _entry(
-                path, {"mode": default["mode"], **entry}
-            )
+            own[rename_path(rules, path)] = _entry(path, {"mode": default["mode"], **entry})
 
     def predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:
         scales = weights.get(f"{path}.scales")
@@ -78,10 +74,7 @@ def quantize_layers(
             return False
         entry = own.get(path, default)
         width = _width(module)
-        if (
-            packed.shape[-1] * 32 != width * entry["bits"]
-            or scales.shape[-1] * entry["group_size"] != width
-        ):
+        if packed.shape[-1] * 32 != width * entry["bits"] or scales.shape[-1] * entry["group_size"] != width:
             entry = _infer(path, width, packed, scales)
         return entry
 
@@ -98,23 +91,11 @@ def assign_weights(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
     missing = sorted(wanted.keys() - weights.keys())
     unexpected = sorted(weights.keys() - wanted.keys())
     if missing or unexpected:
-        parts = [
-            f"{len(n)} {what}: {_some(n)}"
-            for n, what in ((missing, "missing"), (unexpected, "unexpected"))
-            if n
-        ]
-        raise WeightsError(
-            f"The checkpoint does not fit {_name(model)}; " + "; ".join(parts) + "."
-        )
-    wrong = [
-        f"{k} has {weights[k].shape}, not {v.shape}"
-        for k, v in wanted.items()
-        if weights[k].shape != v.shape
-    ]
+        parts = [f"{len(n)} {what}: {_some(n)}" for n, what in ((missing, "missing"), (unexpected, "unexpected")) if n]
+        raise WeightsError(f"The checkpoint does not fit {_name(model)}; " + "; ".join(parts) + ".")
+    wrong = [f"{k} has {weights[k].shape}, not {v.shape}" for k, v in wanted.items() if weights[k].shape != v.shape]
     if wrong:
-        raise WeightsError(
-            f"The checkpoint does not fit {_name(model)}; wrong shapes: {_some(wrong)}."
-        )
+        raise WeightsError(f"The checkpoint does not fit {_name(model)}; wrong shapes: {_some(wrong)}.")
     model.load_weights(list(weights.items()), strict=False)
 
 
@@ -125,26 +106,15 @@ def _name(model: nn.Module) -> str:
 def _some(names: list[str], limit: int = 12) -> str:
     # One line for all layers of a kind reads better than thirty.
     kinds = list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", n) for n in names))
-    return ", ".join(kinds[:limit]) + (
-        f" and {len(kinds) - limit} more kinds" if len(kinds) > limit else ""
-    )
+    return ", ".join(kinds[:limit]) + (f" and {len(kinds) - limit} more kinds" if len(kinds) > limit else "")
 
 
 def _entry(path: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     mode = entry.get("mode") or "affine"
     if mode not in _MODES:
-        raise ConfigError(
-            f"config.json: quantization mode {mode!r} of {path} is not known; known: {sorted(_MODES)}."
-        )
-    group_size, bits = (
-        entry.get("group_size") or _MODES[mode][0],
-        entry.get("bits") or _MODES[mode][1],
-    )
-    known = (
-        bits in _BITS and group_size in (32, 64, 128)
-        if mode == "affine"
-        else (group_size, bits) == _MODES[mode]
-    )
+        raise ConfigError(f"config.json: quantization mode {mode!r} of {path} is not known; known: {sorted(_MODES)}.")
+    group_size, bits = (entry.get("group_size") or _MODES[mode][0], entry.get("bits") or _MODES[mode][1])
+    known = bits in _BITS and group_size in (32, 64, 128) if mode == "affine" else (group_size, bits) == _MODES[mode]
     if not known:
         raise ConfigError(
             f"config.json: quantization of {path} with bits={bits!r} and group_size={group_size!r} "
@@ -166,9 +136,7 @@ def _infer(path: str, width: int, packed: mx.array, scales: mx.array) -> dict[st
             f"{path}: packed shape {packed.shape} and scales {scales.shape} fit no quantization of {width} columns."
         )
     if scales.dtype == mx.uint8:
-        mode = {(32, 4): "mxfp4", (16, 4): "nvfp4", (32, 8): "mxfp8"}.get(
-            (group_size, bits), "affine"
-        )
+        mode = {(32, 4): "mxfp4", (16, 4): "nvfp4", (32, 8): "mxfp8"}.get((group_size, bits), "affine")
     else:
         mode = "affine"
     return _entry(path, {"group_size": group_size, "bits": bits, "mode": mode})

@@ -6,19 +6,18 @@ a field of the family's `ModelArgs`, or has its neutral value, or is refused by 
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from ..errors import ConfigError
 from ..kernels import ACTIVATIONS
 from ..nn import RopeParameters
 
 __all__ = ["BaseModelArgs", "DecoderArgs", "flatten_config"]
-
-_Args = TypeVar("_Args", bound="BaseModelArgs")
 
 # Keys that change the computation, with the values that mean "not used". A family that reads such a key has a field
 # of that name; any other family refuses a value that is not here.
@@ -66,6 +65,15 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+# Sizes and counts: a config that gives one of these gives at least 1.
+_POSITIVE = frozenset((
+    "decoder_sparse_step", "full_attention_interval", "head_dim", "hidden_size", "intermediate_size",
+    "max_position_embeddings", "moe_intermediate_size", "num_attention_heads", "num_experts_per_tok",
+    "num_hidden_layers", "num_key_value_heads", "shared_expert_intermediate_size", "sliding_window_pattern",
+    "vocab_size",
+))  # fmt: skip
+
+
 def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with nested text configs lifted and transformers-5 spellings turned into the published ones.
 
@@ -84,9 +92,7 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = flat.pop("rope_parameters", None)
     if isinstance(rope, Mapping):
         if any(isinstance(v, Mapping) for v in rope.values()):
-            flat["rope_by_layer_type"] = {
-                k: dict(v) for k, v in rope.items() if isinstance(v, Mapping)
-            }
+            flat["rope_by_layer_type"] = {k: dict(v) for k, v in rope.items() if isinstance(v, Mapping)}
         else:
             flat |= _rope_from_v5(rope)
     return flat
@@ -109,9 +115,7 @@ class BaseModelArgs:
     """The base of every family's `ModelArgs`: fields are config keys, types are checked on reading."""
 
     model_type: str = ""
-    aliases: ClassVar[
-        Mapping[str, str]
-    ] = {}  # other spelling -> field, read where the field's own name is absent
+    aliases: ClassVar[Mapping[str, str]] = {}  # other spelling -> field, read where the field's own name is absent
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> typing.Self:
@@ -128,45 +132,29 @@ class BaseModelArgs:
         hints = typing.get_type_hints(cls)
         values: dict[str, Any] = {}
         for spec in dataclasses.fields(cls):
-            required = (
-                spec.default is dataclasses.MISSING
-                and spec.default_factory is dataclasses.MISSING
-            )
+            required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
             value = flat.get(spec.name)
             if value is None:
                 if required and not _matches(None, hints[spec.name]):
-                    raise ConfigError(
-                        f"config.json has no {spec.name!r}, which {cls.__module__} needs."
-                    )
-                if not required and (
-                    spec.name not in flat or not _matches(None, hints[spec.name])
-                ):
+                    raise ConfigError(f"config.json has no {spec.name!r}, which {cls.__module__} needs.")
+                if not required and (spec.name not in flat or not _matches(None, hints[spec.name])):
                     continue
             elif not _matches(value, hints[spec.name]):
-                raise ConfigError(
-                    f"config.json: {spec.name} must be {_show(hints[spec.name])}, not {value!r}."
-                )
+                raise ConfigError(f"config.json: {spec.name} must be {_show(hints[spec.name])}, not {value!r}.")
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"config.json: {spec.name} must be finite, not {value!r}.")
+            elif spec.name in _POSITIVE and isinstance(value, int | float) and value < 1:
+                raise ConfigError(f"config.json: {spec.name} must be at least 1, not {value!r}.")
             values[spec.name] = value
         family = flat.get("model_type", cls.__module__)
         for key, neutral in _NEUTRAL.items():
-            if (
-                key in flat
-                and key not in hints
-                and flat[key] not in neutral
-                and not _all_full(key, flat[key])
-            ):
-                raise ConfigError(
-                    f"config.json: {key}={flat[key]!r} is not supported for model type {family!r}."
-                )
+            if key in flat and key not in hints and flat[key] not in neutral and not _all_full(key, flat[key]):
+                raise ConfigError(f"config.json: {key}={flat[key]!r} is not supported for model type {family!r}.")
         return cls(**values)
 
 
 def _all_full(key: str, value: Any) -> bool:
-    return (
-        key == "layer_types"
-        and isinstance(value, list)
-        and set(value) <= {"full_attention"}
-    )
+    return key == "layer_types" and isinstance(value, list) and set(value) <= {"full_attention"}
 
 
 @dataclass
@@ -189,22 +177,12 @@ class DecoderArgs(BaseModelArgs):
     rope_by_layer_type: dict[str, Any] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "vocab_size",
-        ):
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
             if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"config.json: {name} must be at least 1, not {getattr(self, name)}."
-                )
+                raise ConfigError(f"config.json: {name} must be at least 1, not {getattr(self, name)}.")
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        if (
-            self.num_key_value_heads < 1
-            or self.num_attention_heads % self.num_key_value_heads
-        ):
+        if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"config.json: num_attention_heads={self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads={self.num_key_value_heads}."
@@ -233,33 +211,18 @@ class DecoderArgs(BaseModelArgs):
 
     def rope_parameters(self, layer_type: str | None = None) -> RopeParameters:
         """The rotary embedding, for families that have several, of one layer type."""
-        theta, partial, scaling = (
-            self.rope_theta,
-            getattr(self, "partial_rotary_factor", 1.0),
-            self.rope_scaling,
-        )
+        theta, partial, scaling = (self.rope_theta, getattr(self, "partial_rotary_factor", 1.0), self.rope_scaling)
         if layer_type is not None and self.rope_by_layer_type is not None:
             if layer_type not in self.rope_by_layer_type:
-                raise ConfigError(
-                    f"config.json: rope_parameters has no entry for layer type {layer_type!r}."
-                )
+                raise ConfigError(f"config.json: rope_parameters has no entry for layer type {layer_type!r}.")
             own = _rope_from_v5(self.rope_by_layer_type[layer_type])
-            theta, partial = (
-                own.get("rope_theta", theta),
-                own.get("partial_rotary_factor", partial),
-            )
+            theta, partial = (own.get("rope_theta", theta), own.get("partial_rotary_factor", partial))
             scaling = own["rope_scaling"]
-        return rope_parameters(
-            theta, partial, scaling, self.max_position_embeddings, self
-        )
+        return rope_parameters(theta, partial, scaling, self.max_position_embeddings, self)
 
 
 def rope_parameters(
-    theta: float,
-    partial: float,
-    scaling: Mapping[str, Any] | None,
-    max_position: int,
-    args: Any = None,
+    theta: float, partial: float, scaling: Mapping[str, Any] | None, max_position: int, args: Any = None
 ) -> RopeParameters:
     """`RopeParameters` from config values; `scaling` is `rope_scaling` in any of its spellings."""
     numbers = dict(scaling or {})

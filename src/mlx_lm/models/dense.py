@@ -9,17 +9,7 @@ from typing import Any, ClassVar
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import (
-    PRE_NORM,
-    Attention,
-    AttentionOptions,
-    DecoderLayer,
-    GatedMLP,
-    LayerNames,
-    RMSNorm,
-    Rope,
-    make_rope,
-)
+from ..nn import PRE_NORM, Attention, AttentionOptions, DecoderLayer, GatedMLP, LayerNames, RMSNorm, Rope, make_rope
 from .base import CausalLM
 from .config import DecoderArgs
 
@@ -42,19 +32,13 @@ class SlidingArgs(DecoderArgs):
         pattern = self.sliding_window_pattern
         if pattern is not None and self.layer_types is None:
             if pattern < 1:
-                raise ConfigError(
-                    f"config.json: sliding_window_pattern must be at least 1, not {pattern}."
-                )
+                raise ConfigError(f"config.json: sliding_window_pattern must be at least 1, not {pattern}.")
             kinds = ("full_attention", "sliding_attention")
-            self.layer_types = [
-                kinds[(i + 1) % pattern != 0] for i in range(self.num_hidden_layers)
-            ]
+            self.layer_types = [kinds[(i + 1) % pattern != 0] for i in range(self.num_hidden_layers)]
         if self.layer_types is not None:
             unknown = set(self.layer_types) - {"full_attention", "sliding_attention"}
             if unknown:
-                raise ConfigError(
-                    f"config.json: layer_types has the unknown values {sorted(unknown)}."
-                )
+                raise ConfigError(f"config.json: layer_types has the unknown values {sorted(unknown)}.")
             if len(self.layer_types) != self.num_hidden_layers:
                 raise ConfigError(
                     f"config.json: layer_types has {len(self.layer_types)} entries for "
@@ -62,9 +46,7 @@ class SlidingArgs(DecoderArgs):
                 )
         slides = self.layer_types is None or "sliding_attention" in self.layer_types
         if slides and self.sliding_window is not None and self.sliding_window < 1:
-            raise ConfigError(
-                f"config.json: sliding_window must be at least 1, not {self.sliding_window}."
-            )
+            raise ConfigError(f"config.json: sliding_window must be at least 1, not {self.sliding_window}.")
 
     def layer_type(self, index: int) -> str:
         """ "full_attention" or "sliding_attention"."""
@@ -73,11 +55,7 @@ class SlidingArgs(DecoderArgs):
         return "full_attention" if self.sliding_window is None else "sliding_attention"
 
     def window(self, index: int) -> int | None:
-        return (
-            self.sliding_window
-            if self.layer_type(index) == "sliding_attention"
-            else None
-        )
+        return self.sliding_window if self.layer_type(index) == "sliding_attention" else None
 
 
 class DenseModel(CausalLM):
@@ -88,6 +66,8 @@ class DenseModel(CausalLM):
 
     @classmethod
     def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        if args.intermediate_size < 1:
+            raise ConfigError("config.json has no 'intermediate_size', which this model type needs.")
         return DecoderLayer(
             mixer=cls.attention_type(cls.attention_options(args, index)),
             feed_forward=cls.feed_forward(args, index),
@@ -97,9 +77,7 @@ class DenseModel(CausalLM):
         )
 
     @classmethod
-    def attention_options(
-        cls, args: Any, index: int, **changes: Any
-    ) -> AttentionOptions:
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
         """The attention of layer `index`; `changes` are what a family has otherwise."""
         heads, kv_heads, head_dim = args.heads
         bias = getattr(args, "attention_bias", False)
@@ -122,9 +100,7 @@ class DenseModel(CausalLM):
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         bias = getattr(args, "mlp_bias", False)
-        return GatedMLP(
-            args.hidden_size, args.intermediate_size, args.hidden_act, bias=bias
-        )
+        return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=bias)
 
     @classmethod
     def norm(cls, args: Any) -> nn.Module:

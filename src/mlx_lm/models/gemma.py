@@ -22,9 +22,7 @@ class ModelArgs(DecoderArgs):
     tie_word_embeddings: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
-        if (
-            self.hidden_act == "gelu"
-        ):  # the first releases wrote this and meant the tanh form
+        if self.hidden_act == "gelu":  # the first releases wrote this and meant the tanh form
             self.hidden_act = "gelu_pytorch_tanh"
         super().__post_init__()
 

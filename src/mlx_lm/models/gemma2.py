@@ -26,22 +26,15 @@ class ModelArgs(SlidingArgs):
         self.hidden_act = self.hidden_activation or "gelu_pytorch_tanh"
         super().__post_init__()
         if not self.query_pre_attn_scalar > 0:
-            raise ConfigError(
-                f"config.json: query_pre_attn_scalar must be positive, not {self.query_pre_attn_scalar}."
-            )
+            raise ConfigError(f"config.json: query_pre_attn_scalar must be positive, not {self.query_pre_attn_scalar}.")
 
 
 class Model(Gemma):
     layer_names = SANDWICH_NORM
 
     @classmethod
-    def attention_options(
-        cls, args: Any, index: int, **changes: Any
-    ) -> AttentionOptions:
-        usual = {
-            "scale": args.query_pre_attn_scalar**-0.5,
-            "softcap": args.attn_logit_softcapping or None,
-        }
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        usual = {"scale": args.query_pre_attn_scalar**-0.5, "softcap": args.attn_logit_softcapping or None}
         return super().attention_options(args, index, **(usual | changes))
 
     @staticmethod

@@ -30,20 +30,14 @@ class ModelArgs(Gemma2Args):
 
     def __post_init__(self) -> None:
         if self.use_bidirectional_attention:
-            raise ConfigError(
-                "config.json: use_bidirectional_attention makes an encoder; it cannot generate."
-            )
-        self.attn_logit_softcapping = (
-            None  # Gemma 3 computes without it, whatever the config says
-        )
+            raise ConfigError("config.json: use_bidirectional_attention makes an encoder; it cannot generate.")
+        self.attn_logit_softcapping = None  # Gemma 3 computes without it, whatever the config says
         super().__post_init__()
 
 
 class Model(Gemma2):
     @classmethod
-    def attention_options(
-        cls, args: Any, index: int, **changes: Any
-    ) -> AttentionOptions:
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
         norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
         return super().attention_options(args, index, qk_norm=norm, **changes)
 
@@ -52,9 +46,4 @@ class Model(Gemma2):
         kind, head_dim = args.layer_type(index), args.heads[2]
         if args.rope_by_layer_type is not None or kind == "full_attention":
             return make_rope(head_dim, args.rope_parameters(kind))
-        return make_rope(
-            head_dim,
-            rope_parameters(
-                args.rope_local_base_freq, 1.0, None, args.max_position_embeddings
-            ),
-        )
+        return make_rope(head_dim, rope_parameters(args.rope_local_base_freq, 1.0, None, args.max_position_embeddings))

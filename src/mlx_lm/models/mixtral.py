@@ -27,15 +27,5 @@ class Model(DenseModel):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        experts = SwitchGLU(
-            args.hidden_size,
-            args.intermediate_size,
-            args.num_local_experts,
-            act=args.hidden_act,
-        )
-        return MoE(
-            args.hidden_size,
-            args.num_local_experts,
-            Routing(args.num_experts_per_tok),
-            experts,
-        )
+        experts = SwitchGLU(args.hidden_size, args.intermediate_size, args.num_local_experts, act=args.hidden_act)
+        return MoE(args.hidden_size, args.num_local_experts, Routing(args.num_experts_per_tok), experts)

@@ -37,15 +37,10 @@ class TextTower(CausalLM):
         return (Drop(self.other_towers), *text, Rename("^", "language_model."))
 
     def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:
-        return self.language_model.quant_predicate(
-            path.removeprefix("language_model."), module
-        )
+        return self.language_model.quant_predicate(path.removeprefix("language_model."), module)
 
     def hidden(
-        self,
-        inputs: mx.array,
-        cache: Sequence[LayerState] | None = None,
-        input_embeddings: mx.array | None = None,
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
     ) -> mx.array:
         return self.language_model.hidden(inputs, cache, input_embeddings)
 

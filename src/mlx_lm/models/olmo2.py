@@ -19,10 +19,6 @@ class Model(DenseModel):
     layer_names = POST_NORM
 
     @classmethod
-    def attention_options(
-        cls, args: Any, index: int, **changes: Any
-    ) -> AttentionOptions:
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
         norm = partial(RMSNorm, eps=args.rms_norm_eps)
-        return super().attention_options(
-            args, index, qk_norm=norm, qk_norm_full=True, **changes
-        )
+        return super().attention_options(args, index, qk_norm=norm, qk_norm_full=True, **changes)

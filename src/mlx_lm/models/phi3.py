@@ -22,25 +22,16 @@ class ModelArgs(SlidingArgs):
         if self.rope_scaling:
             kind = self.rope_scaling.get("rope_type") or self.rope_scaling.get("type")
             if kind not in ("longrope", "su", "yarn", "default"):
-                raise ConfigError(
-                    f"config.json: rope_scaling type {kind!r} is not supported for model type 'phi3'."
-                )
+                raise ConfigError(f"config.json: rope_scaling type {kind!r} is not supported for model type 'phi3'.")
             # Early Phi checkpoints call LongRoPE "su" or "yarn".
-            self.rope_scaling = {
-                **self.rope_scaling,
-                "rope_type": "default" if kind == "default" else "longrope",
-            }
+            self.rope_scaling = {**self.rope_scaling, "rope_type": "default" if kind == "default" else "longrope"}
 
 
 class Model(DenseModel):
     @classmethod
-    def attention_options(
-        cls, args: Any, index: int, **changes: Any
-    ) -> AttentionOptions:
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
         return super().attention_options(args, index, fused=True, **changes)
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return GatedMLP(
-            args.hidden_size, args.intermediate_size, args.hidden_act, fused=True
-        )
+        return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, fused=True)

@@ -42,11 +42,6 @@ class Model(Qwen3):
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if not args.has_experts(index):
             return super().feed_forward(args, index)
-        experts = SwitchGLU(
-            args.hidden_size,
-            args.moe_intermediate_size,
-            args.num_experts,
-            act=args.hidden_act,
-        )
+        experts = SwitchGLU(args.hidden_size, args.moe_intermediate_size, args.num_experts, act=args.hidden_act)
         routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
         return MoE(args.hidden_size, args.num_experts, routing, experts)

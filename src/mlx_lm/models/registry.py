@@ -33,11 +33,7 @@ _INFRASTRUCTURE = {
 def families() -> list[str]:
     """Model types that have a family file, sorted."""
     package = importlib.import_module(__package__ or "mlx_lm.models")
-    return sorted(
-        m.name
-        for m in pkgutil.iter_modules(package.__path__)
-        if m.name not in _INFRASTRUCTURE
-    )
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _INFRASTRUCTURE)
 
 
 def family(model_type: str) -> ModuleType:
@@ -54,9 +50,7 @@ def family(model_type: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name != full:
                 raise
-    near = difflib.get_close_matches(
-        model_type, [*families(), *MODEL_REMAPPING], n=3, cutoff=0.5
-    )
+    near = difflib.get_close_matches(model_type, [*families(), *MODEL_REMAPPING], n=3, cutoff=0.5)
     hint = f" The nearest known: {', '.join(near)}." if near else ""
     raise UnsupportedModelError(f"Model type {model_type!r} is not supported.{hint}")
 

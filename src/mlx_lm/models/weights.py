@@ -78,16 +78,12 @@ class Stack:
         stacks: dict[str, dict[int, mx.array]] = {}
         for name, value in weights.items():
             if match := found(name):
-                stacks.setdefault(match.expand(self.replacement), {})[
-                    int(match["expert"])
-                ] = value
+                stacks.setdefault(match.expand(self.replacement), {})[int(match["expert"])] = value
             else:
                 result[name] = value
         for name, experts in stacks.items():
             if sorted(experts) != list(range(len(experts))):
-                raise WeightsError(
-                    f"{name}: experts are missing; found {sorted(experts)}."
-                )
+                raise WeightsError(f"{name}: experts are missing; found {sorted(experts)}.")
             result[name] = mx.stack([experts[i] for i in range(len(experts))])
         return result
 
@@ -111,12 +107,7 @@ class Split:
                 continue
             n = len(self.replacements)
             if self.interleaved:
-                parts = [
-                    mx.take(
-                        value, mx.arange(i, value.shape[self.axis], n), axis=self.axis
-                    )
-                    for i in range(n)
-                ]
+                parts = [mx.take(value, mx.arange(i, value.shape[self.axis], n), axis=self.axis) for i in range(n)]
             else:
                 parts = mx.split(value, n, axis=self.axis)
             for replacement, part in zip(self.replacements, parts, strict=True):
@@ -138,9 +129,7 @@ class Transform:
 
 def conv_layout(weight: mx.array) -> mx.array:
     """A depthwise kernel (C, 1, K) as torch keeps it -> (C, K, 1) as MLX does."""
-    return (
-        weight.moveaxis(2, 1) if weight.ndim == 3 and weight.shape[-1] != 1 else weight
-    )
+    return weight.moveaxis(2, 1) if weight.ndim == 3 and weight.shape[-1] != 1 else weight
 
 
 # The text tower of a multimodal checkpoint, in either of the ways that transformers nests it.
@@ -171,9 +160,7 @@ def rename_path(rules: Sequence[Rule], path: str) -> str:
 
 
 def expert_rules(
-    at: str = "mlp",
-    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
-    target: str = "switch_mlp",
+    at: str = "mlp", names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"), target: str = "switch_mlp"
 ) -> tuple[Rule, ...]:
     """Gated experts in any layout -> stacked, under `{at}.{target}.{gate_proj,up_proj,down_proj}`.
 
@@ -184,16 +171,11 @@ def expert_rules(
     stacked = rf"\g<at>.{target}"
     return (
         *(
-            Stack(
-                rf"(?P<at>.*\.{at})\.experts\.(?P<expert>\d+)\.{name}\.(?P<kind>\w+)",
-                rf"{stacked}.{own}.\g<kind>",
-            )
+            Stack(rf"(?P<at>.*\.{at})\.experts\.(?P<expert>\d+)\.{name}\.(?P<kind>\w+)", rf"{stacked}.{own}.\g<kind>")
             for name, own in zip(names, ours, strict=True)
         ),
         Split(
-            rf"(?P<at>.*\.{at})\.experts\.gate_up_proj",
-            (f"{stacked}.gate_proj.weight", f"{stacked}.up_proj.weight"),
-            1,
+            rf"(?P<at>.*\.{at})\.experts\.gate_up_proj", (f"{stacked}.gate_proj.weight", f"{stacked}.up_proj.weight"), 1
         ),
         Rename(rf"(?P<at>\.{at})\.experts\.down_proj$", f"{stacked}.down_proj.weight"),
     )
