@@ -1,6 +1,6 @@
 """Makes the parity references under tests/parity/references from Hugging Face transformers.
 
-    python scripts/make_parity.py [FAMILY ...] [--check] [--list]
+    python scripts/make_parity.py [FAMILY ...] [--check | --force | --list]
 
 Needs torch and transformers; the tests do not. `--check` remakes every reference in memory and compares it with the
 committed file (exit 1 on a difference).
@@ -20,6 +20,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="families to make (default: all)")
     parser.add_argument("--check", action="store_true", help="compare with the committed files and write nothing")
+    parser.add_argument("--force", action="store_true", help="write files that are equal up to rounding, too")
     parser.add_argument("--list", action="store_true", help="print family/variant names and stop")
     options = parser.parse_args(argv)
 
@@ -62,7 +63,9 @@ def main(argv: list[str]) -> int:
         for path in stale:
             path.unlink()
         for variant in variants:
-            write(variant, family.directory, folder / f"{variant.name}.safetensors")
+            path = folder / f"{variant.name}.safetensors"
+            if options.force or compare(variant, family.directory, path):
+                write(variant, family.directory, path)
         total = sum(path.stat().st_size for path in wanted)
         spread = " ".join(f"{variant.name}:{variant.logits.std().item():.2f}" for variant in variants)
         print(f"{family.directory}: {len(wanted)} variants, {total / 1024:.0f} kB, logits std {spread}")

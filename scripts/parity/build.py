@@ -34,6 +34,7 @@ _AROUND = re.compile(
     r"A_log|dt_bias|(^|\.)D$|norm|bias|scale|log_decay|lambda|gamma|beta|time_|rg_lru\.recurrent_param"
 )
 _EMBEDDING = re.compile(r"embed|wte|wpe|shared\.weight")
+_VISION = re.compile(r"vision|visual|projector")  # what text models leave out; its layout is not described
 _SPREAD = 0.25
 _STORED = torch.float8_e4m3fn
 
@@ -177,28 +178,28 @@ def _native(disk: Mapping[str, torch.Tensor], inside: Mapping[str, torch.Tensor]
     recipes: dict[str, dict[str, Any]] = {}
     for name, tensor in inside.items():
         target = _bf16(tensor).flatten()
+        if _VISION.search(name):
+            continue
         if name not in flat or not torch.equal(flat[name], target):
             recipes[name] = {"shape": list(tensor.shape), "parts": _pieces(name, target, flat)}
     return recipes
 
 
 def _pieces(name: str, target: torch.Tensor, flat: Mapping[str, torch.Tensor]) -> list[Any]:
+    sources = sorted(((k, v) for k, v in flat.items() if v.dtype == target.dtype), key=lambda item: -item[1].numel())
+    size = target.numel()
+    for source, data in sources:
+        for start in range(0, data.numel() - size + 1, max(size // 2, 1)):
+            if torch.equal(data[start : start + size], target):
+                return [source] if data.numel() == size else [[source, start, size]]
     parts: list[Any] = []
     at = 0
-    while at < target.numel():
-        for source, data in flat.items():
-            rest = target.numel() - at
-            if data.dtype != target.dtype:
-                continue
-            if data.numel() <= rest and torch.equal(data, target[at : at + data.numel()]):
+    while at < size:
+        for source, data in sources:
+            if torch.equal(data, target[at : at + data.numel()]):
                 parts.append(source)
                 at += data.numel()
                 break
-            if data.numel() > rest and at == 0:  # this tensor is a slice of a larger one on disk
-                starts = [s for s in range(0, data.numel() - rest + 1, rest // 2 or 1)]
-                start = next((s for s in starts if torch.equal(data[s : s + rest], target)), None)
-                if start is not None:
-                    return [[source, start, rest]]
         else:
             raise ValueError(f"{name}: no pieces of the saved tensors make it up")
     return parts
@@ -244,6 +245,13 @@ def write(built: Built, family: str, path: Path) -> None:
     """Stores a variant: own tensors in F8_E4M3 (BF16 where that loses anything), `ids` (1, L) int32 and `logits`
     (1, L, V) float32; the rest is metadata."""
     save_file(_own(built) | {"ids": built.ids, "logits": built.logits}, path, metadata=_metadata(built, family))
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors writes them in random order
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[start:])
 
 
 def _metadata(built: Built, family: str) -> dict[str, str]:
