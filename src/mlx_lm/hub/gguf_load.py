@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mlx_lm.hub.gguf_blocks import Packed
 
-__all__ = ["load_config", "load_gguf", "read_parts"]
+__all__ = ["load_gguf_config", "load_gguf", "read_parts"]
 
 _DENSE = MappingProxyType({"F32": "<f4", "F16": "<f2", "BF16": "<u2"})
 _MAX_ROPE_TABLE = 1 << 16
@@ -42,7 +42,7 @@ def _all_tensors(parts: list[gguf.GGUFFile]) -> dict[str, gguf.GGUFTensor]:
     return tensors
 
 
-def load_config(path: str | Path | gguf.GGUFFile) -> dict[str, Any]:
+def load_gguf_config(path: str | Path | gguf.GGUFFile) -> dict[str, Any]:
     """The Hugging Face style config of a GGUF model, from its header and rope tables alone.
 
     Raises what `load_gguf` raises, without reading any weight.
