@@ -1,0 +1,141 @@
+"""Byte-level BPE vocabularies: the patterns that cut text into words, and the builder.
+
+Contract: `byte_level_bpe(vocab, merges, kind, where)` gives a `tokenizers.Tokenizer` whose vocabulary is written in
+the byte alphabet of GPT-2. `kind` names the word pattern, in the names that GGUF files use in `tokenizer.ggml.pre`.
+Patterns are those of the tokenizer.json files that the models were published with.
+
+This module does not know files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_lm.errors import TokenizerError
+from mlx_lm.tokenizer.source import build
+
+__all__ = ["PATTERNS", "PreTokenizer", "byte_level_bpe", "pre_tokenizer_for"]
+
+_TAIL = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LLAMA3 = _ENDINGS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _TAIL
+_QWEN2 = _ENDINGS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _TAIL
+_QWEN35 = _ENDINGS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + _TAIL
+_UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
+
+
+def _cased(ending: str, digits: str, closing: str, exclude: str = "") -> str:
+    """The o200k family: words that end where a lower-case letter meets an upper-case one."""
+    upper, lower = f"[{_UPPER}{exclude}]", f"[{_LOWER}{exclude}]"
+    lead = r"[^\r\n\p{L}\p{N}]?"
+    words = f"{lead}{upper}*{lower}+{ending}|{lead}{upper}+{lower}*{ending}"
+    return rf"{words}|{digits}| ?[^\s\p{{L}}\p{{N}}]+{closing}{_TAIL}"
+
+
+_O200K = _cased(_ENDINGS + "?", r"\p{N}{1,3}", r"[\r\n/]*")
+_TEKKEN = _cased("", r"\p{N}", r"[\r\n/]*")
+_KIMI = r"[\p{Han}]+|" + _cased(_ENDINGS + "?", r"\p{N}{1,3}", r"[\r\n]*", r"&&[^\p{Han}]")
+_DEEPSEEK_V3 = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"""
+    + _TAIL,
+)
+_DEEPSEEK_LLM = (
+    r"[\r\n]",
+    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+    r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+    r"\s+$",
+    "[一-龥ࠀ-一가-\ud7ff]+",
+    r"\p{N}+",
+)
+_DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}")
+_PUNCTUATION = r"[\p{P}\$\+<=>\^~\|]+"
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """How text is cut before BPE: patterns applied one after the other, and whether whole words skip the merges."""
+
+    patterns: tuple[str, ...]
+    ignore_merges: bool = False
+    nfc: bool = False
+    add_bos: bool = False
+
+
+_GPT2_LIKE = PreTokenizer((_GPT2,))
+_DIGITS_APART = PreTokenizer((r"\p{N}", _GPT2))
+_LLAMA3_LIKE = PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True)
+_LLAMA3_PLAIN = PreTokenizer((_LLAMA3,))
+_QWEN2_LIKE = PreTokenizer((_QWEN2,), nfc=True)
+_O200K_LIKE = PreTokenizer((_O200K,), ignore_merges=True)
+
+PATTERNS: Mapping[str, PreTokenizer] = {
+    "default": PreTokenizer((_PUNCTUATION, _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    **dict.fromkeys(("gpt-2", "gpt2", "mpt", "olmo", "jais", "phi-2", "trillion", "roberta-bpe"), _GPT2_LIKE),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"), _DIGITS_APART),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"), _LLAMA3_LIKE),
+    **dict.fromkeys(("dbrx", "smaug-bpe", "glm4", "chatglm-bpe", "exaone4", "cl100k"), _LLAMA3_PLAIN),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2_LIKE),
+    "stablelm2": PreTokenizer((_QWEN2,)),
+    "qwen35": PreTokenizer((_QWEN35,), nfc=True),
+    "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
+    "deepseek-llm": PreTokenizer(_DEEPSEEK_LLM),
+    "deepseek-coder": PreTokenizer(_DEEPSEEK_CODER),
+    "deepseek-v3": PreTokenizer(_DEEPSEEK_V3),
+    **dict.fromkeys(("gpt-4o", "llama4", "o200k"), _O200K_LIKE),
+    "tekken": PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True),
+    "kimi-k2": PreTokenizer((_KIMI,), ignore_merges=True),
+}
+
+
+def pre_tokenizer_for(kind: str, where: str) -> PreTokenizer:
+    """The word patterns called `kind`. Raises TokenizerError for an unknown name: guessing would corrupt text."""
+    if kind not in PATTERNS:
+        raise TokenizerError(f"{where}: unknown pre-tokenizer {kind!r}; known: {', '.join(PATTERNS)}.")
+    return PATTERNS[kind]
+
+
+def byte_level_bpe(
+    vocab: Mapping[str, int],
+    merges: Sequence[tuple[str, ...]],
+    kind: str | PreTokenizer,
+    where: str,
+    *,
+    added: Iterable[tuple[str, bool]] = (),
+) -> Any:
+    """Builds the tokenizer.
+
+    Args:
+        vocab: token text in the byte alphabet -> id. `added` tokens stand for themselves.
+        merges: pairs in order of priority.
+        kind: a name of `PATTERNS`, or the patterns themselves.
+        where: the file, for messages.
+        added: (text, special) of tokens that are matched whole in the input.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    plan = pre_tokenizer_for(kind, where) if isinstance(kind, str) else kind
+    for pair in merges:
+        if len(pair) != 2:
+            raise TokenizerError(f"{where}: a merge must have two parts, not {pair!r:.80}.")
+
+    def make() -> Any:
+        backend = Tokenizer(models.BPE(dict(vocab), list(merges), ignore_merges=plan.ignore_merges))  # type: ignore[arg-type]
+        splits: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in plan.patterns]
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
+        backend.decoder = decoders.ByteLevel()
+        if plan.nfc:
+            backend.normalizer = normalizers.NFC()
+        add_tokens(backend, added)
+        return backend
+
+    def add_tokens(backend: Any, tokens: Iterable[tuple[str, bool]]) -> None:
+        batch = [AddedToken(text, special=special, normalized=False) for text, special in tokens]
+        backend.add_tokens(batch)
+
+    return build(where, make)
