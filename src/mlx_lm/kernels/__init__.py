@@ -8,7 +8,7 @@ from .activations import ACTIVATIONS, activation, gated_activation
 from .attention import KVView, QuantizedTensor, attention, latent_attention, visible
 from .linear import gather_matmul, gather_quantized_matmul, matmul, quantized_matmul
 from .norm import layer_norm, rms_norm
-from .recurrent import causal_conv, gated_delta, selective_scan
+from .recurrent import causal_conv, diagonal_scan, gated_delta, linear_recurrence, selective_scan
 from .rope import rope
 
 __all__ = [
@@ -18,12 +18,14 @@ __all__ = [
     "activation",
     "attention",
     "causal_conv",
+    "diagonal_scan",
     "gated_activation",
     "gated_delta",
     "gather_matmul",
     "gather_quantized_matmul",
     "latent_attention",
     "layer_norm",
+    "linear_recurrence",
     "matmul",
     "quantized_matmul",
     "rms_norm",

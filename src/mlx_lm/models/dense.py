@@ -69,12 +69,21 @@ class DenseModel(CausalLM):
         if args.intermediate_size < 1:
             raise ConfigError("config.json has no 'intermediate_size', which this model type needs.")
         return DecoderLayer(
-            mixer=cls.attention_type(cls.attention_options(args, index)),
+            mixer=cls.mixer(args, index),
             feed_forward=cls.feed_forward(args, index),
             norm=lambda: cls.norm(args),
-            names=cls.layer_names,
+            names=cls.names_at(args, index),
             residual_scale=cls.residual_scale(args),
         )
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        return cls.attention_type(cls.attention_options(args, index))
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        """Names of the parts of layer `index`, for families whose layers differ in kind."""
+        return cls.layer_names
 
     @classmethod
     def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:

@@ -2,6 +2,7 @@
 
 from .attention import Attention, AttentionOptions
 from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer
+from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLinear
 from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
 from .mlp import MLP, GatedMLP
 from .moe import MoE, Routing, SwitchGLU, route
@@ -18,12 +19,16 @@ __all__ = [
     "DecoderLayer",
     "Embedding",
     "GatedMLP",
+    "HeadLinear",
+    "LatentAttention",
+    "LatentOptions",
     "LayerNames",
     "LayerNorm",
     "Linear",
     "Mixer",
     "MoE",
     "QuantizedEmbedding",
+    "QuantizedHeadLinear",
     "QuantizedLinear",
     "QuantizedSwitchLinear",
     "RMSNorm",

@@ -1,0 +1,133 @@
+"""DeepSeek-V2: latent attention, shared and routed experts. Source: https://arxiv.org/abs/2405.04434."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import GatedMLP, LatentAttention, LatentOptions, MoE, Rope, Routing, SwitchGLU, make_rope
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import expert_rules
+
+_METHODS = ("greedy", "group_limited_greedy")
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    kv_lora_rank: int = 512
+    q_lora_rank: int | None = 1536
+    qk_nope_head_dim: int = 128
+    qk_rope_head_dim: int = 64
+    v_head_dim: int = 128
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    rope_interleave: bool = True
+    n_routed_experts: int | None = 64
+    n_shared_experts: int | None = 2
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int = 1407
+    moe_layer_freq: int = 1
+    first_k_dense_replace: int = 0
+    n_group: int | None = None
+    topk_group: int | None = None
+    topk_method: str = "greedy"
+    scoring_func: str = "softmax"
+    norm_topk_prob: bool = False
+    routed_scaling_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.head_dim = self.qk_rope_head_dim  # what the rope rotates; other sizes are the latent layer's own
+        super().__post_init__()
+        if self.num_key_value_heads != self.num_attention_heads:
+            raise ConfigError("config.json: num_key_value_heads must equal num_attention_heads with latent attention.")
+        if self.n_routed_experts:
+            self.check_routing()
+
+    def check_routing(self) -> None:
+        """Raises ConfigError for a router that the family does not have."""
+        if self.topk_method not in _METHODS or self.scoring_func != "softmax":
+            raise ConfigError(
+                f"config.json: topk_method={self.topk_method!r} with scoring_func={self.scoring_func!r} is not "
+                f"supported for model type {self.model_type!r}; known: {_METHODS} with 'softmax'."
+            )
+        for name in ("num_experts_per_tok", *(("n_group", "topk_group") if self.topk_method != "greedy" else ())):
+            if not getattr(self, name):
+                raise ConfigError(f"config.json has no {name!r}, which {self.model_type!r} needs.")
+
+    @property
+    def softmax_scale(self) -> float:
+        """head_dim ** -0.5, and with YaRN its mscale twice."""
+        scale = (self.qk_nope_head_dim + self.qk_rope_head_dim) ** -0.5
+        rope = self.rope_parameters()
+        if rope.kind not in ("default", "mrope") and rope.scaling.get("mscale_all_dim"):
+            factor = rope.number("factor")
+            if factor > 1:
+                scale *= (0.1 * rope.number("mscale_all_dim") * math.log(factor) + 1.0) ** 2
+        return scale
+
+    def has_experts(self, index: int) -> bool:
+        return bool(self.n_routed_experts) and (
+            index >= self.first_k_dense_replace and index % self.moe_layer_freq == 0
+        )
+
+    def routing(self) -> Routing:
+        assert self.num_experts_per_tok is not None
+        grouped = self.topk_method == "group_limited_greedy"
+        normalize = self.norm_topk_prob and self.num_experts_per_tok > 1
+        return Routing(
+            self.num_experts_per_tok,
+            normalize=normalize,
+            scale=1.0 if normalize else self.routed_scaling_factor,
+            num_groups=(self.n_group or 1) if grouped else 1,
+            top_groups=(self.topk_group or 1) if grouped else 1,
+            epsilon=1e-20,
+        )
+
+
+class Model(DenseModel):
+    rules = expert_rules()
+    split_heads = False  # how checkpoints keep the per-head matrices, see `LatentOptions.split`
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        return LatentAttention(
+            LatentOptions(
+                hidden_size=args.hidden_size,
+                num_heads=args.num_attention_heads,
+                q_rank=args.q_lora_rank,
+                kv_rank=args.kv_lora_rank,
+                nope_dim=args.qk_nope_head_dim,
+                rope_dim=args.qk_rope_head_dim,
+                value_dim=args.v_head_dim,
+                rope=cls.rope(args, index),
+                scale=args.softmax_scale,
+                bias=args.attention_bias,
+                out_bias=args.attention_bias,
+                split=cls.split_heads,
+            )
+        )
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return make_rope(args.qk_rope_head_dim, args.rope_parameters(), traditional=args.rope_interleave)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if not args.has_experts(index):
+            return super().feed_forward(args, index)
+        size = args.moe_intermediate_size
+        shared = None
+        if args.n_shared_experts:
+            shared = GatedMLP(args.hidden_size, size * args.n_shared_experts, args.hidden_act, bias=args.mlp_bias)
+        routing = args.routing()
+        return MoE(
+            args.hidden_size,
+            args.n_routed_experts,
+            routing,
+            SwitchGLU(args.hidden_size, size, args.n_routed_experts, act=args.hidden_act),
+            correction=routing.score == "sigmoid",
+            shared=shared,
+        )

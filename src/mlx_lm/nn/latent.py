@@ -1,0 +1,261 @@
+"""Multi-head latent attention: one compressed latent and one rotary key for all heads are kept, not keys and values.
+
+Short inputs (decode, verify steps) multiply queries and outputs through the per-head matrices and attend to the
+latents themselves; long ones expand the latents into keys and values, a group of heads at a time. Both work on the
+weights as they are stored, dense or packed. Source: DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1.
+"""
+
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+from ..kernels import KVView
+from ..state import KVSpec, LayerState, StateSpec, attend_states, offsets
+from .linear import Linear, QuantizedLinear, SwitchLinear
+from .norm import RMSNorm
+from .rope import Rope
+
+__all__ = ["HeadLinear", "LatentAttention", "LatentOptions", "QuantizedHeadLinear"]
+
+_ABSORB_UP_TO = 16  # query rows; beyond, expanding the latents once costs less than wide products for each row
+_EXPANDED_BYTES = 256 << 20  # expanded keys and values at a time
+
+
+@dataclass(frozen=True)
+class LatentOptions:
+    """Sizes and switches of one latent attention layer.
+
+    Attributes:
+        q_rank: size of the compressed query; None projects queries directly.
+        kv_rank: size of the latent.
+        nope_dim, rope_dim, value_dim: sizes, for each head, of the key part without positions, of the rotary part
+            (shared by all heads), and of the value.
+        rope: None for layers without positions.
+        bias: on the compressing projections; `out_bias` on the output projection.
+        split: per-head matrices are kept as `embed_q` (key to latent) and `unembed_out` (latent to value) instead of
+            one `kv_b_proj`.
+    """
+
+    hidden_size: int
+    num_heads: int
+    q_rank: int | None
+    kv_rank: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    rope: Rope | None
+    scale: float
+    norm_eps: float = 1e-6
+    bias: bool = False
+    out_bias: bool = False
+    split: bool = False
+
+
+class LatentAttention(nn.Module):
+    """x (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, options: LatentOptions):
+        super().__init__()
+        o = options
+        self._options = o
+        q_size = o.num_heads * (o.nope_dim + o.rope_dim)
+        if o.q_rank is None:
+            self.q_proj = Linear(o.hidden_size, q_size, bias=False)
+        else:
+            self.q_a_proj = Linear(o.hidden_size, o.q_rank, bias=o.bias)
+            self.q_a_layernorm = RMSNorm(o.q_rank, o.norm_eps)
+            self.q_b_proj = Linear(o.q_rank, q_size, bias=False)
+        self.kv_a_proj_with_mqa = Linear(o.hidden_size, o.kv_rank + o.rope_dim, bias=o.bias)
+        self.kv_a_layernorm = RMSNorm(o.kv_rank, o.norm_eps)
+        if o.split:
+            self.embed_q = HeadLinear(o.nope_dim, o.kv_rank, o.num_heads)
+            self.unembed_out = HeadLinear(o.kv_rank, o.value_dim, o.num_heads)
+        else:
+            self.kv_b_proj = Linear(o.kv_rank, o.num_heads * (o.nope_dim + o.value_dim), bias=False)
+        self.o_proj = Linear(o.num_heads * o.value_dim, o.hidden_size, bias=o.out_bias)
+
+    def state_spec(self) -> StateSpec:
+        """What the layer keeps for a sequence: latents as keys, rotary keys as values."""
+        return KVSpec(1, self._options.kv_rank, self._options.rope_dim, latent=True)
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        queries, rope_queries, latents, rope_keys = self._project(x, offsets(state))
+        views = attend_states(state, latents, rope_keys)
+        key_weights, value_weights = self._head_weights()
+        if x.shape[1] <= _ABSORB_UP_TO and key_weights is not None and value_weights is not None:
+            queries = key_weights.to_latent(queries)
+            latents = kernels.latent_attention(queries, rope_queries, views, scale=self._options.scale)
+            out = value_weights.from_latent(latents)
+        else:
+            out = self._expanded(mx.concatenate([queries, rope_queries], axis=-1), views)
+        return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2))
+
+    def _project(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """Query parts (B, H, L, nope) and (B, H, L, rope), latents (B, 1, L, R), rotary keys (B, 1, L, rope)."""
+        o = self._options
+        q = self.q_proj(x) if o.q_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        q = q.reshape(*x.shape[:2], o.num_heads, -1).transpose(0, 2, 1, 3)
+        queries, rope_queries = mx.split(q, [o.nope_dim], axis=-1)
+        latents, rope_keys = mx.split(self.kv_a_proj_with_mqa(x)[:, None], [o.kv_rank], axis=-1)
+        latents = self.kv_a_layernorm(latents)
+        if o.rope is not None:
+            rope_queries, rope_keys = o.rope(rope_queries, position), o.rope(rope_keys, position)
+        return queries, rope_queries, latents, rope_keys
+
+    def _head_weights(self) -> "tuple[_HeadWeights | None, _HeadWeights | None]":
+        """The per-head matrices for keys and for values; None where a layer was replaced (by an adapter)."""
+        o = self._options
+        if o.split:
+            keys, values = _weights_of(self.embed_q), _weights_of(self.unembed_out)
+            return keys and replace(keys, to_latent_form=True), values
+        fused = _weights_of(self.kv_b_proj)
+        if fused is None:
+            return None, None
+        fused = fused.by_head(o.num_heads)
+        return fused.rows(0, o.nope_dim), fused.rows(o.nope_dim, o.nope_dim + o.value_dim)
+
+    def _expanded(self, queries: mx.array, views: tuple[KVView, ...]) -> mx.array:
+        """Attention over expanded keys and values: queries (B, H, L, nope+rope) -> (B, H, L, value)."""
+        rows = []
+        for i, view in enumerate(views):
+            latents = view.keys if isinstance(view.keys, mx.array) else view.keys.dequantize()
+            rope_keys = view.values if isinstance(view.values, mx.array) else view.values.dequantize()
+            own = queries if len(views) == 1 else queries[i : i + 1]
+            rows.append(self._expanded_row(own, latents.astype(own.dtype), rope_keys.astype(own.dtype), view))
+        return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
+
+    def _expanded_row(self, queries: mx.array, latents: mx.array, rope_keys: mx.array, view: KVView) -> mx.array:
+        o = self._options
+        batch, _, total, _ = latents.shape
+        size = (o.nope_dim + o.rope_dim + o.value_dim) * batch * total * latents.itemsize
+        group = max(1, min(o.num_heads, _EXPANDED_BYTES // size))
+        key_weights, value_weights = self._head_weights()
+        whole = None  # by an adapter's layer, which gives all heads at once
+        if key_weights is None or value_weights is None:
+            whole = self.kv_b_proj(latents[:, 0]).reshape(batch, total, o.num_heads, -1).transpose(0, 2, 1, 3)
+        out = []
+        for start in range(0, o.num_heads, group):
+            heads = slice(start, min(start + group, o.num_heads))
+            if whole is not None:
+                keys, values = mx.split(whole[:, heads], [o.nope_dim], axis=-1)
+            else:
+                assert key_weights is not None and value_weights is not None
+                keys = key_weights.heads(heads).from_latent(latents)
+                values = value_weights.heads(heads).from_latent(latents)
+            shared = mx.broadcast_to(rope_keys, (batch, keys.shape[1], total, o.rope_dim))
+            seen = KVView(mx.concatenate([keys, shared], axis=-1), values, view.window, view.keep)
+            out.append(kernels.attention(queries[:, heads], (seen,), scale=o.scale))
+        return out[0] if len(out) == 1 else mx.concatenate(out, axis=1)
+
+
+class HeadLinear(SwitchLinear):
+    """One matrix per head: weight (H, output_dims, input_dims), x (B, H, L, input_dims)."""
+
+    def __init__(self, input_dims: int, output_dims: int, num_heads: int):
+        super().__init__(input_dims, output_dims, num_heads, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:  # type: ignore[override]
+        return x @ self.weight.swapaxes(-1, -2)
+
+    def to_quantized(
+        self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
+    ) -> nn.Module:
+        """The layer with packed weights."""
+        if quantize_input:
+            raise ValueError("Quantized activations are not supported by this layer.")
+        return QuantizedHeadLinear(self.weight, group_size, bits, mode)
+
+
+class QuantizedHeadLinear(nn.Module):
+    """`HeadLinear` with weights packed by `mx.quantize`."""
+
+    def __init__(self, weight: mx.array, group_size: int | None, bits: int | None, mode: str = "affine"):
+        super().__init__()
+        defaults = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}[mode]
+        self.group_size, self.bits, self.mode = group_size or defaults[0], bits or defaults[1], mode
+        self.weight, self.scales, *biases = mx.quantize(weight, group_size=self.group_size, bits=self.bits, mode=mode)
+        if biases:
+            self.biases = biases[0]
+        self.freeze()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        weights = _weights_of(self)
+        assert weights is not None
+        return weights.from_latent(x)
+
+
+@dataclass(frozen=True)
+class _HeadWeights:
+    """Per-head matrices (H, N, K), dense or packed along K.
+
+    Unless `to_latent_form`, K is the latent's size; with it, N is.
+    """
+
+    weight: mx.array
+    scales: mx.array | None = None
+    biases: mx.array | None = None
+    group_size: int = 64
+    bits: int = 4
+    mode: str = "affine"
+    to_latent_form: bool = False
+
+    def _each(self, change) -> "_HeadWeights":
+        scales = None if self.scales is None else change(self.scales)
+        biases = None if self.biases is None else change(self.biases)
+        return replace(self, weight=change(self.weight), scales=scales, biases=biases)
+
+    def by_head(self, num_heads: int) -> "_HeadWeights":
+        return self._each(lambda a: a.reshape(num_heads, -1, a.shape[-1]))
+
+    def rows(self, start: int, stop: int) -> "_HeadWeights":
+        return self._each(lambda a: a[:, start:stop])
+
+    def heads(self, which: slice) -> "_HeadWeights":
+        return self._each(lambda a: a[which])
+
+    def to_latent(self, x: mx.array) -> mx.array:
+        """x (B, H, L, key) -> (B, H, L, R)."""
+        return self._product(x, transpose=self.to_latent_form)
+
+    def from_latent(self, x: mx.array) -> mx.array:
+        """x (B, H or 1, L, R) -> (B, H, L, key or value)."""
+        return self._product(x, transpose=not self.to_latent_form)
+
+    def _product(self, x: mx.array, *, transpose: bool) -> mx.array:
+        batch, heads, length, width = x.shape
+        # Rows of all sequences together: each head's matrix is read once.
+        x = x.transpose(1, 0, 2, 3).reshape(heads, batch * length, width)
+        if self.scales is None:
+            y = x @ (self.weight.swapaxes(-1, -2) if transpose else self.weight)
+        else:
+            if heads != self.weight.shape[0]:
+                x = mx.broadcast_to(x, (self.weight.shape[0], *x.shape[1:]))
+            y = kernels.quantized_matmul(
+                x,
+                self.weight,
+                self.scales,
+                self.biases,
+                transpose=transpose,
+                group_size=self.group_size,
+                bits=self.bits,
+                mode=self.mode,
+            )
+        return y.reshape(y.shape[0], batch, length, -1).transpose(1, 0, 2, 3)
+
+
+def _weights_of(layer: nn.Module) -> _HeadWeights | None:
+    """The matrices of a layer of ours, (H, N, K) or (N, K); None for any other layer."""
+    if type(layer) in (Linear, HeadLinear):
+        return _HeadWeights(layer.weight)  # type: ignore[arg-type]
+    if type(layer) in (QuantizedLinear, QuantizedHeadLinear):
+        return _HeadWeights(
+            layer["weight"],
+            layer["scales"],
+            layer.get("biases"),
+            layer.group_size,
+            layer.bits,
+            layer.mode,  # type: ignore[arg-type]
+        )
+    return None
