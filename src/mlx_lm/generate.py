@@ -64,7 +64,7 @@ def wired_limit(model: nn.Module, streams: Sequence[Any] | None = None) -> Itera
 def maybe_quantize_kv_cache(
     prompt_cache: list[Any], quantized_kv_start: int, kv_group_size: int, kv_bits: int | None
 ) -> None:
-    """Packs the attention states of a prompt cache to `kv_bits` once they hold more than `quantized_kv_start` tokens."""
+    """Packs a prompt cache's attention states to `kv_bits` once they hold more than `quantized_kv_start` tokens."""
     apply_kv_options(prompt_cache, kv_options(kv_bits, kv_group_size, quantized_kv_start))
 
 

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import CacheMismatchError, ContextLengthError, RequestError
-from ..state import AttentionState, KVOptions, State
+from ..state import PLAIN_KV, AttentionState, KVOptions, State
 from ..types import FinishReason
 from .request import PrefillProgress, Request, TokenEvent
 from .runner import ActiveSequence, Runner
@@ -198,11 +198,10 @@ class Engine:
         request, sequence = live.sequence.request, live.sequence
         sequence.generated.append(token)
         reason: FinishReason | None = None
+        full = self._limit is not None and live.held + len(request.prompt) + len(sequence.generated) >= self._limit
         if token in request.stop_tokens or live.stops.advance(token):
             reason = "stop"
-        elif request.max_tokens is not None and len(sequence.generated) >= request.max_tokens:
-            reason = "length"
-        elif self._limit is not None and live.held + len(request.prompt) + len(sequence.generated) >= self._limit:
+        elif full or (request.max_tokens is not None and len(sequence.generated) >= request.max_tokens):
             reason = "length"
         if reason is not None:
             self._end(uid)
@@ -231,7 +230,7 @@ def context_length(model: nn.Module) -> int | None:
     return getattr(getattr(model, "args", None), "max_position_embeddings", None)
 
 
-def new_states(model: nn.Module, options: KVOptions = KVOptions()) -> list[State]:
+def new_states(model: nn.Module, options: KVOptions = PLAIN_KV) -> list[State]:
     """Fresh states for one sequence; a model from elsewhere may make its own."""
     if hasattr(model, "state_specs"):
         return [spec.create(options) for spec in model.state_specs()]  # type: ignore[operator]

@@ -14,7 +14,7 @@ import mlx.nn as nn
 from ..state import State
 from .request import Request
 
-__all__ = ["Runner", "ActiveSequence", "hidden_and_head"]
+__all__ = ["ActiveSequence", "Runner", "hidden_and_head"]
 
 
 @dataclass

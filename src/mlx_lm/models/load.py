@@ -15,13 +15,15 @@ from mlx.utils import tree_map
 
 from .. import hub
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, RemoteCodeError
+from ..hub.gguf import read as read_gguf
+from ..kernels import native
 from ..tokenizer import TokenizerWrapper, load_tokenizer, tokenizer_from_gguf
 from .adapters import load_adapters
 from .base import CausalLM
 from .build import build_model
 from .registry import get_classes
 
-__all__ = ["load", "load_config", "load_model", "load_model_files"]
+__all__ = ["check_config", "load", "load_config", "load_files_tokenizer", "load_model", "load_model_files"]
 
 
 def load(
@@ -53,13 +55,16 @@ def load(
     """
     overrides = dict(model_config or {})
     files = hub.resolve(
-        str(path_or_hf_repo), revision=revision, check_config=lambda c: _check(c, overrides), trust_remote_code=trust_remote_code
-    )  # fmt: skip
+        str(path_or_hf_repo),
+        revision=revision,
+        check_config=lambda c: check_config(c, overrides),
+        trust_remote_code=trust_remote_code,
+    )
     model, config = load_model_files(files, lazy=lazy, model_config=overrides)
     if adapter_path is not None:
         load_adapters(model, adapter_path)
         model.eval()
-    tokenizer = _tokenizer(files, tokenizer_config, config, trust_remote_code)
+    tokenizer = load_files_tokenizer(files, config, tokenizer_config, trust_remote_code)
     return (model, tokenizer, config) if return_config else (model, tokenizer)
 
 
@@ -88,8 +93,9 @@ def load_model_files(
     lazy: bool = False,
     model_config: Mapping[str, Any] | None = None,
     get_model_classes: Any = get_classes,
+    keep_dtypes: bool = False,
 ) -> tuple[CausalLM, dict[str, Any]]:
-    """As `load_model`, for files that were found already."""
+    """As `load_model`, for files that were found already; `keep_dtypes` leaves every tensor as it is stored."""
     if files.gguf is not None:
         config, weights, quantization = hub.load_gguf(files.gguf)
         config |= dict(model_config or {})
@@ -97,9 +103,11 @@ def load_model_files(
             config["quantization"] = quantization
     else:
         config = load_config(files.folder) | dict(model_config or {})
-        _check(config, {})
+        check_config(config)
         weights = hub.load_folder(files.folder)
-    model = build_model(config, _fast_dtypes(config, weights), get_model_classes=get_model_classes)
+    if not keep_dtypes:
+        weights = _fast_dtypes(config, weights)
+    model = build_model(config, weights, get_model_classes=get_model_classes)
     if not lazy:
         mx.eval(model.parameters())
     return model, config
@@ -143,9 +151,14 @@ def _untag(value: Any) -> Any:
     return [_untag(v) for v in value] if isinstance(value, list) else value
 
 
-def _check(config: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Refuses an unsupported config before its weights are fetched."""
-    config = config | overrides
+def check_config(config: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> None:
+    """Refuses a config that no family can read, before its weights are fetched.
+
+    Raises:
+        ConfigError: the config, or its model type, is not supported.
+        RemoteCodeError: it names Python code of its own.
+    """
+    config = {**config, **(overrides or {})}
     if "model_file" in config:
         raise RemoteCodeError(
             "config.json names a model_file: Python code of its own. This package never runs code of a model; "
@@ -157,23 +170,22 @@ def _check(config: dict[str, Any], overrides: dict[str, Any]) -> None:
 
 def _fast_dtypes(config: Mapping[str, Any], weights: dict[str, mx.array]) -> dict[str, mx.array]:
     """On a CPU without native kernels, a quantized model computes in float32: MLX's half types are 5 to 30x slower."""
-    from .. import kernels
-
-    if not config.get("quantization") or mx.default_device().type != mx.DeviceType.cpu or kernels.native_available():
+    if not config.get("quantization") or not native.on_cpu() or native.extension() is not None:
         return weights
     half = (mx.float16, mx.bfloat16)
     return tree_map(lambda w: w.astype(mx.float32) if w.dtype in half and w.size < 2**26 else w, weights)
 
 
-def _tokenizer(
+def load_files_tokenizer(
     files: hub.ModelFiles,
-    tokenizer_config: Mapping[str, Any] | None,
     config: Mapping[str, Any],
-    trust_remote_code: bool,
+    tokenizer_config: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
 ) -> TokenizerWrapper:
+    """The tokenizer of files that were found already; `config` names the end tokens."""
     settings = dict(tokenizer_config or {})
     if files.gguf is not None:
-        return tokenizer_from_gguf(hub.read_gguf(files.gguf).metadata, tokenizer_config=settings)
+        return tokenizer_from_gguf(read_gguf(files.gguf).metadata, tokenizer_config=settings)
     return load_tokenizer(
         files.folder,
         tokenizer_config=settings,

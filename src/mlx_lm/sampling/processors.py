@@ -1,4 +1,4 @@
-"""Logits processors: (all tokens so far (n,), logits (1, V)) -> logits (1, V), called once for each token that is emitted.
+"""Logits processors: (all tokens so far (n,), logits (1, V)) -> logits (1, V), called once for each emitted token.
 
 The history includes the whole prompt, whether it came from a cache or not.
 """

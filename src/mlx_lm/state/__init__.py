@@ -1,12 +1,13 @@
 """What a sequence keeps: full, rotating, quantized, latent and recurrent states behind one protocol."""
 
 from .arrays import ArraysCache, ArraySlot, CacheList, ListSpec, NoSpec, RecurrentSpec
-from .base import KVOptions, State, StateSpec
+from .base import PLAIN_KV, KVOptions, State, StateSpec
 from .batch import LayerState, attend_states, gather_slot, offsets, part, scatter_slots
 from .kv import AttentionState, KVCache, KVSpec, QuantizedKVCache, RotatingKVCache
 from .store import load_states, save_states
 
 __all__ = [
+    "PLAIN_KV",
     "ArraySlot",
     "ArraysCache",
     "AttentionState",

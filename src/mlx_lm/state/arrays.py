@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import CacheMismatchError
-from .base import KVOptions, State, StateSpec
+from .base import PLAIN_KV, KVOptions, State, StateSpec
 
 __all__ = ["ArraySlot", "ArraysCache", "CacheList", "ListSpec", "NoSpec", "RecurrentSpec"]
 
@@ -148,7 +148,7 @@ class RecurrentSpec(StateSpec):
     quantizable = False
     evictable = False
 
-    def create(self, options: KVOptions = KVOptions()) -> ArraysCache:
+    def create(self, options: KVOptions = PLAIN_KV) -> ArraysCache:
         return ArraysCache(len(self.slots))
 
     def mismatch(self, state: State) -> str | None:
@@ -159,10 +159,10 @@ class RecurrentSpec(StateSpec):
                 return f"has a recurrent array of shape {tuple(array.shape[1:])}, not {slot.shape}"
         return None
 
-    def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> float:
+    def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> float:
         return 0.0
 
-    def bytes_fixed(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> int:
+    def bytes_fixed(self, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> int:
         return sum(slot.nbytes(dtype) for slot in self.slots)
 
 
@@ -175,13 +175,13 @@ class NoSpec(StateSpec):
     quantizable = False
     evictable = True
 
-    def create(self, options: KVOptions = KVOptions()) -> CacheList:
+    def create(self, options: KVOptions = PLAIN_KV) -> CacheList:
         return CacheList()
 
-    def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> float:
+    def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> float:
         return 0.0
 
-    def bytes_fixed(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> int:
+    def bytes_fixed(self, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> int:
         return 0
 
 
@@ -204,7 +204,7 @@ class ListSpec(StateSpec):
     def evictable(self) -> bool:  # type: ignore[override]
         return all(p.evictable for p in self.parts)
 
-    def create(self, options: KVOptions = KVOptions()) -> CacheList:
+    def create(self, options: KVOptions = PLAIN_KV) -> CacheList:
         return CacheList(*(p.create(options) for p in self.parts))
 
     def mismatch(self, state: State) -> str | None:
@@ -212,13 +212,13 @@ class ListSpec(StateSpec):
             return f"holds a {type(state).__name__}, not {len(self.parts)} states"
         return next((m for p, s in zip(self.parts, state, strict=True) if (m := p.mismatch(s))), None)
 
-    def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> float:
+    def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> float:
         return sum(p.bytes_per_token(dtype, options) for p in self.parts)
 
-    def bytes_fixed(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> int:
+    def bytes_fixed(self, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> int:
         return sum(p.bytes_fixed(dtype, options) for p in self.parts)
 
-    def bytes(self, tokens: int, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> int:
+    def bytes(self, tokens: int, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> int:
         return sum(p.bytes(tokens, dtype, options) for p in self.parts)
 
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from ..errors import CacheStateError
 
-__all__ = ["KVOptions", "State", "StateSpec", "dtype_bytes"]
+__all__ = ["PLAIN_KV", "KVOptions", "State", "StateSpec", "dtype_bytes"]
 
 
 def dtype_bytes(dtype: mx.Dtype) -> int:
@@ -23,13 +23,16 @@ def dtype_bytes(dtype: mx.Dtype) -> int:
 
 @dataclass(frozen=True)
 class KVOptions:
-    """How attention states are kept: plain, or packed to `bits` once `start` tokens are in; at most `max_size` tokens."""
+    """How attention states are kept: packed to `bits` once `start` tokens are in; at most `max_size` tokens."""
 
     bits: int | None = None
     group_size: int = 64
     start: int = 0
     max_size: int | None = None
     keep: int = 4  # first tokens that a limited state never drops (https://arxiv.org/abs/2309.17453)
+
+
+PLAIN_KV = KVOptions()
 
 
 class StateSpec(ABC):
@@ -42,15 +45,15 @@ class StateSpec(ABC):
     snapshots: ClassVar[bool] = True  # every kind can be snapshotted and restored
 
     @abstractmethod
-    def create(self, options: KVOptions = KVOptions()) -> "State":
+    def create(self, options: KVOptions = PLAIN_KV) -> "State":
         """A fresh, empty state."""
 
     @abstractmethod
-    def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> float:
+    def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> float:
         """Bytes that each further token adds, while the state grows."""
 
     @abstractmethod
-    def bytes_fixed(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> int:
+    def bytes_fixed(self, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> int:
         """Bytes that the state takes whatever its length."""
 
     def mismatch(self, state: "State") -> str | None:
@@ -58,11 +61,11 @@ class StateSpec(ABC):
         made = self.create()
         return None if isinstance(state, type(made)) else f"holds a {type(state).__name__}, not a {type(made).__name__}"
 
-    def max_tokens(self, options: KVOptions = KVOptions()) -> int | None:
+    def max_tokens(self, options: KVOptions = PLAIN_KV) -> int | None:
         """The number of tokens after which the state stops growing, or None."""
         return None
 
-    def bytes(self, tokens: int, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> int:
+    def bytes(self, tokens: int, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> int:
         """Bytes after `tokens` tokens."""
         limit = self.max_tokens(options)
         grown = tokens if limit is None else min(tokens, limit)
@@ -134,7 +137,8 @@ class State(ABC):
         return n
 
     def _trim(self, n: int) -> None:
-        """Takes back `n` tokens; called only when `can_trim(n)`."""
+        """Takes back `n` tokens; called only when `can_trim(n)`, so a kind that cannot trim has nothing to do."""
+        return
 
     def arrays(self) -> Sequence[mx.array]:
         """The arrays held, for evaluation."""

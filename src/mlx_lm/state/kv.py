@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ..errors import CacheMismatchError, CacheStateError
 from ..kernels import KVView, QuantizedTensor, visible
-from .base import KVOptions, State, StateSpec
+from .base import PLAIN_KV, KVOptions, State, StateSpec
 from .buffer import TokenBuffer, fitting_group_size
 
 __all__ = ["AttentionState", "KVCache", "KVSpec", "QuantizedKVCache", "RotatingKVCache"]
@@ -266,7 +266,7 @@ class KVSpec(StateSpec):
     def trimmable(self) -> bool:  # type: ignore[override]
         return self.window is None
 
-    def create(self, options: KVOptions = KVOptions()) -> AttentionState:
+    def create(self, options: KVOptions = PLAIN_KV) -> AttentionState:
         window, keep = self.window, 0
         if options.max_size is not None and (window is None or options.max_size < window):
             keep = min(options.keep, options.max_size // 2) if window is None else 0
@@ -290,11 +290,11 @@ class KVSpec(StateSpec):
             return f"has keys and values of (heads, size) {[(s[1], s[3]) for s in held]}, not {wanted}"
         return None
 
-    def max_tokens(self, options: KVOptions = KVOptions()) -> int | None:
+    def max_tokens(self, options: KVOptions = PLAIN_KV) -> int | None:
         limits = [n for n in (self.window, options.max_size) if n is not None]
         return min(limits) + _SLACK if limits else None
 
-    def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> float:
+    def bytes_per_token(self, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> float:
         def width(dim: int) -> float:
             if options.bits is None:
                 return dim * dtype.size
@@ -303,7 +303,7 @@ class KVSpec(StateSpec):
 
         return self.num_kv_heads * (width(self.key_dim) + width(self.value_dim))
 
-    def bytes_fixed(self, dtype: mx.Dtype, options: KVOptions = KVOptions()) -> int:
+    def bytes_fixed(self, dtype: mx.Dtype, options: KVOptions = PLAIN_KV) -> int:
         return 0
 
 

@@ -99,7 +99,7 @@ def speculative_events(
     while True:
         width = num_draft_tokens if left is None else min(num_draft_tokens, left - 1)
         with closing(_round(main, draft, request.sampler, current, backlog, width)) as results:
-            for token, logprobs, drafted, backlog in results:
+            for token, logprobs, drafted, unseen in results:
                 left = None if left is None else left - 1
                 reason: FinishReason | None = None
                 if token in request.stop_tokens or stops.advance(token):
@@ -109,7 +109,7 @@ def speculative_events(
                 yield TokenEvent(0, token, logprobs, reason, from_draft=drafted)
                 if reason is not None:
                     return
-                current = token
+                current, backlog = token, unseen
 
 
 def _round(

@@ -1,0 +1,55 @@
+# The two commands: `make run` and `make test`. Everything they need is made in .venv.
+PYTHON ?= python3
+PROMPT ?= Why is the sky blue? Answer in one sentence.
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/isa/*)
+EXTRA := $(if $(filter Linux,$(shell uname -s)),[cpu],)
+
+.PHONY: run test test-slow check parity bench sanitize clean
+
+run: $(VENV)/installed
+	@$(BIN)/mlx_lm.generate --model smollm2 --prompt "$(PROMPT)"
+
+test: $(VENV)/tested
+	@$(BIN)/python -c "from mlx_lm.hub import resolve; resolve('smollm2')"
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-slow: $(VENV)/tested
+	@$(BIN)/python -c "from mlx_lm.hub import resolve; [resolve(m) for m in ('smollm2', 'gemma-3-270m', 'qwen2.5-coder-1.5b')]"
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(VENV)/tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+# Makes the parity references again from transformers and compares them with the committed ones.
+parity: $(VENV)-parity/installed
+	$(VENV)-parity/bin/python scripts/make_parity.py --check
+
+bench: $(VENV)/tested
+	$(BIN)/python -m benchmarks $(ARGS)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/installed: $(VENV)/bin/python $(NATIVE)
+	@echo "Installing mlx-lm into $(VENV) (compiles the CPU kernels on Linux, about a minute)"
+	$(BIN)/python -m pip install --quiet --editable ".$(EXTRA)"
+	@touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+$(VENV)-parity/installed: scripts/make_parity.py
+	$(PYTHON) -m venv $(VENV)-parity
+	$(VENV)-parity/bin/python -m pip install --quiet torch==2.13.0
+	$(VENV)-parity/bin/python -m pip install --quiet transformers==5.23.0
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-parity build

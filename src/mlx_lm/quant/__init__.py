@@ -1,0 +1,14 @@
+"""Quantization and conversion."""
+
+from .convert import convert, save
+from .quantize import bits_per_weight, dequantize_model, mixed_recipe, quantize_model, total_parameters
+
+__all__ = [
+    "bits_per_weight",
+    "convert",
+    "dequantize_model",
+    "mixed_recipe",
+    "quantize_model",
+    "save",
+    "total_parameters",
+]
