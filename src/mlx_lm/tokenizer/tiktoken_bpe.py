@@ -1,8 +1,8 @@
 """tiktoken vocabularies (base64 token and rank on each line) and Mistral's tekken.json, converted to `tokenizers`.
 
 Contract: the converted tokenizer gives the ids that tiktoken gives with the same ranks, pattern and special tokens.
-tiktoken joins the neighbours whose union has the lowest rank; a byte-level BPE needs the pairs themselves, so the last
-pair of each token is derived from the ranks.
+tiktoken joins the neighbours whose union has the lowest rank; a byte-level BPE needs the pairs themselves, so they are derived
+from the ranks.
 
 A file says nothing about its word pattern and special tokens. They follow from tokenizer_config.json and, for the
 families whose original release is a bare file (Llama 3 and 4, Qwen), from the number of ranks.
@@ -52,9 +52,32 @@ _LLAMA3_SPECIAL = (
     *(f"<|reserved_special_token_{i}|>" for i in range(2, 247)),
 )
 _QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205)))
+
+
+def _reserved(name: str, start: int, count: int) -> tuple[str, ...]:
+    return tuple(f"<|{name}reserved_special_token_{i}|>" for i in range(start, start + count))
+
+
+_LLAMA4_SPECIAL = (
+    *("<|begin_of_text|>", "<|end_of_text|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),
+    *("<|header_start|>", "<|header_end|>", "<|eom|>", "<|eot|>", "<|step|>"),
+    *_reserved("text_post_train_", 0, 6),
+    *("<|python_start|>", "<|python_end|>", "<|finetune_right_pad|>"),
+    *_reserved("text_post_train_", 8, 61),
+    *("<|image_start|>", "<|image_end|>"),
+    *_reserved("vision_", 0, 2),
+    *("<|tile_x_separator|>", "<|tile_y_separator|>"),
+    *_reserved("vision_", 2, 4),
+    *("<|image|>", "<|vision_reserved_special_token_6|>", "<|patch|>"),
+    *_reserved("vision_", 7, 1041),
+    *_reserved("reasoning_", 0, 8),
+    *("<|reasoning_thinking_start|>", "<|reasoning_thinking_end|>"),
+    *_reserved("", 0, 904),
+)
 _BY_CLASS = {"TikTokenTokenizer": _Family("kimi-k2"), "ChatGLM4Tokenizer": _Family("glm4")}
 _BY_RANKS = {
     128_000: _Family("llama-bpe", _LLAMA3_SPECIAL, "<|begin_of_text|>", "<|eot_id|>", add_bos=True),
+    200_000: _Family("llama4", _LLAMA4_SPECIAL, "<|begin_of_text|>", "<|eot|>", add_bos=True),
     151_643: _Family("qwen2", _QWEN_SPECIAL, None, "<|endoftext|>"),
 }
 
@@ -79,27 +102,21 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     return ranks
 
 
-def _last_pair(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
-    """The pair that tiktoken joins last when it encodes `token`; None when it never arrives at `token`."""
-    limit = ranks[token]
-    splits = [(token[:i], token[i:]) for i in range(1, len(token))]
-    pairs = [(a, b) for a, b in splits if ranks.get(a, limit) < limit and ranks.get(b, limit) < limit]
-    if len(pairs) < 2:
-        return pairs[0] if pairs else None
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        joined = [ranks.get(a + b, limit) for a, b in zip(parts, parts[1:], strict=False)]
-        best = min(range(len(joined)), key=joined.__getitem__)
-        if joined[best] >= limit:
-            return None
-        parts[best : best + 2] = [parts[best] + parts[best + 1]]
-    return parts[0], parts[1]
-
-
 def derive_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The merges of a tiktoken vocabulary in order of rank."""
-    tokens = sorted((token for token in ranks if len(token) > 1), key=ranks.__getitem__)
-    return [pair for token in tokens if (pair := _last_pair(token, ranks)) is not None]
+    """The merges of a tiktoken vocabulary in order of rank: every way to join a token from two of lower rank.
+
+    Only one of a token's pairs can ever stand side by side (the one that is left when the token itself is encoded, for
+    the joins inside it happen in the same order wherever it stands), so the others are harmless, and finding them out
+    would cost seconds.
+    """
+    merges = []
+    get = ranks.get
+    for token in sorted(ranks, key=ranks.__getitem__):
+        limit = ranks[token]
+        for cut in range(1, len(token)):
+            if get(token[:cut], limit) < limit and get(token[cut:], limit) < limit:
+                merges.append((token[:cut], token[cut:]))
+    return merges
 
 
 def _backend(ranks: Mapping[bytes, int], kind: str | PreTokenizer, added: Sequence[str], where: str, shift: int = 0) -> Any:
