@@ -24,6 +24,7 @@ __all__ = [
     "Stack",
     "Transform",
     "apply_rules",
+    "conv_layout",
     "expert_rules",
     "rename_path",
 ]

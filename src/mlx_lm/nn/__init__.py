@@ -1,6 +1,7 @@
 """Blocks that families are built from."""
 
 from .attention import Attention, AttentionOptions
+from .conv import CausalConv, ShortConv
 from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer
 from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLinear
 from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
@@ -16,6 +17,7 @@ __all__ = [
     "SANDWICH_NORM",
     "Attention",
     "AttentionOptions",
+    "CausalConv",
     "DecoderLayer",
     "Embedding",
     "GatedMLP",
@@ -35,6 +37,7 @@ __all__ = [
     "Rope",
     "RopeParameters",
     "Routing",
+    "ShortConv",
     "SwitchGLU",
     "SwitchLinear",
     "make_rope",

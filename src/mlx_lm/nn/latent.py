@@ -5,7 +5,9 @@ latents themselves; long ones expand the latents into keys and values, a group o
 weights as they are stored, dense or packed. Source: DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -250,12 +252,8 @@ def _weights_of(layer: nn.Module) -> _HeadWeights | None:
     if type(layer) in (Linear, HeadLinear):
         return _HeadWeights(layer.weight)  # type: ignore[arg-type]
     if type(layer) in (QuantizedLinear, QuantizedHeadLinear):
+        packed: Any = layer
         return _HeadWeights(
-            layer["weight"],
-            layer["scales"],
-            layer.get("biases"),
-            layer.group_size,
-            layer.bits,
-            layer.mode,  # type: ignore[arg-type]
+            packed.weight, packed.scales, packed.get("biases"), packed.group_size, packed.bits, packed.mode
         )
     return None

@@ -10,7 +10,14 @@ __all__ = ["MLP", "GatedMLP"]
 
 
 class GatedMLP(nn.Module):
-    """down(act(gate(x)) * up(x)); `fused` keeps gate and up in one `gate_up_proj`. x (..., D) -> (..., D)."""
+    """down(act(gate(x)) * up(x)); `fused` keeps gate and up in one `gate_up_proj`. x (..., D) -> (..., D).
+
+    Class attributes name the parameters.
+    """
+
+    gate_name = "gate_proj"
+    up_name = "up_proj"
+    down_name = "down_proj"
 
     def __init__(
         self, hidden_size: int, intermediate_size: int, act: str = "silu", *, bias: bool = False, fused: bool = False
@@ -20,16 +27,16 @@ class GatedMLP(nn.Module):
         if fused:
             self.gate_up_proj = Linear(hidden_size, 2 * intermediate_size, bias=bias)
         else:
-            self.gate_proj = Linear(hidden_size, intermediate_size, bias=bias)
-            self.up_proj = Linear(hidden_size, intermediate_size, bias=bias)
-        self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
+            self[self.gate_name] = Linear(hidden_size, intermediate_size, bias=bias)
+            self[self.up_name] = Linear(hidden_size, intermediate_size, bias=bias)
+        self[self.down_name] = Linear(intermediate_size, hidden_size, bias=bias)
 
     def __call__(self, x: mx.array) -> mx.array:
         if "gate_up_proj" in self:
             gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
         else:
-            gate, up = self.gate_proj(x), self.up_proj(x)
-        return self.down_proj(kernels.gated_activation(gate, up, self.act))
+            gate, up = self[self.gate_name](x), self[self.up_name](x)
+        return self[self.down_name](kernels.gated_activation(gate, up, self.act))
 
 
 class MLP(nn.Module):

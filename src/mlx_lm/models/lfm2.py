@@ -1,0 +1,89 @@
+"""LFM2: gated short convolutions and, at some layers, attention. Source: https://arxiv.org/abs/2511.23404."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames, RMSNorm, ShortConv
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Transform, conv_layout
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {"norm_eps": "rms_norm_eps"}
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    rope_theta: float = field(default=1000000.0, kw_only=True)
+    max_position_embeddings: int = field(default=128000, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_embedding: bool | None = None  # published configs' names for this and for intermediate_size; they win
+    block_ff_dim: int | None = None
+    block_multiple_of: int = 256
+    block_ffn_dim_multiplier: float | None = 1.0
+    block_auto_adjust_ff_dim: bool = True
+    conv_bias: bool = False
+    conv_L_cache: int = 3
+    full_attn_idxs: list[int] | None = None
+    layer_types: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tie_embedding is not None:
+            self.tie_word_embeddings = self.tie_embedding
+        self.intermediate_size = self.block_ff_dim or self.intermediate_size
+        if self.layer_types is None:
+            every = range(self.num_hidden_layers)
+            full = every if self.full_attn_idxs is None else self.full_attn_idxs
+            self.layer_types = ["full_attention" if i in full else "conv" for i in every]
+        if len(self.layer_types) != self.num_hidden_layers or set(self.layer_types) - {"full_attention", "conv"}:
+            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {self.layer_types!r}.")
+
+    @property
+    def feed_forward_size(self) -> int:
+        """Two thirds of the given size, times the multiplier, rounded up; or just the given size."""
+        size = self.intermediate_size
+        if self.block_auto_adjust_ff_dim:
+            size = int(2 * size / 3)
+            if self.block_ffn_dim_multiplier is not None:
+                size = int(self.block_ffn_dim_multiplier * size)
+                size = -(-size // self.block_multiple_of) * self.block_multiple_of
+        return size
+
+
+class Lfm2Attention(Attention):
+    out_name, q_norm_name, k_norm_name = "out_proj", "q_layernorm", "k_layernorm"
+
+
+class FeedForward(GatedMLP):
+    gate_name, up_name, down_name = "w1", "w3", "w2"
+
+
+class Model(DenseModel):
+    names = ModelNames(norm="embedding_norm")
+    attention_type = Lfm2Attention
+    rules = (Transform(r"\.conv\.conv\.weight$", conv_layout),)
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        mixer = "conv" if args.layer_types[index] == "conv" else "self_attn"
+        return LayerNames(mixer, "feed_forward", pre_mixer="operator_norm", pre_feed_forward="ffn_norm")
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        if args.layer_types[index] == "conv":
+            return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
+        return super().mixer(args, index)
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(
+            args, index, qk_norm=lambda size: RMSNorm(size, args.rms_norm_eps), **changes
+        )
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.feed_forward_size, args.hidden_act)
