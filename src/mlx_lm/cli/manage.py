@@ -88,8 +88,10 @@ def _facts(model: str) -> dict[str, Any]:
     return facts
 
 
-_INSPECT_LINES = ("name", "title", "source", "path", "revision", "format", "architecture", "model_type")
-_INSPECT_LINES += ("license", "note")
+_INSPECT_LINES = (
+    *("name", "title", "source", "path", "revision", "format", "architecture", "model_type"),
+    *("license", "note"),
+)
 
 
 def _inspect(model: str, *, as_json: bool) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlx_lm.hub.cache import CacheEntry, delete, find, inspect, scan
     from mlx_lm.hub.config import read_config
-    from mlx_lm.hub.identity import fingerprint
     from mlx_lm.hub.gguf_load import load_gguf, load_gguf_config
-    from mlx_lm.hub.packaged import PACKAGED, cache_root
+    from mlx_lm.hub.identity import fingerprint
     from mlx_lm.hub.locate import ModelFiles, default_model, resolve
+    from mlx_lm.hub.packaged import PACKAGED, cache_root
     from mlx_lm.hub.safetensors import load_folder, load_safetensors, read_header
 
 __all__ = [

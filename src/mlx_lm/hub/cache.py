@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from mlx_lm.errors import ConfigError, MLXLMError, ModelFileError, ModelNotFoundError
 from mlx_lm.hub import gguf_load, packaged, safetensors
-from mlx_lm.hub.packaged_table import PACKAGED
 from mlx_lm.hub.config import read_config
+from mlx_lm.hub.packaged_table import PACKAGED
 
 __all__ = ["CacheEntry", "delete", "find", "inspect", "scan"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mlx_lm.hub.gguf_blocks import Packed
 
-__all__ = ["load_gguf_config", "load_gguf", "read_parts"]
+__all__ = ["load_gguf", "load_gguf_config", "read_parts"]
 
 _DENSE = MappingProxyType({"F32": "<f4", "F16": "<f2", "BF16": "<u2"})
 _MAX_ROPE_TABLE = 1 << 16
