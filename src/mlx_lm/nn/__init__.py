@@ -5,9 +5,10 @@ from .conv import CausalConv, ShortConv
 from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer
 from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLinear
 from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
+from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
 from .mlp import MLP, GatedMLP
 from .moe import MoE, Routing, SwitchGLU, route
-from .norm import LayerNorm, RMSNorm
+from .norm import GatedRMSNorm, LayerNorm, RMSNorm
 from .rope import Rope, RopeParameters, make_rope
 
 __all__ = [
@@ -21,12 +22,17 @@ __all__ = [
     "DecoderLayer",
     "Embedding",
     "GatedMLP",
+    "GatedRMSNorm",
     "HeadLinear",
     "LatentAttention",
     "LatentOptions",
     "LayerNames",
     "LayerNorm",
     "Linear",
+    "Mamba",
+    "Mamba2",
+    "Mamba2Options",
+    "MambaOptions",
     "Mixer",
     "MoE",
     "QuantizedEmbedding",

@@ -5,7 +5,7 @@ import mlx.nn as nn
 
 from .. import kernels
 
-__all__ = ["LayerNorm", "RMSNorm"]
+__all__ = ["GatedRMSNorm", "LayerNorm", "RMSNorm"]
 
 
 class RMSNorm(nn.Module):
@@ -34,3 +34,32 @@ class LayerNorm(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return kernels.layer_norm(x, self.get("weight"), self.get("bias"), self.eps)
+
+
+class GatedRMSNorm(nn.Module):
+    """Norm of x * silu(gate), over `groups` equal parts of the last axis; `norm_first` norms x and gates the result.
+
+    Computed in float32. Sources: https://arxiv.org/abs/2405.21060, section 7.2; https://arxiv.org/abs/2412.06464.
+    """
+
+    def __init__(
+        self, dims: int, eps: float = 1e-5, *, groups: int = 1, norm_first: bool = False, gate_act: str = "silu"
+    ):
+        super().__init__()
+        self.weight = mx.ones((dims,))
+        self.eps = eps
+        self.groups = groups
+        self.norm_first = norm_first
+        self.gate_act = gate_act
+
+    def __call__(self, x: mx.array, gate: mx.array) -> mx.array:
+        dtype = x.dtype
+        x, gate = x.astype(mx.float32), kernels.activation(gate.astype(mx.float32), self.gate_act)
+        if not self.norm_first:
+            x = x * gate
+        if self.groups > 1:
+            x = kernels.rms_norm(mx.unflatten(x, -1, (self.groups, -1)), None, self.eps).flatten(-2)
+        else:
+            x = kernels.rms_norm(x, None, self.eps)
+        x = x * self.weight
+        return (x * gate if self.norm_first else x).astype(dtype)

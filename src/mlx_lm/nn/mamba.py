@@ -1,0 +1,166 @@
+"""Selective state spaces: Mamba-2 (one decay for a head) and Mamba-1 (one for each channel and state).
+
+Sources: https://arxiv.org/abs/2405.21060, https://arxiv.org/abs/2312.00752. States are float32.
+"""
+
+import math
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
+from .conv import CausalConv
+from .linear import Linear
+from .norm import GatedRMSNorm
+
+__all__ = ["Mamba", "Mamba2", "Mamba2Options", "MambaOptions"]
+
+
+@dataclass(frozen=True)
+class Mamba2Options:
+    """Sizes and switches of one Mamba-2 layer.
+
+    Attributes:
+        groups: heads share the input and output maps of their group.
+        kernel: width of the convolution.
+        time_step_limit: least and greatest time step, after the softplus.
+        norm: a gated norm before the output projection; without it the output is only gated.
+        norm_groups: parts over which that norm is taken.
+        norm_first: it norms before it gates.
+        act: after the convolution and on the gate.
+    """
+
+    hidden_size: int
+    num_heads: int
+    head_dim: int
+    groups: int
+    state_size: int
+    kernel: int
+    bias: bool = False
+    conv_bias: bool = True
+    time_step_limit: tuple[float, float] = (0.0, math.inf)
+    norm: bool = True
+    norm_groups: int = 1
+    norm_first: bool = False
+    norm_eps: float = 1e-5
+    act: str = "silu"
+
+
+class Mamba2(nn.Module):
+    """x (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, options: Mamba2Options):
+        super().__init__()
+        o = options
+        self._options = o
+        inner = o.num_heads * o.head_dim
+        convolved = inner + 2 * o.groups * o.state_size
+        self.conv1d = CausalConv(convolved, o.kernel, bias=o.conv_bias)
+        self.in_proj = Linear(o.hidden_size, inner + convolved + o.num_heads, bias=o.bias)
+        self.dt_bias = mx.ones((o.num_heads,))
+        self.A_log = mx.log(mx.arange(1, o.num_heads + 1, dtype=mx.float32))
+        self.D = mx.ones((o.num_heads,))
+        if o.norm:
+            self.norm = GatedRMSNorm(inner, o.norm_eps, groups=o.norm_groups, norm_first=o.norm_first)
+        self.out_proj = Linear(inner, o.hidden_size, bias=o.bias)
+
+    def state_spec(self) -> StateSpec:
+        """What the layer keeps for a sequence: the convolution's last inputs and the state space."""
+        o = self._options
+        return RecurrentSpec((self.conv1d.slot(), ArraySlot((o.num_heads, o.head_dim, o.state_size), mx.float32)))
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        o = self._options
+        inner, maps = o.num_heads * o.head_dim, o.groups * o.state_size
+        gate, mixed, dt = mx.split(self._project(x), [inner, 2 * inner + 2 * maps], axis=-1)
+        mixed, tail = self.conv1d(mixed, gather_slot(state, 0))
+        mixed = kernels.activation(mixed, o.act)
+        values, b, c = mx.split(mixed, [inner, inner + maps], axis=-1)
+        y, memory = kernels.selective_scan(
+            mx.unflatten(values, -1, (o.num_heads, o.head_dim)),
+            time_steps(dt, self.dt_bias, o.time_step_limit),
+            -mx.exp(self.A_log.astype(mx.float32)),
+            mx.unflatten(b, -1, (o.groups, o.state_size)),
+            mx.unflatten(c, -1, (o.groups, o.state_size)),
+            self.D,
+            gather_slot(state, 1),
+        )
+        scatter_slots(state, [tail, memory], x.shape[1])
+        y = y.flatten(2)
+        y = self.norm(y, gate) if o.norm else y * kernels.activation(gate, o.act)
+        return self.out_proj(y)
+
+    def _project(self, x: mx.array) -> mx.array:
+        """Gate, convolved part and time steps, side by side."""
+        return self.in_proj(x)
+
+
+@dataclass(frozen=True)
+class MambaOptions:
+    """Sizes and switches of one Mamba-1 layer.
+
+    Attributes:
+        inner_size: channels of the state space.
+        rank: of the projection that makes the time steps.
+    """
+
+    hidden_size: int
+    inner_size: int
+    state_size: int
+    rank: int
+    kernel: int
+    bias: bool = False
+    conv_bias: bool = True
+    act: str = "silu"
+
+
+class Mamba(nn.Module):
+    """x (B, L, D) -> (B, L, D); a family that norms the projected steps and maps overrides `normed`."""
+
+    def __init__(self, options: MambaOptions):
+        super().__init__()
+        o = options
+        self._options = o
+        self.in_proj = Linear(o.hidden_size, 2 * o.inner_size, bias=o.bias)
+        self.conv1d = CausalConv(o.inner_size, o.kernel, bias=o.conv_bias)
+        self.x_proj = Linear(o.inner_size, o.rank + 2 * o.state_size, bias=False)
+        self.dt_proj = Linear(o.rank, o.inner_size, bias=True)
+        steps = mx.arange(1, o.state_size + 1, dtype=mx.float32)
+        self.A_log = mx.broadcast_to(mx.log(steps), (o.inner_size, o.state_size))
+        self.D = mx.ones((o.inner_size,))
+        self.out_proj = Linear(o.inner_size, o.hidden_size, bias=o.bias)
+
+    def state_spec(self) -> StateSpec:
+        """What the layer keeps for a sequence: the convolution's last inputs and the state space."""
+        o = self._options
+        return RecurrentSpec((self.conv1d.slot(), ArraySlot((o.inner_size, o.state_size), mx.float32)))
+
+    def normed(self, dt: mx.array, b: mx.array, c: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """The compressed time steps (B, L, rank) and the maps (B, L, N), normalized where the family does so."""
+        return dt, b, c
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        o = self._options
+        values, gate = mx.split(self.in_proj(x), 2, axis=-1)
+        values, tail = self.conv1d(values, gather_slot(state, 0))
+        values = kernels.activation(values, o.act)
+        dt, b, c = self.normed(*mx.split(self.x_proj(values), [o.rank, o.rank + o.state_size], axis=-1))
+        y, memory = kernels.diagonal_scan(
+            values,
+            nn.softplus(self.dt_proj(dt).astype(mx.float32)),
+            -mx.exp(self.A_log.astype(mx.float32)),
+            b,
+            c,
+            self.D,
+            gather_slot(state, 1),
+        )
+        scatter_slots(state, [tail, memory], x.shape[1])
+        return self.out_proj(y * kernels.activation(gate, o.act))
+
+
+def time_steps(dt: mx.array, bias: mx.array, limit: tuple[float, float]) -> mx.array:
+    """softplus(dt + bias) within the limits, float32."""
+    dt = nn.softplus(dt.astype(mx.float32) + bias.astype(mx.float32))
+    return dt if limit[0] <= 0.0 and math.isinf(limit[1]) else mx.clip(dt, *limit)
