@@ -110,8 +110,7 @@ class BatchGenerator:
             if len(column) != len(prompts):
                 raise RequestError(f"Expected {len(prompts)} entries, one for each prompt; got {len(column)}.")
         requests = [
-            self._request(prompt, limit, *rest)
-            for prompt, limit, *rest in zip(prompts, limits, *filled, strict=True)
+            self._request(prompt, limit, *rest) for prompt, limit, *rest in zip(prompts, limits, *filled, strict=True)
         ]  # all are checked before any is admitted
         return [self._engine.add(request) for request in requests]
 

@@ -233,15 +233,13 @@ def context_length(model: nn.Module) -> int | None:
 def new_states(model: nn.Module, options: KVOptions = PLAIN_KV) -> list[State]:
     """Fresh states for one sequence; a model from elsewhere may make its own."""
     if hasattr(model, "state_specs"):
-        return [spec.create(options) for spec in model.state_specs()]  # type: ignore[operator]
+        return model.make_cache(options)  # type: ignore[operator]
     if hasattr(model, "make_cache"):
         return model.make_cache()  # type: ignore[operator]
     window = None if options.max_size is None else options.max_size - options.keep
     keep = 0 if window is None else options.keep
     return [
-        AttentionState(
-            window=window, keep=keep, bits=options.bits, group_size=options.group_size, start=options.start
-        )
+        AttentionState(window=window, keep=keep, bits=options.bits, group_size=options.group_size, start=options.start)
         for _ in model.layers  # type: ignore[union-attr]
     ]
 

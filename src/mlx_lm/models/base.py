@@ -5,7 +5,7 @@ here. The model does not know how it is scheduled, sampled or stored.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -17,7 +17,7 @@ from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec
 from .config import BaseModelArgs, DecoderArgs
 from .weights import COMMON_RULES, TEXT_TOWER_RULES, Drop, Rule, Weights, apply_rules
 
-__all__ = ["BaseModelArgs", "CausalLM", "DecoderArgs", "ModelNames", "layer_state"]
+__all__ = ["BaseModelArgs", "CausalLM", "DecoderArgs", "ModelNames", "layer_state", "state_dtype"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class CausalLM(nn.Module):
         super().__init__()
         self.args = args
         self.model_type = args.model_type
+        self._kv_dtype: mx.Dtype | None = None
         self._logit_scale = self.logit_scale(args)
         self._logit_softcap = self.logit_softcap(args)
         self[self.names.backbone] = self.backbone_type(self, args)
@@ -156,8 +157,23 @@ class CausalLM(nn.Module):
 
     def make_cache(self, options: KVOptions = PLAIN_KV) -> list[State]:
         """Fresh states for one sequence."""
+        if options.dtype is None and self._kv_dtype is not None:
+            options = replace(options, dtype=self._kv_dtype)
         return [spec.create(options) for spec in self.state_specs()]
+
+    def compute_in(self, dtype: mx.Dtype, kv_dtype: mx.Dtype | None = None) -> None:
+        """Computes in `dtype` whatever the weights are stored as, and keeps plain keys and values in `kv_dtype`."""
+        self[self.names.backbone][self.names.embed].output_dtype = dtype
+        self._kv_dtype = kv_dtype
 
     def sanitize(self, weights: Weights) -> Weights:
         """A checkpoint's tensors under this model's parameter names; idempotent."""
         return apply_rules(self.weight_rules(), weights)
+
+
+def state_dtype(model: nn.Module) -> mx.Dtype:
+    """The dtype that keys and values have: that of the embedding's output."""
+    for name, value in tree_flatten(model.parameters()):
+        if "embed" in name and mx.issubdtype(value.dtype, mx.floating):
+            return value.dtype
+    return mx.float32

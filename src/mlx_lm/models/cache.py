@@ -35,8 +35,7 @@ __all__ = [
 def make_prompt_cache(model: nn.Module, max_kv_size: int | None = None) -> list[Any]:
     """Fresh states for one sequence; `max_kv_size` limits the tokens that attention layers keep, the first 4 always."""
     if hasattr(model, "state_specs"):
-        options = KVOptions(max_size=max_kv_size)
-        return [spec.create(options) for spec in model.state_specs()]  # type: ignore[operator]
+        return model.make_cache(KVOptions(max_size=max_kv_size))  # type: ignore[operator]
     if hasattr(model, "make_cache"):
         return model.make_cache()  # type: ignore[operator]
     make = KVCache if max_kv_size is None else lambda: RotatingKVCache(max_kv_size, keep=4)

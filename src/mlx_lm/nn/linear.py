@@ -18,6 +18,10 @@ def _no_activation_quantization(quantize_input: bool) -> None:
         raise ValueError("Quantized activations are not supported by this layer.")
 
 
+def _cast(x: mx.array, dtype: mx.Dtype | None) -> mx.array:
+    return x if dtype is None else x.astype(dtype)
+
+
 class Linear(nn.Linear):
     """`x @ weight.T + bias`: weight (output_dims, input_dims), x (..., input_dims)."""
 
@@ -49,7 +53,15 @@ class QuantizedLinear(nn.QuantizedLinear):
 
 
 class Embedding(nn.Embedding):
-    """Rows of weight (num_embeddings, dims) by token id; `as_linear` is the tied output head."""
+    """Rows of weight (num_embeddings, dims) by token id; `as_linear` is the tied output head.
+
+    `output_dtype`, where it is set, is the dtype that a model computes in whatever its weights are stored as.
+    """
+
+    output_dtype: mx.Dtype | None = None
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return _cast(super().__call__(x), self.output_dtype)
 
     def as_linear(self, x: mx.array) -> mx.array:
         return kernels.matmul(x, self["weight"])
@@ -64,6 +76,11 @@ class Embedding(nn.Embedding):
 
 class QuantizedEmbedding(nn.QuantizedEmbedding):
     """`Embedding` with weights packed by `mx.quantize`."""
+
+    output_dtype: mx.Dtype | None = None
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return _cast(super().__call__(x), self.output_dtype)
 
     def as_linear(self, x: mx.array) -> mx.array:
         return kernels.quantized_matmul(

@@ -1,7 +1,7 @@
 """Quantization and conversion."""
 
 from .convert import convert, save
-from .quantize import bits_per_weight, dequantize_model, mixed_recipe, quantize_model, total_parameters
+from .quantize import bits_per_weight, dequantize_model, mixed_recipe, quantize_model
 
 __all__ = [
     "bits_per_weight",
@@ -10,5 +10,4 @@ __all__ = [
     "mixed_recipe",
     "quantize_model",
     "save",
-    "total_parameters",
 ]

@@ -13,6 +13,7 @@ from ..errors import RequestError
 from ..hub.save import copy_side_files, model_card, new_folder, save_config, save_weights
 from ..hub.upload import upload
 from ..models.build import quantization_of
+from ..models.describe import dense_parameters
 from ..models.load import check_config, load_files_tokenizer, load_model_files
 from .quantize import (
     Predicate,
@@ -21,7 +22,6 @@ from .quantize import (
     dequantize_model,
     mixed_recipe,
     quantize_model,
-    total_parameters,
 )
 
 __all__ = ["convert", "save"]
@@ -141,7 +141,7 @@ def _write(
     base = files.name if files.source == "hub" else None
     card = model_card(name, source=files.name, base=base, quantization=config.get("quantization"))
     (folder / "README.md").write_text(card, encoding="utf-8")
-    parameters = total_parameters(model)
+    parameters = dense_parameters(model)
     weights = dict(tree_flatten(model.parameters()))
     if donate:
         _forget(model)

@@ -9,6 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from ..errors import RequestError
+from ..models.describe import dense_parameters
 from ..nn import Embedding, Linear, QuantizedSwitchLinear, SwitchLinear
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
     "dequantize_model",
     "mixed_recipe",
     "quantize_model",
-    "total_parameters",
 ]
 
 Predicate = Callable[..., "bool | dict[str, Any]"]
@@ -139,19 +139,7 @@ def dequantize_model(model: nn.Module, dtype: mx.Dtype | None = None) -> nn.Modu
 def bits_per_weight(model: nn.Module) -> float:
     """Stored bits for each parameter of the dense model."""
     stored = sum(p.nbytes for _, p in tree_flatten(model.parameters()))
-    return stored * 8 / total_parameters(model)
-
-
-def total_parameters(model: nn.Module) -> int:
-    """Parameters of the dense model that a (possibly quantized) model stands for."""
-    total = 0
-    for _, module in tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module):
-        bits = getattr(module, "bits", None)
-        for name, value in module.parameters().items():
-            if not isinstance(value, mx.array) or (bits is not None and name in ("scales", "biases")):
-                continue
-            total += value.size * 32 // bits if bits is not None and name == "weight" else value.size
-    return total
+    return stored * 8 / dense_parameters(model)
 
 
 def cast_model(model: nn.Module, dtype: mx.Dtype) -> nn.Module:

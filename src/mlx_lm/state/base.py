@@ -30,6 +30,7 @@ class KVOptions:
     start: int = 0
     max_size: int | None = None
     keep: int = 4  # first tokens that a limited state never drops (https://arxiv.org/abs/2309.17453)
+    dtype: mx.Dtype | None = None  # of plain keys and values; None: as they are computed
 
 
 PLAIN_KV = KVOptions()

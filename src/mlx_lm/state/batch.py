@@ -28,9 +28,7 @@ def offsets(state: LayerState) -> int | mx.array:
     return values[0] if len(set(values)) == 1 else mx.array(values)
 
 
-def attend_states(
-    state: LayerState, keys: mx.array, values: mx.array, window: int | None = None
-) -> tuple[KVView, ...]:
+def attend_states(state: LayerState, keys: mx.array, values: mx.array, window: int | None = None) -> tuple[KVView, ...]:
     """Appends keys and values (B, Hkv, L, D) row by row and returns what the rows may look at.
 
     `window` is the layer's own; the narrower of it and a state's limit holds.

@@ -75,9 +75,7 @@ class TokenBuffer:
         if head == 0 or start <= head:
             new._parts = [p[:, :, (0 if start <= head else start) : self.length] for p in self._parts]
         else:
-            new._parts = [
-                mx.concatenate([p[:, :, :head], p[:, :, start : self.length]], axis=2) for p in self._parts
-            ]
+            new._parts = [mx.concatenate([p[:, :, :head], p[:, :, start : self.length]], axis=2) for p in self._parts]
         new.length = min(self.length, head + tail)
         return new
 

@@ -29,6 +29,7 @@ class AttentionState(State):
         bits: pack to this many bits (2, 3, 4, 5, 6 or 8), None for plain.
         group_size: quantization group, reduced to what divides the head size.
         start: tokens after which packing begins.
+        dtype: of plain keys and values; None keeps them as they are computed.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class AttentionState(State):
         bits: int | None = None,
         group_size: int = 64,
         start: int = 0,
+        dtype: mx.Dtype | None = None,
     ):
         if bits is not None and bits not in (2, 3, 4, 5, 6, 8):
             raise ValueError(f"kv_bits must be 2, 3, 4, 5, 6 or 8, not {bits}.")
@@ -49,6 +51,7 @@ class AttentionState(State):
         self.bits = bits
         self.group_size = group_size
         self.start = start
+        self.dtype = dtype
         first = bits if start <= 0 else None
         self._keys, self._values = TokenBuffer(first, group_size), TokenBuffer(first, group_size)
         self._offset = 0
@@ -68,6 +71,8 @@ class AttentionState(State):
         """Appends L tokens, keys (B, Hkv, L, Dk) and values (B, Hkv, L, Dv), and returns what they may look at."""
         if self.bits is not None and self._keys.bits is None and self._offset + keys.shape[2] > self.start:
             self.quantize(self.bits, self.group_size)
+        if self.dtype is not None and self._keys.bits is None:
+            keys, values = keys.astype(self.dtype), values.astype(self.dtype)
         self._drop_old(keys.shape[2])
         self._keys.append(keys)
         self._values.append(values)
@@ -109,9 +114,7 @@ class AttentionState(State):
         new.bits, new.group_size = bits, group_size
         return new
 
-    def make_mask(
-        self, N: int, return_array: bool = False, window_size: int | None = None
-    ) -> mx.array | str | None:
+    def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> mx.array | str | None:
         """The mask for N further tokens in the form that models written for mlx-lm pass to attention."""
         window = self.window if window_size is None else window_size
         total = min(self._keys.length, (self.window or self._keys.length) + self.keep + _SLACK) + N
@@ -202,7 +205,13 @@ class AttentionState(State):
     def _like(self) -> "AttentionState":
         new = AttentionState.__new__(type(self))
         AttentionState.__init__(
-            new, window=self.window, keep=self.keep, bits=self.bits, group_size=self.group_size, start=self.start
+            new,
+            window=self.window,
+            keep=self.keep,
+            bits=self.bits,
+            group_size=self.group_size,
+            start=self.start,
+            dtype=self.dtype,
         )
         return new
 
@@ -277,7 +286,9 @@ class KVSpec(StateSpec):
             return AttentionState(
                 window=window, keep=keep, bits=options.bits, group_size=options.group_size, start=options.start
             )
-        return KVCache() if window is None else RotatingKVCache(window + keep, keep)
+        state = KVCache() if window is None else RotatingKVCache(window + keep, keep)
+        state.dtype = options.dtype
+        return state
 
     def mismatch(self, state: State) -> str | None:
         if not isinstance(state, AttentionState):
