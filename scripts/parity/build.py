@@ -129,6 +129,11 @@ def _randomize(model: torch.nn.Module, family: Family) -> None:
     seen: set[int] = set()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
+            count = next((n for pattern, n in family.choices.items() if re.search(pattern, name)), 0)
+            if count:
+                generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+                order = [torch.randperm(count, generator=generator)[: tensor.shape[1]] for _ in tensor]
+                tensor.copy_(torch.stack(order))
             if tensor.data_ptr() in seen or not tensor.is_floating_point():
                 continue
             seen.add(tensor.data_ptr())

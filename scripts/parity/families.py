@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import dense, dense_more, gpt, hybrid, hybrid_more, moe, moe_more, nested, rare
+from . import dense, dense_more, gpt, hybrid, hybrid_more, moe, moe_more, nested, others, rare
 from .spec import Family
 
 __all__ = ["FAMILIES"]
@@ -17,6 +17,7 @@ _GROUPS = (
     hybrid_more.FAMILIES,
     nested.FAMILIES,
     rare.FAMILIES,
+    others.FAMILIES,
 )
 
 FAMILIES: dict[str, Family] = {family.directory: family for group in _GROUPS for family in group}

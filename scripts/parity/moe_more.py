@@ -205,7 +205,7 @@ FAMILIES = (
             "num_local_experts": 4,
             "num_experts_per_tok": 2,
             "num_hidden_layers": 1,
-            "router_jitter_noise": 0.01,
+            "router_jitter_noise": 0.3,
             "input_jitter_noise": 0.0,
         },
         {

@@ -7,7 +7,7 @@ from typing import Any
 from .hybrid import FAMILIES as _HYBRID
 from .spec import DROP, TINY, Family
 
-__all__ = ["FAMILIES"]
+__all__ = ["FAMILIES", "GEMMA4"]
 
 _NEXT = {k: v for k, v in _HYBRID[0].base.items() if not k.startswith(("num_experts", "moe_", "shared_"))}
 _MROPE = {
@@ -37,7 +37,7 @@ _GEMMA_ROPE = {
     "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
 }
-_GEMMA4 = {
+GEMMA4 = {
     **TINY,
     "num_hidden_layers": 2,
     "layer_types": ["sliding_attention", "full_attention"],
@@ -97,7 +97,7 @@ FAMILIES = (
     ),
     Family(
         "gemma4_text",
-        _GEMMA4,
+        GEMMA4,
         {
             "base": {"_hub": _GLOBAL_32},
             "k_eq_v": {
@@ -128,7 +128,7 @@ FAMILIES = (
     Family(
         "gemma4",
         {
-            "text_config": {**_GEMMA4, "hidden_size_per_layer_input": 32},
+            "text_config": {**GEMMA4, "hidden_size_per_layer_input": 32},
             "vision_config": {
                 "hidden_size": 8,
                 "intermediate_size": 8,

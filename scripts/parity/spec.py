@@ -49,15 +49,18 @@ Shape = tuple[int, ...]
 class Family:
     """One model type and the variants that together use every option transformers honours for it.
 
-    `base` and each variant are keyword arguments of the config class (nested dictionaries merge); later variants may
-    share tensors with earlier ones, which makes a variant that only changes an option cost little more than its logits.
-    A key with a leading underscore is for the generator: `_hub` (as `hub`), `_length`, and `_path_dependent` (why a
-    prompt in pieces cannot give the logits of the whole).
-    `hub` replaces or drops keys in the published spelling; `respell` may rewrite it whole. `extra` names tensors that
-    published checkpoints have and transformers ignores. `inert` lists variants that are expected to equal another one.
-    `gain` (pattern -> factor) spreads some tensors wider; tensors matching `mxfp4` take values that format can hold.
-    A `modern` family was published with transformers 5 rope settings; a `conditional` one is the text part of a
-    multimodal model. `published` repairs a state dict that transformers saves otherwise than it was published.
+    `base` and each variant are keyword arguments of the config class (nested dictionaries merge). A variant that only
+    changes options shares its tensors with an earlier one and costs little more than its logits. A key with a leading
+    underscore is for the generator: `_hub` (as `hub`), `_length`, and `_path_dependent` (why a prompt in pieces cannot
+    give the logits of the whole).
+
+    - `hub` replaces or drops keys in the published spelling; `respell` rewrites it whole. A `modern` family was
+      published with transformers 5 rope settings.
+    - `published` repairs a state dict that transformers saves otherwise than it was published; `extra` (variant ->
+      name -> shape) adds tensors that published checkpoints have and transformers ignores.
+    - `conditional`: the text part of a multimodal model. `inert` lists variants expected to equal another one.
+    - `gain` (pattern -> factor) spreads some tensors wider; tensors matching `mxfp4` take values that format can hold;
+      `choices` (pattern -> n) fills rows of integer tables with different numbers below n.
     """
 
     model_type: str
@@ -71,6 +74,7 @@ class Family:
     name: str = ""
     gain: Mapping[str, float] = field(default_factory=dict)
     mxfp4: tuple[str, ...] = ()
+    choices: Mapping[str, int] = field(default_factory=dict)
     modern: bool = False
     conditional: bool = False
     published: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
