@@ -33,6 +33,7 @@ class AttentionOptions:
         sinks: one learned extra logit a head.
         fused: one `qkv_proj` instead of three.
         gated: the query projection also gives a sigmoid gate on the output.
+        clip: queries, keys and values are limited to +- this.
     """
 
     hidden_size: int
@@ -50,6 +51,7 @@ class AttentionOptions:
     sinks: bool = False
     fused: bool = False
     gated: bool = False
+    clip: float | None = None
 
 
 class Attention(nn.Module):
@@ -110,6 +112,8 @@ class Attention(nn.Module):
             queries, gate = queries.flatten(2), gate.flatten(2)
         if o.qk_norm is not None and o.qk_norm_full:
             queries, keys = self[self.q_norm_name](queries), self[self.k_norm_name](keys)
+        if o.clip is not None:
+            queries, keys, values = (mx.clip(a, -o.clip, o.clip) for a in (queries, keys, values))
         queries, keys, values = (
             a.reshape(*x.shape[:2], -1, o.head_dim).transpose(0, 2, 1, 3) for a in (queries, keys, values)
         )
