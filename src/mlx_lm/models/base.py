@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
+from mlx.utils import tree_flatten
 
 from ..errors import ConfigError
 from ..nn import DecoderLayer, Embedding, Linear, RMSNorm
-from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec
+from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec, dtype_name
 from .config import BaseModelArgs, DecoderArgs
 from .weights import COMMON_RULES, TEXT_TOWER_RULES, Drop, Rule, Weights, apply_rules
 
@@ -74,7 +75,7 @@ class CausalLM(nn.Module):
         super().__init__()
         self.args = args
         self.model_type = args.model_type
-        self._kv_dtype: mx.Dtype | None = None
+        self._kv_dtype: str | None = None
         self._logit_scale = self.logit_scale(args)
         self._logit_softcap = self.logit_softcap(args)
         self[self.names.backbone] = self.backbone_type(self, args)
@@ -163,8 +164,8 @@ class CausalLM(nn.Module):
 
     def compute_in(self, dtype: mx.Dtype, kv_dtype: mx.Dtype | None = None) -> None:
         """Computes in `dtype` whatever the weights are stored as, and keeps plain keys and values in `kv_dtype`."""
-        self[self.names.backbone][self.names.embed].output_dtype = dtype
-        self._kv_dtype = kv_dtype
+        self[self.names.backbone][self.names.embed].output_dtype = dtype_name(dtype)
+        self._kv_dtype = None if kv_dtype is None else dtype_name(kv_dtype)
 
     def sanitize(self, weights: Weights) -> Weights:
         """A checkpoint's tensors under this model's parameter names; idempotent."""

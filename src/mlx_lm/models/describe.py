@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 
 from ..errors import UnsupportedError
 from ..hub import ModelFiles
-from ..state import PLAIN_KV, KVOptions, StateSpec
+from ..state import PLAIN_KV, KVOptions, StateSpec, dtype_name
 from .base import state_dtype
 from .load import load_model_files
 
@@ -73,7 +73,7 @@ def describe_model(model: nn.Module) -> ModelDescription:
         parameters=parameters,
         weight_bytes=stored,
         bits_per_weight=stored * 8 / max(parameters, 1),
-        dtype=_name(dtype),
+        dtype=dtype_name(dtype),
         layers=tuple(_groups(model, specs, dtype)),
         kv_bytes_per_token={k: v for k, v in per_token.items() if v is not None},
         state_bytes_fixed=sum(spec.bytes_fixed(dtype) for spec in specs),
@@ -118,7 +118,3 @@ def _at(specs: list[StateSpec], dtype: mx.Dtype, options: KVOptions, tokens: int
         return sum(spec.bytes(tokens, dtype, options) for spec in specs)
     except UnsupportedError:
         return None
-
-
-def _name(dtype: mx.Dtype) -> str:
-    return str(dtype).rsplit(".", 1)[-1]

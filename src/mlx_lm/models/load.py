@@ -11,7 +11,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map
 
 from .. import hub
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, RemoteCodeError
@@ -182,9 +181,8 @@ def _compute_on_cpu(model: CausalLM) -> None:
         model.compute_in(mx.float32, stored)
         return
     model.compute_in(mx.float32)
-    model.update(
-        tree_map(lambda w: w.astype(mx.float32) if w.dtype in half and w.size < 2**26 else w, model.parameters())
-    )
+    small = 2**26
+    model.apply(lambda w: w.astype(mx.float32) if w.dtype in half and w.size < small else w)
 
 
 def load_files_tokenizer(

@@ -18,8 +18,9 @@ def _no_activation_quantization(quantize_input: bool) -> None:
         raise ValueError("Quantized activations are not supported by this layer.")
 
 
-def _cast(x: mx.array, dtype: mx.Dtype | None) -> mx.array:
-    return x if dtype is None else x.astype(dtype)
+def _cast(x: mx.array, dtype: str | None) -> mx.array:
+    # A name, because MLX's dtypes cannot be pickled or deep-copied and models must.
+    return x if dtype is None else x.astype(getattr(mx, dtype))
 
 
 class Linear(nn.Linear):
@@ -58,7 +59,7 @@ class Embedding(nn.Embedding):
     `output_dtype`, where it is set, is the dtype that a model computes in whatever its weights are stored as.
     """
 
-    output_dtype: mx.Dtype | None = None
+    output_dtype: str | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
         return _cast(super().__call__(x), self.output_dtype)
@@ -77,7 +78,7 @@ class Embedding(nn.Embedding):
 class QuantizedEmbedding(nn.QuantizedEmbedding):
     """`Embedding` with weights packed by `mx.quantize`."""
 
-    output_dtype: mx.Dtype | None = None
+    output_dtype: str | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
         return _cast(super().__call__(x), self.output_dtype)

@@ -15,6 +15,7 @@ from ..hub.upload import upload
 from ..models.build import quantization_of
 from ..models.describe import dense_parameters
 from ..models.load import check_config, load_files_tokenizer, load_model_files
+from ..state import dtype_name
 from .quantize import (
     Predicate,
     bits_per_weight,
@@ -87,7 +88,7 @@ def convert(
             packed = False
         if target is not None and (not packed or dtype is not None):
             model = cast_model(model, target)
-            config["torch_dtype"] = str(target).rsplit(".", 1)[-1]
+            config["torch_dtype"] = dtype_name(target)
         if quantize:
             recipe = quant_predicate
             if isinstance(recipe, str):

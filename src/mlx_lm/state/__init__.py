@@ -1,7 +1,7 @@
 """What a sequence keeps: full, rotating, quantized, latent and recurrent states behind one protocol."""
 
 from .arrays import ArraysCache, ArraySlot, CacheList, ListSpec, NoSpec, RecurrentSpec
-from .base import PLAIN_KV, KVOptions, State, StateSpec
+from .base import PLAIN_KV, KVOptions, State, StateSpec, dtype_name
 from .batch import LayerState, attend_states, gather_slot, offsets, part, scatter_slots
 from .kv import AttentionState, KVCache, KVSpec, QuantizedKVCache, RotatingKVCache
 from .store import load_states, save_states
@@ -24,6 +24,7 @@ __all__ = [
     "State",
     "StateSpec",
     "attend_states",
+    "dtype_name",
     "gather_slot",
     "load_states",
     "offsets",

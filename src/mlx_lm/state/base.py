@@ -13,12 +13,12 @@ import mlx.core as mx
 
 from ..errors import CacheStateError
 
-__all__ = ["PLAIN_KV", "KVOptions", "State", "StateSpec", "dtype_bytes"]
+__all__ = ["PLAIN_KV", "KVOptions", "State", "StateSpec", "dtype_name"]
 
 
-def dtype_bytes(dtype: mx.Dtype) -> int:
-    """Bytes of one element of `dtype`."""
-    return dtype.size
+def dtype_name(dtype: mx.Dtype) -> str:
+    """The dtype's name in `mlx.core`: what is kept in objects that are copied or saved, which dtypes cannot be."""
+    return str(dtype).rsplit(".", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class KVOptions:
     start: int = 0
     max_size: int | None = None
     keep: int = 4  # first tokens that a limited state never drops (https://arxiv.org/abs/2309.17453)
-    dtype: mx.Dtype | None = None  # of plain keys and values; None: as they are computed
+    dtype: str | None = None  # of plain keys and values ("float16", ...); None: as they are computed
 
 
 PLAIN_KV = KVOptions()

@@ -40,7 +40,7 @@ class AttentionState(State):
         bits: int | None = None,
         group_size: int = 64,
         start: int = 0,
-        dtype: mx.Dtype | None = None,
+        dtype: str | None = None,
     ):
         if bits is not None and bits not in (2, 3, 4, 5, 6, 8):
             raise ValueError(f"kv_bits must be 2, 3, 4, 5, 6 or 8, not {bits}.")
@@ -72,7 +72,7 @@ class AttentionState(State):
         if self.bits is not None and self._keys.bits is None and self._offset + keys.shape[2] > self.start:
             self.quantize(self.bits, self.group_size)
         if self.dtype is not None and self._keys.bits is None:
-            keys, values = keys.astype(self.dtype), values.astype(self.dtype)
+            keys, values = keys.astype(getattr(mx, self.dtype)), values.astype(getattr(mx, self.dtype))
         self._drop_old(keys.shape[2])
         self._keys.append(keys)
         self._values.append(values)
