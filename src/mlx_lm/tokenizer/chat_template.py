@@ -46,7 +46,9 @@ class ChatTemplate:
             return build_environment().from_string(self.source)
         except TemplateError as error:
             line = getattr(error, "lineno", None)
-            raise ChatTemplateError(f"The chat template is malformed{f' (line {line})' if line else ''}: {error}") from error
+            raise ChatTemplateError(
+                f"The chat template is malformed{f' (line {line})' if line else ''}: {error}"
+            ) from error
         except (RecursionError, MemoryError, SyntaxError, ValueError, OverflowError) as error:
             raise ChatTemplateError(f"The chat template can't be compiled: {error}") from error
 
@@ -151,7 +153,7 @@ def _reasoning_aliases(message: dict[str, Any]) -> dict[str, Any]:
 def _tool_schema(tool: Any) -> Any:
     if callable(tool) and not hasattr(tool, "model_dump"):
         try:
-            from transformers.utils import get_json_schema
+            from transformers.utils import get_json_schema  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ChatTemplateError(
                 "A Python function as a tool needs transformers to read its signature; pass its JSON schema instead."
@@ -228,7 +230,9 @@ def find_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
             value = json.loads(_read(processor))
         except ValueError as error:
             raise TokenizerError(f"{processor}: not valid JSON: {error}") from error
-        templates.update(named_templates(value.get("chat_template") if isinstance(value, dict) else value, str(processor)))
+        templates.update(
+            named_templates(value.get("chat_template") if isinstance(value, dict) else value, str(processor))
+        )
     templates.update(named_templates(config.get("chat_template"), f"{folder / 'tokenizer_config.json'}"))
     if (folder / "chat_template.jinja").is_file():
         templates["default"] = _read(folder / "chat_template.jinja")

@@ -16,7 +16,7 @@ from typing import Any
 
 from mlx_lm.errors import TokenizerError
 
-__all__ = ["SPECIAL_NAMES", "Encoded", "FastTokenizer", "token_text"]
+__all__ = ["SPECIAL_NAMES", "Encoded", "FastTokenizer", "max_length", "side", "token_text"]
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 UNLIMITED = int(1e30)  # what transformers writes for a tokenizer without a limit
@@ -30,6 +30,22 @@ def token_text(token: Any) -> str | None:
     if text is not None and not isinstance(text, str):
         raise TokenizerError(f"A special token must be a string, not {text!r}.")
     return text
+
+
+def max_length(value: Any) -> int:
+    """`model_max_length` of a config; without one there is no limit."""
+    if value is None:
+        return UNLIMITED
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise TokenizerError(f"modelmax_length must be a positive number, not {value!r}.")
+    return int(value)
+
+
+def side(value: Any) -> str:
+    """`truncation_side` or `padding_side` of a config."""
+    if value not in ("left", "right"):
+        raise TokenizerError(f"truncation_side and padding_side must be 'left' or 'right', not {value!r}.")
+    return value
 
 
 class Encoded(dict[str, Any]):
@@ -149,9 +165,10 @@ class FastTokenizer:
         return True
 
     def get_vocab(self) -> dict[str, int]:
-        if self._vocab is None:
-            self._vocab = self.backend_tokenizer.get_vocab(with_added_tokens=True)
-        return dict(self._vocab)
+        vocab = self._vocab
+        if vocab is None:
+            vocab = self._vocab = self.backend_tokenizer.get_vocab(with_added_tokens=True)
+        return dict(vocab or {})
 
     @property
     def vocab(self) -> dict[str, int]:
@@ -300,7 +317,7 @@ class FastTokenizer:
 
     def to_transformers(self) -> Any:
         """A transformers `PreTrainedTokenizerFast` over a copy of the same tokenizer. Needs transformers."""
-        from transformers import PreTrainedTokenizerFast
+        from transformers import PreTrainedTokenizerFast  # pyright: ignore[reportMissingImports]
 
         templates = dict(self.chat_templates)
         template: Any = templates["default"] if list(templates) == ["default"] else (templates or None)

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlx_lm.errors import TokenizerError
 from mlx_lm.tokenizer.bytelevel import byte_level_bpe, pre_tokenizer_for
-from mlx_lm.tokenizer.fast import FastTokenizer
+from mlx_lm.tokenizer.fast import FastTokenizer, max_length, side
 from mlx_lm.tokenizer.source import add_bos_eos
 from mlx_lm.tokenizer.spm import BPE, BYTE, CONTROL, NORMAL, UNIGRAM, UNKNOWN, USER_DEFINED, SpmModel, spm_backend
 from mlx_lm.tokenizer.wrapper import TokenizerWrapper
@@ -34,7 +34,7 @@ _SPECIAL_IDS = {
 }
 # Files often name only one end token, while chat models end a turn with another (the same list as llama.cpp's).
 _END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>")
-_END_OF_TURN += ("<|eom_id|>", "<EOT>", "_<EOT>", "<｜end▁of▁sentence｜>", "<|end_of_text|>", "<turn|>")
+_END_OF_TURN += ("<|eom_id|>", "<EOT>", "_<EOT>", "<｜end▁of▁sentence｜>", "<|end_of_text|>", "<turn|>")  # noqa: RUF001
 
 
 def tokenizer_from_gguf(
@@ -61,10 +61,10 @@ def tokenizer_from_gguf(
         special=special,
         extra_special=[token for token, t in zip(tokens, types, strict=True) if t == CONTROL],
         chat_templates=_templates(metadata, config),
-        truncation_side=config.get("truncation_side", "right"),
-        padding_side=config.get("padding_side", "left"),
+        truncation_side=side(config.get("truncation_side", "right")),
+        padding_side=side(config.get("padding_side", "left")),
         init_kwargs=config,
-        **({"model_max_length": int(config["model_max_length"])} if config.get("model_max_length") else {}),
+        model_max_length=max_length(config.get("model_max_length")),
     )
     bos = config.get("add_bos_token", metadata.get(_PREFIX + "add_bos_token", add_bos))
     eos = config.get("add_eos_token", metadata.get(_PREFIX + "add_eos_token", kind == "t5"))
@@ -102,7 +102,9 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]
     for line in _strings(metadata, "merges"):
         left, space, right = line.partition(" ")
         if not space or left + right not in vocab or left not in vocab or right not in vocab:
-            raise TokenizerError(f"GGUF: tokenizer.ggml.merges: {line!r:.80} joins tokens that are not in the vocabulary.")
+            raise TokenizerError(
+                f"GGUF: tokenizer.ggml.merges: {line!r:.80} joins tokens that are not in the vocabulary."
+            )
         if left + right not in whole:
             merges.append((left, right))
     return byte_level_bpe(vocab, merges, plan, "GGUF", added=added), plan.add_bos

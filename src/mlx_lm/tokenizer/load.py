@@ -18,7 +18,7 @@ from typing import Any
 
 from mlx_lm.errors import RemoteCodeError, TokenizerError
 from mlx_lm.tokenizer.chat_template import find_templates
-from mlx_lm.tokenizer.fast import SPECIAL_NAMES, UNLIMITED, FastTokenizer, token_text
+from mlx_lm.tokenizer.fast import SPECIAL_NAMES, FastTokenizer, max_length, side, token_text
 from mlx_lm.tokenizer.source import Source, add_bos_eos, build
 from mlx_lm.tokenizer.wrapper import TokenizerWrapper
 
@@ -165,9 +165,9 @@ def _dress(source: Source, folder: Path, config: Mapping[str, Any]) -> FastToken
             special=special,
             extra_special=extra or (),
             chat_templates=find_templates(folder, config),
-            model_max_length=_max_length(config.get("model_max_length")),
-            truncation_side=_side(config.get("truncation_side", "right")),
-            padding_side=_side(config.get("padding_side", "left")),
+            model_max_length=max_length(config.get("model_max_length")),
+            truncation_side=side(config.get("truncation_side", "right")),
+            padding_side=side(config.get("padding_side", "left")),
             name_or_path=str(folder),
             init_kwargs=config,
         )
@@ -179,20 +179,6 @@ def _dress(source: Source, folder: Path, config: Mapping[str, Any]) -> FastToken
         bos, eos = config.get("add_bos_token", source.add_bos), config.get("add_eos_token", source.add_eos)
         add_bos_eos(backend, tokenizer.special_tokens_map, bool(bos), bool(eos))
     return tokenizer
-
-
-def _max_length(value: Any) -> int:
-    if value is None:
-        return UNLIMITED
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise TokenizerError(f"model_max_length must be a positive number, not {value!r}.")
-    return int(value)
-
-
-def _side(value: Any) -> str:
-    if value not in ("left", "right"):
-        raise TokenizerError(f"truncation_side and padding_side must be 'left' or 'right', not {value!r}.")
-    return value
 
 
 def _add_tokens(backend: Any, decoder: Mapping[str, Any]) -> None:
@@ -227,7 +213,7 @@ def _load_transformers(
             f"{folder}: found no tokenizer.json, SentencePiece, tiktoken or byte-level vocabulary ({kind}). "
             "If the model has one of another kind, `pip install transformers` and try again."
         )
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer  # pyright: ignore[reportMissingImports]
 
     try:
         return AutoTokenizer.from_pretrained(str(folder), **overrides, trust_remote_code=trust_remote_code)

@@ -23,7 +23,7 @@ _GEMMA_CHANNEL = ("<|channel>", "<channel|>")  # Gemma 4: the channel's name fol
 
 _TOOL_CALLS = (
     ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
-    ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+    ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),  # noqa: RUF001
     ("<minimax:tool_call>", "</minimax:tool_call>"),
     ("<longcat_tool_call>", "</longcat_tool_call>"),
     ("<start_function_call>", "<end_function_call>"),

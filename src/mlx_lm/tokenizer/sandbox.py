@@ -86,8 +86,7 @@ class Budget:
         if isinstance(value, str | bytes):
             return len(value)
         if isinstance(value, int):
-            if value.bit_length() > MAX_INT_BITS:
-                raise ChatTemplateError("The chat template made an integer of more than 4,096 bits.")
+            _bits(value.bit_length())
             return 8
         if not isinstance(value, list | tuple | Mapping | MappingView):
             return 8
@@ -122,6 +121,11 @@ class _CountedIterable:
         return len(self._values)
 
 
+def _bits(count: int) -> None:
+    if count > MAX_INT_BITS:
+        raise ChatTemplateError("The chat template made an integer of more than 4,096 bits.")
+
+
 def _width(value: Any) -> None:
     if isinstance(value, int) and abs(value) > MAX_WIDTH:
         raise ChatTemplateError(f"The chat template asked for a width of {value:,}; the limit is {MAX_WIDTH:,}.")
@@ -150,7 +154,7 @@ def _check_method(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: di
         for value in (*args, *kwargs.values()):
             _width(value)
         if name == "expandtabs" and isinstance(owner, str):
-            budget.allow(len(owner) + owner.count("\t") * int(next((*args, *kwargs.values()), 8)))
+            budget.allow(len(owner) + owner.count("\t") * int(next(iter((*args, *kwargs.values())), 8)))
     elif name == "replace" and len(args) >= 2:
         _check_replace(budget, owner, args[0], args[1])
     elif name == "join" and args:
@@ -214,11 +218,10 @@ def _checked_binop(budget: Budget, operator: str, left: Any, right: Any) -> None
         for sequence, count in ((left, right), (right, left)):
             if isinstance(sequence, str | bytes | list | tuple) and isinstance(count, int):
                 budget.allow(budget.size(sequence) * max(count, 0))
-        if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > MAX_INT_BITS:
-            raise ChatTemplateError("The chat template made an integer of more than 4,096 bits.")
+        if isinstance(left, int) and isinstance(right, int):
+            _bits(left.bit_length() + right.bit_length())
     elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-        if left.bit_length() * max(right, 0) > MAX_INT_BITS:
-            raise ChatTemplateError("The chat template made an integer of more than 4,096 bits.")
+        _bits(left.bit_length() * max(right, 0))
 
 
 def _tojson(
@@ -344,7 +347,7 @@ def _environment_class() -> type[ImmutableSandboxedEnvironment]:
             _checked_binop(budget, operator, left, right)
             return budget.measured(super().call_binop(context, operator, left, right))
 
-        def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
             budget = _ACTIVE.get()
             budget.tick(4)
             owner = getattr(__obj, "__self__", None)

@@ -144,8 +144,11 @@ def spm_merges(pieces: Sequence[str], scores: Sequence[float], mergeable: Sequen
     merges: list[tuple[str, str]] = []
     for i in order:
         piece = pieces[i]
-        pairs = [(piece[:k], piece[k:]) for k in range(len(piece) - 1, 0, -1) if piece[:k] in known and piece[k:] in known]
-        merges += _leftmost_first(pairs) if len(pairs) > 1 else pairs
+        pairs = [
+            (piece[:k], piece[k:]) for k in range(len(piece) - 1, 0, -1) if piece[:k] in known and piece[k:] in known
+        ]
+        overlap = len(pairs) > 1 and not {left for left, _ in pairs}.isdisjoint(right for _, right in pairs)
+        merges += _leftmost_first(pairs) if overlap else pairs
     return merges
 
 
@@ -187,7 +190,9 @@ def spm_backend(model: SpmModel, where: str, legacy: bool = True) -> Any:
             backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
         steps: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
         backend.decoder = decoders.Sequence(steps + [decoders.Strip(" ", 1, 0)] * model.add_dummy_prefix)
-        whole = [(p, k) for p, k in zip(model.pieces, model.types, strict=True) if k in (CONTROL, UNKNOWN, USER_DEFINED)]
+        whole = [
+            (p, k) for p, k in zip(model.pieces, model.types, strict=True) if k in (CONTROL, UNKNOWN, USER_DEFINED)
+        ]
         backend.add_tokens([AddedToken(p, special=k != USER_DEFINED, normalized=False) for p, k in whole if p])
         return backend
 

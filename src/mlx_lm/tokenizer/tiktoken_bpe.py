@@ -1,7 +1,8 @@
 """tiktoken vocabularies (base64 token and rank on each line) and Mistral's tekken.json, converted to `tokenizers`.
 
 Contract: the converted tokenizer gives the ids that tiktoken gives with the same ranks, pattern and special tokens.
-tiktoken joins the neighbours whose union has the lowest rank; a byte-level BPE needs the pairs themselves, so they are derived
+tiktoken joins the neighbours whose union has the lowest rank; a byte-level BPE needs the pairs themselves, so they are
+derived
 from the ranks.
 
 A file says nothing about its word pattern and special tokens. They follow from tokenizer_config.json and, for the
@@ -119,7 +120,9 @@ def derive_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     return merges
 
 
-def _backend(ranks: Mapping[bytes, int], kind: str | PreTokenizer, added: Sequence[str], where: str, shift: int = 0) -> Any:
+def _backend(
+    ranks: Mapping[bytes, int], kind: str | PreTokenizer, added: Sequence[str], where: str, shift: int = 0
+) -> Any:
     """`added` tokens follow the ranks, or come first where `shift` leaves room for them."""
     table = {byte: character for byte, character in enumerate(byte_alphabet())}
 

@@ -19,8 +19,8 @@ from mlx_lm.errors import ChatTemplateError, TokenizerError
 from mlx_lm.tokenizer.chat_template import ChatTemplate, choose_template, named_templates
 from mlx_lm.tokenizer.detokenize import (
     NaiveStreamingDetokenizer,
-    SPMStreamingDetokenizer,
     SpmDecoder,
+    SPMStreamingDetokenizer,
     StreamingDetokenizer,
     read_decoder,
 )
@@ -68,7 +68,7 @@ class TokenizerWrapper:
         self._detokenizer_class = detokenizer_class
         self._prototype: Any = None
         self._compiled: dict[str, ChatTemplate] = {}
-        self._thinking: tuple[str, str] | None | bool = False  # False: not looked up yet
+        self._thinking: tuple[str, str] | bool | None = False  # False: not looked up yet
         self._tool_calls = None if tool_call_start is None else (tool_call_start, tool_call_end or "")
         self._tool_parser = tool_parser
         self.eos_token_ids = eos_token_ids
@@ -201,7 +201,9 @@ class TokenizerWrapper:
         `has_thinking` unless given. Raises ChatTemplateError.
         """
         if return_dict or kwargs.pop("return_tensors", None) is not None:
-            raise ChatTemplateError("apply_chat_template gives token ids or text: return_dict and return_tensors can't be set.")
+            raise ChatTemplateError(
+                "apply_chat_template gives token ids or text: return_dict and return_tensors can't be set."
+            )
         if conversation and isinstance(conversation[0], list | tuple):
             options = {"truncation": truncation, "max_length": max_length, **kwargs}
             shared = (tools, documents, chat_template, add_generation_prompt, continue_final_message, tokenize)
