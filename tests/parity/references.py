@@ -22,7 +22,7 @@ __all__ = ["ROOT", "Reference", "all_references", "load_reference"]
 ROOT = Path(__file__).resolve().parent / "references"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reference:
     """One tiny checkpoint and what transformers computes from it.
 
@@ -40,6 +40,9 @@ class Reference:
     ids: mx.array
     logits: mx.array
     path_dependent: str
+
+    def __repr__(self) -> str:
+        return f"Reference({self.family}/{self.variant})"
 
     def config(self, spelling: str) -> dict[str, Any]:
         """A fresh copy of the config: "v5" as transformers 5 saves it, "hub" as published checkpoints spell it."""
