@@ -209,6 +209,10 @@ class DecoderArgs(BaseModelArgs):
         """Positions that a query of layer `index` sees, itself included; None for all."""
         return None
 
+    def layer_rope(self, index: int) -> RopeParameters:
+        """The rotary embedding of layer `index`."""
+        return self.rope_parameters()
+
     def rope_parameters(self, layer_type: str | None = None) -> RopeParameters:
         """The rotary embedding, for families that have several, of one layer type."""
         theta, partial, scaling = (self.rope_theta, getattr(self, "partial_rotary_factor", 1.0), self.rope_scaling)

@@ -9,11 +9,22 @@ from typing import Any, ClassVar
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import PRE_NORM, Attention, AttentionOptions, DecoderLayer, GatedMLP, LayerNames, RMSNorm, Rope, make_rope
+from ..nn import (
+    PRE_NORM,
+    Attention,
+    AttentionOptions,
+    DecoderLayer,
+    GatedMLP,
+    LayerNames,
+    RMSNorm,
+    Rope,
+    RopeParameters,
+    make_rope,
+)
 from .base import CausalLM
-from .config import DecoderArgs
+from .config import DecoderArgs, rope_parameters
 
-__all__ = ["DenseModel", "SlidingArgs"]
+__all__ = ["DenseModel", "SlidingArgs", "TwoRopeArgs"]
 
 
 @dataclass
@@ -58,10 +69,24 @@ class SlidingArgs(DecoderArgs):
         return self.sliding_window if self.layer_type(index) == "sliding_attention" else None
 
 
+@dataclass
+class TwoRopeArgs(SlidingArgs):
+    """Sliding layers have a rope of their own, without scaling."""
+
+    rope_local_base_freq: float | None = None
+
+    def layer_rope(self, index: int) -> RopeParameters:
+        kind = self.layer_type(index)
+        if self.rope_by_layer_type is not None or kind == "full_attention":
+            return self.rope_parameters(kind)
+        return rope_parameters(self.rope_local_base_freq or self.rope_theta, 1.0, None, self.max_position_embeddings)
+
+
 class DenseModel(CausalLM):
     """x + attention(norm(x)), then x + feed_forward(norm(x)); families replace class attributes and methods."""
 
     layer_names: ClassVar[LayerNames] = PRE_NORM
+    traditional_rope: ClassVar[bool] = False  # rotate neighbouring features instead of the two halves
     attention_type: ClassVar[type[Attention]] = Attention
 
     @classmethod
@@ -74,6 +99,7 @@ class DenseModel(CausalLM):
             norm=lambda: cls.norm(args),
             names=cls.names_at(args, index),
             residual_scale=cls.residual_scale(args),
+            parallel=cls.parallel(args),
         )
 
     @classmethod
@@ -104,7 +130,7 @@ class DenseModel(CausalLM):
 
     @classmethod
     def rope(cls, args: Any, index: int) -> Rope | None:
-        return make_rope(args.heads[2], args.rope_parameters())
+        return make_rope(args.heads[2], args.layer_rope(index), traditional=cls.traditional_rope)
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
@@ -122,3 +148,7 @@ class DenseModel(CausalLM):
     @classmethod
     def residual_scale(cls, args: Any) -> float:
         return 1.0
+
+    @classmethod
+    def parallel(cls, args: Any) -> bool:
+        return False

@@ -5,14 +5,14 @@ from functools import partial
 from typing import Any
 
 from ..errors import ConfigError
-from ..nn import AttentionOptions, RMSNorm, Rope, make_rope
-from .config import rope_parameters
+from ..nn import AttentionOptions, RMSNorm
+from .dense import TwoRopeArgs
 from .gemma2 import Model as Gemma2
 from .gemma2 import ModelArgs as Gemma2Args
 
 
 @dataclass
-class ModelArgs(Gemma2Args):
+class ModelArgs(TwoRopeArgs, Gemma2Args):
     """Published text configs leave out what equals the defaults."""
 
     hidden_size: int = field(default=2304, kw_only=True)
@@ -24,7 +24,7 @@ class ModelArgs(Gemma2Args):
     max_position_embeddings: int = 131072
     sliding_window_pattern: int | None = 6
     rope_theta: float = field(default=1000000.0, kw_only=True)
-    rope_local_base_freq: float = 10000.0
+    rope_local_base_freq: float | None = 10000.0
     final_logit_softcapping: float | None = None
     use_bidirectional_attention: bool | None = False
 
@@ -40,10 +40,3 @@ class Model(Gemma2):
     def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
         norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
         return super().attention_options(args, index, qk_norm=norm, **changes)
-
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope:
-        kind, head_dim = args.layer_type(index), args.heads[2]
-        if args.rope_by_layer_type is not None or kind == "full_attention":
-            return make_rope(head_dim, args.rope_parameters(kind))
-        return make_rope(head_dim, rope_parameters(args.rope_local_base_freq, 1.0, None, args.max_position_embeddings))

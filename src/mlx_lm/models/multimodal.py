@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 from mlx import nn
 
-from ..state import LayerState, StateSpec
+from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec
 from .base import CausalLM
 from .weights import Drop, Rename, Rule
 
@@ -46,6 +46,12 @@ class TextTower(CausalLM):
 
     def logits(self, hidden: mx.array) -> mx.array:
         return self.language_model.logits(hidden)
+
+    def make_cache(self, options: KVOptions = PLAIN_KV) -> list[State]:
+        return self.language_model.make_cache(options)
+
+    def compute_in(self, dtype: mx.Dtype, kv_dtype: mx.Dtype | None = None) -> None:
+        self.language_model.compute_in(dtype, kv_dtype)
 
     def state_specs(self) -> list[StateSpec]:
         return self.language_model.state_specs()

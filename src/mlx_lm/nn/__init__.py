@@ -3,11 +3,13 @@
 from .attention import Attention, AttentionOptions
 from .conv import CausalConv, ShortConv
 from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer
+from .gated_delta import DeltaOptions, GatedDelta, delta_state_dtype, unit_heads
 from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLinear
 from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
 from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
 from .mlp import MLP, GatedMLP
 from .moe import MoE, Routing, SwitchGLU, route
+from .mtp import NextTokenHead
 from .norm import GatedRMSNorm, LayerNorm, RMSNorm
 from .rope import Rope, RopeParameters, make_rope
 
@@ -20,10 +22,13 @@ __all__ = [
     "AttentionOptions",
     "CausalConv",
     "DecoderLayer",
+    "DeltaOptions",
     "Embedding",
+    "GatedDelta",
     "GatedMLP",
     "GatedRMSNorm",
     "HeadLinear",
+    "HeadNorm",
     "LatentAttention",
     "LatentOptions",
     "LayerNames",
@@ -35,6 +40,7 @@ __all__ = [
     "MambaOptions",
     "Mixer",
     "MoE",
+    "NextTokenHead",
     "QuantizedEmbedding",
     "QuantizedHeadLinear",
     "QuantizedLinear",
@@ -46,6 +52,8 @@ __all__ = [
     "ShortConv",
     "SwitchGLU",
     "SwitchLinear",
+    "delta_state_dtype",
     "make_rope",
     "route",
+    "unit_heads",
 ]

@@ -63,3 +63,15 @@ class GatedRMSNorm(nn.Module):
             x = kernels.rms_norm(x, None, self.eps)
         x = x * self.weight
         return (x * gate if self.norm_first else x).astype(dtype)
+
+
+class HeadNorm(nn.Module):
+    """A layer norm with a weight of its own for each head, (H, D), of x (B, H, L, D)."""
+
+    def __init__(self, num_heads: int, head_dim: int, eps: float):
+        super().__init__()
+        self.weight = mx.ones((num_heads, head_dim))
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return kernels.layer_norm(x, None, None, self.eps) * self.weight[:, None]

@@ -1,0 +1,52 @@
+"""Command R: one norm feeds attention and feed-forward in parallel. https://huggingface.co/CohereLabs/c4ai-command-r-v01."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import mlx.nn as nn
+
+from ..nn import Attention, AttentionOptions, HeadNorm, LayerNames, LayerNorm
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    layer_norm_eps: float = 1e-5
+    logit_scale: float = 0.0625
+    attention_bias: bool = False
+    use_qk_norm: bool = False
+    max_position_embeddings: int = 8192
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+
+
+class HeadNorms(Attention):
+    def __init__(self, options: AttentionOptions):
+        super().__init__(options)
+        if options.qk_norm is not None:
+            self.q_norm = HeadNorm(options.num_heads, options.head_dim, self.q_norm.eps)
+            self.k_norm = HeadNorm(options.num_kv_heads, options.head_dim, self.k_norm.eps)
+
+
+class Model(DenseModel):
+    attention_type = HeadNorms
+    layer_names = LayerNames(pre_feed_forward=None)
+    traditional_rope = True
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        norm = partial(LayerNorm, eps=args.layer_norm_eps) if getattr(args, "use_qk_norm", False) else None
+        return super().attention_options(args, index, qk_norm=norm, **changes)
+
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return LayerNorm(args.hidden_size, args.layer_norm_eps, bias=False)
+
+    @classmethod
+    def parallel(cls, args: Any) -> bool:
+        return True
+
+    @staticmethod
+    def logit_scale(args: Any) -> float:
+        return args.logit_scale

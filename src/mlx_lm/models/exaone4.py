@@ -1,0 +1,40 @@
+"""EXAONE 4: norms after the branches; full layers have no rope where others slide. https://arxiv.org/abs/2507.11407."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ..nn import POST_NORM, AttentionOptions, RMSNorm, Rope
+from .dense import DenseModel, SlidingArgs
+
+
+@dataclass
+class ModelArgs(SlidingArgs):
+    rms_norm_eps: float = 1e-5
+    sliding_window: int | None = 4096
+    sliding_window_pattern: int | str | None = 4  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        pattern = self.sliding_window_pattern
+        if self.sliding_window is None:
+            self.layer_types = None
+        elif self.layer_types is None and isinstance(pattern, str) and pattern:  # such as "LLLG"
+            kinds = {"L": "sliding_attention", "G": "full_attention"}
+            letters = [pattern[i % len(pattern)] for i in range(self.num_hidden_layers)]
+            self.layer_types = [kinds.get(letter, letter) for letter in letters]
+        counts = self.sliding_window is not None and self.layer_types is None and isinstance(pattern, int)
+        self.sliding_window_pattern = (pattern or None) if counts else None
+        super().__post_init__()
+
+
+class Model(DenseModel):
+    layer_names = POST_NORM
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        slides = args.sliding_window is None or args.layer_type(index) == "sliding_attention"
+        return super().rope(args, index) if slides else None

@@ -1,0 +1,42 @@
+"""Granite: multipliers on embeddings, scores, residuals and logits. Source: https://arxiv.org/abs/2405.04324."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from ..nn import AttentionOptions
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    embedding_multiplier: float = 1.0
+    attention_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logits_scaling: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.logits_scaling == 0:
+            raise ConfigError("config.json: logits_scaling must not be 0.")
+
+
+class Model(DenseModel):
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, scale=args.attention_multiplier, **changes)
+
+    @classmethod
+    def residual_scale(cls, args: Any) -> float:
+        return args.residual_multiplier
+
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return args.embedding_multiplier
+
+    @staticmethod
+    def logit_scale(args: Any) -> float:
+        return 1 / args.logits_scaling

@@ -1,0 +1,23 @@
+"""Seed-OSS: Llama with biases on queries, keys and values. Source: https://huggingface.co/ByteDance-Seed/Seed-OSS-36B-Base."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..nn import AttentionOptions
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    head_dim: int | None = 128
+    attention_bias: bool = True
+    attention_out_bias: bool = False
+    mlp_bias: bool = False
+    max_position_embeddings: int = 524288
+
+
+class Model(DenseModel):
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, out_bias=args.attention_out_bias, **changes)
