@@ -1,0 +1,179 @@
+"""Qwen3-Next: gated delta layers, gated attention, experts beside a shared one, a next-token head.
+
+Sources: https://arxiv.org/abs/2412.06464, https://arxiv.org/abs/2505.06708, https://arxiv.org/abs/2412.19437.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import (
+    AttentionOptions,
+    DecoderLayer,
+    DeltaOptions,
+    GatedDelta,
+    GatedMLP,
+    LayerNames,
+    MoE,
+    NextTokenHead,
+    RMSNorm,
+    Routing,
+    SwitchGLU,
+)
+from ..state import KVOptions, LayerState, State
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Rule, Transform, Weights, conv_layout, expert_rules
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {"num_local_experts": "num_experts"}
+    head_dim: int | None = field(default=256, kw_only=True)
+    max_position_embeddings: int = field(default=32768, kw_only=True)
+    partial_rotary_factor: float = 0.25
+    attention_bias: bool = False
+    full_attention_interval: int = 4
+    layer_types: list[str] | None = None
+    linear_conv_kernel_dim: int = 4
+    linear_key_head_dim: int = 128
+    linear_value_head_dim: int = 128
+    linear_num_key_heads: int = 16
+    linear_num_value_heads: int = 32
+    num_experts: int = 512
+    num_experts_per_tok: int = 10
+    moe_intermediate_size: int = 512
+    shared_expert_intermediate_size: int = 512
+    decoder_sparse_step: int = 1
+    mlp_only_layers: list[int] = field(default_factory=list)
+    norm_topk_prob: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer_types is None:
+            every = self.full_attention_interval
+            kinds = ("linear_attention", "full_attention")
+            self.layer_types = [kinds[(i + 1) % every == 0] for i in range(self.num_hidden_layers)]
+        unknown = set(self.layer_types) - {"linear_attention", "full_attention"}
+        if unknown or len(self.layer_types) != self.num_hidden_layers:
+            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {self.layer_types!r}.")
+        if self.linear_num_value_heads % self.linear_num_key_heads:
+            raise ConfigError("config.json: linear_num_value_heads must be a multiple of linear_num_key_heads.")
+
+    def is_linear(self, index: int) -> bool:
+        return self.layer_types is not None and self.layer_types[index] == "linear_attention"
+
+    def has_experts(self, index: int) -> bool:
+        sparse = self.num_experts > 0 and (index + 1) % self.decoder_sparse_step == 0
+        return sparse and index not in self.mlp_only_layers
+
+
+@dataclass(frozen=True)
+class AddOne:
+    """Published norms are stored around 0 and applied as 1 + weight; mlx-lm's checkpoints hold 1 + weight.
+
+    Which of the two a checkpoint is shows in the layout of its convolutions; without any, in the final norm's values.
+    """
+
+    pattern: str
+
+    def __call__(self, weights: Weights) -> Weights:
+        kernels = [v for k, v in weights.items() if k.endswith("conv1d.weight")]
+        found = [v for k, v in weights.items() if re.search(r"model\.norm\.weight$", k)]
+        if kernels:
+            published = kernels[0].shape[-1] != 1
+        else:
+            published = bool(found) and mx.mean(found[0].astype(mx.float32)).item() < 0.5
+        if not published:
+            return weights
+        return {k: v + 1 if re.search(self.pattern, k) else v for k, v in weights.items()}
+
+
+class SharedMoE(MoE):
+    shared_name = "shared_expert"
+
+
+class Model(DenseModel):
+    rules: ClassVar[tuple[Rule, ...]] = (
+        AddOne(r"(?<!linear_attn\.)(norm|norm_embedding|norm_hidden|layernorm)\.weight$"),
+        Transform(r"\.conv1d\.weight$", conv_layout),
+        *expert_rules(),
+    )
+    fused = True  # how checkpoints keep the projections of gated delta layers, see `DeltaOptions.fused`
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        return LayerNames("linear_attn" if args.is_linear(index) else "self_attn")
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        if not args.is_linear(index):
+            return super().mixer(args, index)
+        return GatedDelta(
+            DeltaOptions(
+                args.hidden_size,
+                args.linear_num_key_heads,
+                args.linear_num_value_heads,
+                args.linear_key_head_dim,
+                args.linear_value_head_dim,
+                args.linear_conv_kernel_dim,
+                fused=cls.fused,
+                norm_eps=args.rms_norm_eps,
+                act=args.hidden_act,
+            )
+        )
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        norm = {"gated": True, "qk_norm": lambda size: RMSNorm(size, args.rms_norm_eps)}
+        return super().attention_options(args, index, **(norm | changes))
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if not args.has_experts(index):
+            return super().feed_forward(args, index)
+        return SharedMoE(
+            args.hidden_size,
+            args.num_experts,
+            Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob),
+            SwitchGLU(args.hidden_size, args.moe_intermediate_size, args.num_experts, act=args.hidden_act),
+            shared=GatedMLP(args.hidden_size, args.shared_expert_intermediate_size, args.hidden_act),
+            shared_gate=True,
+        )
+
+    def sanitize(self, weights: Weights) -> Weights:
+        """As for every model; a checkpoint with a next-token head (`mtp.*`) also gives the model one."""
+        weights = super().sanitize(weights)
+        self.add_next_token_head(weights)
+        return weights
+
+    def add_next_token_head(self, weights: Weights) -> None:
+        """Adds the head `mtp` whose tensors `weights` has, under the model's own names, or none."""
+        depths = {int(m[1]) for name in weights if (m := re.match(r"(?:language_model\.)?mtp\.layers\.(\d+)\.", name))}
+        if depths:
+            layers = [self.next_token_layer() for _ in range(len(depths))]
+            self.mtp = NextTokenHead(self.args.hidden_size, layers, lambda: self.norm(self.args))
+
+    def next_token_layer(self) -> DecoderLayer:
+        """A layer of the head: attention, whatever the model's own layers at that place are."""
+        args = self.args
+        full = next((i for i in range(args.num_hidden_layers) if not args.is_linear(i)), None)
+        assert args.layer_types is not None
+        if full is None:
+            raise ConfigError("config.json: a checkpoint with a next-token head needs a full_attention layer.")
+        return self.layer(args, full)
+
+    def draft(self, hidden: mx.array, tokens: mx.array, cache: list[LayerState] | None = None) -> mx.array:
+        """Hidden states (B, L, D) of the tokens after `tokens` (B, L), which follow final states `hidden` (B, L, D).
+
+        `logits` turns them into predictions. `cache` is the head's own, from `make_draft_cache`.
+        """
+        return self.mtp(hidden, self.model.embed_tokens(tokens), cache)
+
+    def make_draft_cache(self, options: KVOptions = KVOptions()) -> list[State]:
+        """Fresh states of the next-token head for one sequence."""
+        return self.mtp.make_cache(options)
