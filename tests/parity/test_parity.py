@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -32,7 +33,7 @@ READY = [name for name in all_references() if _ready(name)]
 PIECEWISE = [name for name in READY if not load_reference(name).path_dependent]
 
 
-def _build(reference: Reference, *, spelling: str = "v5", native: bool = False) -> nn.Module:
+def _build(reference: Reference, *, spelling: str = "v5", native: bool = False) -> Any:
     config = reference.config(spelling)
     model_class, args_class = get_classes(config)
     model = model_class(args_class.from_dict(config))
@@ -45,11 +46,10 @@ def _build(reference: Reference, *, spelling: str = "v5", native: bool = False) 
 def _check(logits: mx.array, expected: mx.array) -> None:
     if logits.shape != expected.shape:
         pytest.fail(f"logits have shape {logits.shape}, not {expected.shape}")
-    each = mx.abs(logits - expected).max(axis=(0, 2))
-    worst = each.max().item()
-    if not worst < TOLERANCE:
-        first = next(i for i, value in enumerate(each.tolist()) if not value < TOLERANCE)
-        pytest.fail(f"logits are off by {worst:.2e}, from position {first} on")
+    each = np.array(mx.abs(logits - expected).max(axis=(0, 2)))  # (L,)
+    wrong = np.flatnonzero(~(each < TOLERANCE))
+    if wrong.size:
+        pytest.fail(f"logits are off by {each.max():.2e}, from position {wrong[0]} on")
 
 
 def _pieces(length: int, sizes: list[int]) -> Iterator[tuple[int, int]]:
@@ -61,7 +61,7 @@ def _pieces(length: int, sizes: list[int]) -> Iterator[tuple[int, int]]:
         at += size
 
 
-def _in_pieces(model: nn.Module, ids: mx.array, sizes: list[int]) -> mx.array:
+def _in_pieces(model: Any, ids: mx.array, sizes: list[int]) -> mx.array:
     cache = model.make_cache()
     return mx.concatenate([model(ids[:, a:b], cache) for a, b in _pieces(ids.shape[1], sizes)], axis=1)
 
