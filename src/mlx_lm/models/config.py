@@ -69,8 +69,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 _POSITIVE = frozenset((
     "decoder_sparse_step", "full_attention_interval", "head_dim", "hidden_size", "intermediate_size",
     "max_position_embeddings", "moe_intermediate_size", "num_attention_heads", "num_experts_per_tok",
-    "num_hidden_layers", "num_key_value_heads", "shared_expert_intermediate_size", "sliding_window_pattern",
-    "vocab_size",
+    "num_hidden_layers", "num_key_value_heads", "shared_expert_intermediate_size", "vocab_size",
 ))  # fmt: skip
 
 

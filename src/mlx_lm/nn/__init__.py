@@ -10,7 +10,7 @@ from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
 from .mlp import MLP, GatedMLP
 from .moe import MoE, Routing, SwitchGLU, route
 from .mtp import NextTokenHead
-from .norm import GatedRMSNorm, LayerNorm, RMSNorm
+from .norm import GatedRMSNorm, HeadNorm, LayerNorm, RMSNorm
 from .rope import Rope, RopeParameters, make_rope
 
 __all__ = [
