@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 
 
 def _ready(name: str) -> bool:
-    model_type = load_reference(name).config_v5["model_type"]
+    model_type = str(load_reference(name).config_v5["model_type"])
     return MODEL_REMAPPING.get(model_type, model_type).replace("-", "_") in families()
 
 
