@@ -74,7 +74,7 @@ inline bool same_rows(const Matrix& a, const Matrix& b) {
 struct LinearKernels {
   // Rows per block for `count` rows.
   int (*block_rows)(Activation kind, int64_t count);
-  // Fills pieces [begin, end) of rows.x (and scales, sums): piece i is unit i % units of row i / units (`pieces_of`).
+  // Fills pieces [begin, end) of rows.x (and scales, sums): piece i is unit i % units of block i / units.
   // Row i is at x + index[i] * ldx, or i * ldx without index.
   void (*prepare)(const Matrix& m, const Rows& rows, const void* x, Float type, int64_t ldx, const int32_t* index,
                   int64_t begin, int64_t end);
@@ -101,7 +101,7 @@ inline Matrix dense_view(const Matrix& m) {
 }
 
 inline int64_t pieces_of(const Rows& rows) {
-  return rows.count * (rows.k / rows.unit);
+  return (rows.count + rows.block - 1) / rows.block * (rows.k / rows.unit);
 }
 inline int64_t row_blocks(const Rows& rows) {
   return (rows.count + rows.block - 1) / rows.block;

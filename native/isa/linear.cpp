@@ -8,11 +8,11 @@ namespace mlx_lm::MLX_LM_ISA {
 namespace {
 
 constexpr int few_inputs = 1024;    // inputs per pass of a few rows, at most
-constexpr int few_words = 2048;     // dwords of scratch per panel of plain layout: 8 KB, so that 4 panels stay in L1
+constexpr int few_words = 4096;     // dwords of scratch for a panel of plain layout: 16 KB of L1
 constexpr int few_groups = few_inputs / 16;
 constexpr int float_inputs = 128;   // inputs per unpacked tile: 16 KB of floats for two panels
 constexpr int byte_inputs = 512;    // 16 KB of bytes for two panels
-constexpr int pass_rows = 240;      // rows per pass over the panels' inputs (multiple of every block)
+constexpr int pass_rows = 120;      // rows per pass over the panels: their inputs stay in L2 or L3
 
 int block_rows(Activation kind, int64_t count) {
   if (count <= few_rows) {
@@ -122,15 +122,106 @@ void prepare_row(const Matrix& m, const Rows& rows, const void* x, Float type, i
   }
 }
 
+// Rounds to bfloat16 and keeps the bits in the high half.
+MLX_INLINE I bf16_bits(F v) {
+  I u = as_int(v);
+  I rounded = u + set1_i(0x7fff) + (shr(u, 16) & set1_i(1));
+  MLX_EACH(i) rounded.v[i] = v.v[i] == v.v[i] ? rounded.v[i] : (u.v[i] | 0x400000);
+  return rounded & set1_i((int32_t)0xffff0000);
+}
+
+// One unit of one block of several rows, with rows in lanes; the same numbers as prepare_row.
+void prepare_block(const Matrix& m, const Rows& rows, const char* const x[16], int count, Float type, int64_t block,
+                   int64_t u) {
+  const int64_t unit = rows.unit, units = rows.k / unit, B = rows.block;
+  F v[64];  // [input], lanes are rows
+  for (int64_t i = 0; i < unit; i += 16) {
+    int64_t at = u * unit + i, left = m.k - at;
+    I in[16];
+    for (int r = 0; r < 16; ++r) {
+      in[r] = r >= count || left <= 0 ? zero_i()
+                                      : as_int(left >= 16 ? load_any(x[r], type, at)
+                                                          : load_any_first(x[r], type, at, (int)left));
+    }
+    transpose16(in, (I*)(v + i));
+  }
+  int64_t slot = (block * units + u) * B, element = (block * rows.k + u * unit) * B;
+  // 16 lanes are stored where B belong: the next store repairs the rest, the last ones are cut
+  auto put = [B](void* base, int64_t j, int64_t total, F value) {
+    float* to = (float*)base + j * B;
+    if ((total - j) * B >= 16) {
+      store(to, value);
+    } else {
+      store_any_first(to, Float::f32, 0, value, (int)B);
+    }
+  };
+  if (rows.kind == Activation::exact) {
+    if (m.format == Format::affine) {
+      F s[16];
+      for (int l = 0; l < 16; ++l) {
+        s[l] = v[l];
+        for (int64_t i = 16; i < unit; i += 16) s[l] = s[l] + v[i + l];
+      }
+      for (int half = 8; half >= 1; half /= 2)
+        for (int l = 0; l < half; ++l) s[l] = s[l] + s[l + half];
+      put(rows.sums + slot, 0, 1, s[0]);
+      const float* by = input_scale(m.bits);
+      for (int64_t i = 0; i < unit; ++i) v[i] = v[i] * set1(by[i % 32]);
+    }
+    for (int64_t i = 0; i < unit; ++i) put((float*)rows.x + element, i, unit, v[i]);
+    return;
+  }
+  if (rows.kind == Activation::bf16) {
+    for (int64_t i = 0; i < unit; i += 2) {
+      put((char*)rows.x + 2 * element, i / 2, unit / 2, as_float(shr(bf16_bits(v[i]), 16) | bf16_bits(v[i + 1])));
+    }
+    return;
+  }
+  F top = zero(), bad = zero();
+  for (int64_t i = 0; i < unit; ++i) {
+    top = max(abs(v[i]), top);
+    bad = fma(v[i], zero(), bad);
+  }
+  F scale = top / set1(127.0f), inverse = set1(127.0f) / top;
+  MLX_EACH(i) {
+    ni usable = (bad.v[i] == 0.0f) & (top.v[i] >= 1e-30f);
+    inverse.v[i] = usable ? inverse.v[i] : nf{};
+    scale.v[i] = usable ? scale.v[i] : (bad.v[i] == 0.0f ? nf{} : nf{} + __builtin_nanf(""));
+    // a row that is not finite: 0 * NaN would round to an arbitrary integer
+    for (int64_t j = 0; j < unit; ++j) v[j].v[i] = usable ? v[j].v[i] : nf{};
+  }
+  I total = zero_i(), q[64];
+  for (int64_t i = 0; i < unit; ++i) {
+    q[i] = round_int(v[i] * inverse);
+    total = total + q[i];
+  }
+  put(rows.scales + slot, 0, 1, scale);
+  put(rows.sums + slot, 0, 1, scale * to_float(total));
+  const I low = set1_i(255);
+  for (int64_t d = 0; d < unit / 4; ++d) {
+    const I* from = q + d / 8 * 32;
+    int e = (int)(d % 8);
+    I packed = (from[byte_order(m.bits, e, 0)] & low) | shl(from[byte_order(m.bits, e, 1)] & low, 8) |
+        shl(from[byte_order(m.bits, e, 2)] & low, 16) | shl(from[byte_order(m.bits, e, 3)], 24);
+    put((char*)rows.x + element, d, unit / 4, as_float(packed));
+  }
+}
+
 void prepare(const Matrix& m, const Rows& rows, const void* x, Float type, int64_t ldx, const int32_t* index,
              int64_t begin, int64_t end) {
-  const int64_t units = rows.k / rows.unit;
-  while (begin < end) {
-    int64_t row = begin / units, u = begin % units;
-    int64_t stop = (row + 1) * units < end ? units : end - row * units;
-    int64_t source = index != nullptr ? index[row] : row;
-    prepare_row(m, rows, (const char*)x + source * ldx * float_bytes(type), type, row, u, stop);
-    begin = row * units + stop;
+  const int64_t units = rows.k / rows.unit, row_bytes = ldx * float_bytes(type);
+  for (int64_t piece = begin; piece < end; ++piece) {
+    int64_t block = piece / units, u = piece % units;
+    const char* from[16];
+    int count = 0;
+    for (int64_t row = block * rows.block; row < (block + 1) * rows.block && row < rows.count; ++row) {
+      from[count++] = (const char*)x + (index != nullptr ? index[row] : row) * row_bytes;
+    }
+    if (rows.block <= 4) {
+      for (int r = 0; r < count; ++r) prepare_row(m, rows, from[r], type, block * rows.block + r, u, u + 1);
+    } else {
+      prepare_block(m, rows, from, count, type, block, u);
+    }
   }
 }
 
@@ -162,70 +253,55 @@ void load_groups(const Matrix& m, int64_t panel, int64_t g0, int64_t gn, int64_t
   }
 }
 
-template <int P, int R>
+template <int R>
 void run_few(const Matrix& m, Activation kind, const Tile& tile) {
   if (kind == Activation::bf16) {
-    return few_bf16<P, R>(tile);
+    return few_bf16<R>(tile);
   }
   with_format(m, [&](auto f) {
     using Fmt = decltype(f);
     if constexpr (Fmt::biased) {
       if (kind == Activation::int8) {
-        return few_int8<Fmt, P, R>(tile);
+        return few_int8<Fmt, R>(tile);
       }
     }
-    few_exact<Fmt, P, R>(tile);
+    few_exact<Fmt, R>(tile);
   });
 }
 
-template <int P, int R>
+template <int R>
 void few_panel(const Matrix& m, const Rows& rows, void* y, Float type, int64_t ldy, int64_t panel) {
-  alignas(64) uint32_t words[P * few_words];
-  alignas(64) float s[P * few_groups * 16], b[P * few_groups * 16];
-  alignas(64) float acc[R * P * 16] = {};
+  alignas(64) uint32_t words[few_words];
+  alignas(64) float s[few_groups * 16], b[few_groups * 16];
+  alignas(64) float acc[R * 16] = {};
   const bool dense = m.format == Format::dense;
-  const int64_t bits = bits_per_code(m), most = few_words * 2 / bits;  // inputs per pass, a multiple of 128
-  const int64_t step = most < few_inputs ? most / 128 * 128 : few_inputs;
+  const int64_t bits = bits_per_code(m), most = few_words * 2 / bits;
+  const int64_t step = most < few_inputs ? most / 128 * 128 : few_inputs;  // a whole number of groups
   const int64_t item = rows.kind == Activation::exact ? 4 : (rows.kind == Activation::bf16 ? 2 : 1);
   Tile tile{};
   tile.s = s;
   tile.b = b;
-  tile.group_stride = few_groups * 16;
   tile.acc = acc;
   tile.unit = rows.unit;
-  tile.units_per_group = dense ? 1 : m.group / rows.unit;
+  tile.group_shift = !dense && m.group > rows.unit ? 1 : 0;
   for (int64_t k0 = 0; k0 < rows.k; k0 += step) {
     int64_t kn = rows.k - k0 < step ? rows.k - k0 : step;
-    tile.stride = m.interleaved ? m.k * bits / 2 : few_words;
-    for (int p = 0; p < P; ++p) {
-      const uint32_t* w = panel_words(m, panel + p, k0, kn, words + p * few_words);
-      if (p == 0) {
-        tile.w = w;
-      }
-    }
+    tile.w = panel_words(m, panel, k0, kn, words);
     if (!dense) {
-      load_groups<P>(m, panel, k0 / m.group, kn / m.group, tile.group_stride, s, b);
+      load_groups<1>(m, panel, k0 / m.group, kn / m.group, 0, s, b);
     }
     tile.x = (const char*)rows.x + k0 * R * item;
     tile.sums = rows.sums + k0 / rows.unit * R;
     tile.scales = rows.scales + k0 / rows.unit * R;
     tile.units = kn / rows.unit;
-    run_few<P, R>(m, rows.kind, tile);
+    run_few<R>(m, rows.kind, tile);
   }
-  for (int p = 0; p < P; ++p) {
-    write(acc + 16 * p, 16 * P, R, m.n - 16 * (panel + p), y, type, ldy, 0, 16 * (panel + p));
-  }
+  write(acc, 16, R, m.n - 16 * panel, y, type, ldy, 0, 16 * panel);
 }
 
 void multiply_few(const Matrix& m, const Rows& rows, void* y, Float type, int64_t ldy, int64_t begin, int64_t end) {
   with_count<few_rows>((int)rows.count, [&](auto r) {
-    constexpr int R = decltype(r)::value;
-    constexpr int P = few_panels<R>;
-    int64_t panel = begin;
-    if constexpr (P > 1) {
-      for (; panel + P <= end; panel += P) few_panel<P, R>(m, rows, y, type, ldy, panel);
-    }
-    for (; panel < end; ++panel) few_panel<1, R>(m, rows, y, type, ldy, panel);
+    for (int64_t panel = begin; panel < end; ++panel) few_panel<decltype(r)::value>(m, rows, y, type, ldy, panel);
   });
 }
 
@@ -290,8 +366,10 @@ void unpack(const Matrix& m, Activation kind, int64_t panel, int64_t k0, int64_t
   });
 }
 
+// P panels against row blocks [first, first + now).
 template <int P>
-void multiply_many(const Matrix& m, const Rows& rows, void* y, Float type, int64_t ldy, int64_t panel) {
+void multiply_many(const Matrix& m, const Rows& rows, void* y, Float type, int64_t ldy, int64_t panel, int64_t first,
+                   int64_t now) {
   constexpr int tile_bytes = float_inputs * 16 * 4;
   static_assert(tile_bytes >= byte_inputs * 16);
   constexpr int groups = byte_inputs / 16;
@@ -310,28 +388,22 @@ void multiply_many(const Matrix& m, const Rows& rows, void* y, Float type, int64
   tile.b = b;
   tile.group_stride = groups * 16;
   tile.unit = rows.unit;
-  tile.units_per_group = dense ? 1 : m.group / rows.unit;
-  const int64_t blocks = row_blocks(rows), per_pass = pass_rows / rows.block;
-  for (int64_t first = 0; first < blocks; first += per_pass) {
-    int64_t now = blocks - first < per_pass ? blocks - first : per_pass;
-    std::memset(acc, 0, sizeof(float) * 16 * P * (size_t)(now * rows.block));
-    for (int64_t k0 = 0; k0 < rows.k; k0 += step) {
-      int64_t kn = rows.k - k0 < step ? rows.k - k0 : step;
-      for (int p = 0; p < P; ++p) {
-        unpack(m, rows.kind, panel + p, k0, kn, w + p * tile_bytes);
-      }
-      if (!dense) {
-        load_groups<P>(m, panel, k0 / m.group, kn / m.group, tile.group_stride, s, b);
-      }
-      tile.stride = tile_bytes / 4;
-      tile.units = kn / rows.unit;
-      sweep<P>(m, rows, tile, k0, first, now, acc);
+  tile.group_shift = !dense && m.group > rows.unit ? 1 : 0;
+  std::memset(acc, 0, sizeof(float) * 16 * P * (size_t)(now * rows.block));
+  for (int64_t k0 = 0; k0 < rows.k; k0 += step) {
+    int64_t kn = rows.k - k0 < step ? rows.k - k0 : step;
+    for (int p = 0; p < P; ++p) unpack(m, rows.kind, panel + p, k0, kn, w + p * tile_bytes);
+    if (!dense) {
+      load_groups<P>(m, panel, k0 / m.group, kn / m.group, tile.group_stride, s, b);
     }
-    int64_t row = first * rows.block;
-    int64_t count = rows.count - row < now * rows.block ? rows.count - row : now * rows.block;
-    for (int p = 0; p < P; ++p) {
-      write(acc + 16 * p, 16 * P, count, m.n - 16 * (panel + p), y, type, ldy, row, 16 * (panel + p));
-    }
+    tile.stride = tile_bytes / 4;
+    tile.units = kn / rows.unit;
+    sweep<P>(m, rows, tile, k0, first, now, acc);
+  }
+  int64_t row = first * rows.block;
+  int64_t count = rows.count - row < now * rows.block ? rows.count - row : now * rows.block;
+  for (int p = 0; p < P; ++p) {
+    write(acc + 16 * p, 16 * P, count, m.n - 16 * (panel + p), y, type, ldy, row, 16 * (panel + p));
   }
 }
 
@@ -342,11 +414,15 @@ void multiply(const Matrix& m, const Rows& rows, void* y, Float type, int64_t ld
   if (rows.count <= few_rows) {
     return multiply_few(m, rows, y, type, ldy, begin, end);
   }
-  int64_t panel = begin;
-  if constexpr (tile_panels == 2) {
-    for (; panel + 2 <= end; panel += 2) multiply_many<2>(m, rows, y, type, ldy, panel);
+  const int64_t blocks = row_blocks(rows), per_pass = pass_rows / rows.block;
+  for (int64_t first = 0; first < blocks; first += per_pass) {
+    int64_t now = blocks - first < per_pass ? blocks - first : per_pass;
+    int64_t panel = begin;
+    if constexpr (tile_panels == 2) {
+      for (; panel + 2 <= end; panel += 2) multiply_many<2>(m, rows, y, type, ldy, panel, first, now);
+    }
+    for (; panel < end; ++panel) multiply_many<1>(m, rows, y, type, ldy, panel, first, now);
   }
-  for (; panel < end; ++panel) multiply_many<1>(m, rows, y, type, ldy, panel);
 }
 
 // ---------------------------------------------------------------- y = x @ w
@@ -392,7 +468,8 @@ void dequantize(const Matrix& m, int64_t row, int64_t column, int count, float* 
     I v = set1_i(((const uint8_t*)m.scales)[at]);
     s = m.format == Format::nvfp4 ? as_float(shl(v & set1_i(0x7f), 20)) * set1(0x1p120f) : e8m0(v);
     store_i(words, load_i(codes + i));
-    q = m.format == Format::mxfp8 ? Fp8::value(words, 0) : Fp4::value(words, 0);
+    I word;
+    q = m.format == Format::mxfp8 ? Fp8::value(word, words, 0) : Fp4::value(word, words, 0);
     store(to + i, q * s);
   }
 }
@@ -405,7 +482,6 @@ void multiply_plain(const Matrix& m, const Rows& rows, void* y, Float type, int6
   const Matrix d = dense_view(m);
   Tile tile{};
   tile.unit = rows.unit;
-  tile.units_per_group = 1;
   const bool few = rows.count <= few_rows;
   const int64_t blocks = row_blocks(rows), per_pass = few ? 1 : pass_rows / rows.block;
   for (int64_t column = begin; column < end; column += 64) {
@@ -430,7 +506,7 @@ void multiply_plain(const Matrix& m, const Rows& rows, void* y, Float type, int6
               tile.x = (const float*)rows.x + k0 * R;
               tile.units = 1;
               tile.acc = acc[p];
-              few_exact<DenseF32, 1, R>(tile);
+              few_exact<DenseF32, R>(tile);
             });
           } else {
             tile.w = w[p];

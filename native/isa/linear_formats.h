@@ -10,6 +10,15 @@
 
 namespace mlx_lm::MLX_LM_ISA {
 
+// Keeps a loaded vector in its register: the compiler would rather read memory again for every use, and loads are
+// what a few rows run out of first.
+MLX_INLINE I keep(I v) {
+#if defined(MLX_LM_ISA_avx512)
+  asm("" : "+v"(v.v[0]));
+#endif
+  return v;
+}
+
 template <int B>
 struct Affine {
   static constexpr int bits = B;
@@ -18,44 +27,54 @@ struct Affine {
   static constexpr bool scaled = true;
   static constexpr bool biased = true;
 
-  // `width` bits starting at bit `offset` of the chunk, not masked when they end a word.
-  static MLX_INLINE I field(const uint32_t* w, int offset, int width) {
-    int i = offset / 32, s = offset % 32;
-    I v = load_i(w + 16 * i);
-    if (s != 0) {
-      v = shr(v, s);
-    }
-    if (s + width > 32) {
-      v = v | shl(load_i(w + 16 * (i + 1)), 32 - s);
-    }
-    return v;
-  }
   // Code j times 2^offset: a code inside its word is masked in place, and its input is scaled by 2^-offset when the
   // row is prepared (`input_scale`). Both are exact, and it saves a shift per 16 codes.
-  static MLX_INLINE F value(const uint32_t* w, int j) {
+  static MLX_INLINE F value(I& word, const uint32_t* w, int j) {
+    I v = field(word, w, j * B, B);
     int offset = (j * B) % 32;
     if (offset + B < 32) {
-      return to_float(load_i(w + 16 * (j * B / 32)) & set1_i(((1 << B) - 1) << offset));
+      return to_float(v & set1_i(((1 << B) - 1) << offset));
     }
-    I v = field(w, j * B, B);
+    v = shr(v, offset + B == 32 ? offset : 0);
     return to_float(offset + B == 32 ? v : v & set1_i((1 << B) - 1));
   }
   // Four codes as bytes; which four is `byte_order`.
-  static MLX_INLINE I bytes(const uint32_t* w, int d) {
+  static MLX_INLINE I bytes(I& word, const uint32_t* w, int d) {
     if constexpr (B == 8) {
       return load_i(w + 16 * d);
     } else if constexpr (B == 4) {
-      I v = load_i(w + 16 * (d / 2));
-      return (d % 2 == 0 ? v : shr(v, 4)) & set1_i(0x0f0f0f0f);
+      if (d % 2 == 0) {
+        word = keep(load_i(w + 16 * (d / 2)));
+      }
+      return (d % 2 == 0 ? word : shr(word, 4)) & set1_i(0x0f0f0f0f);
     } else if constexpr (B == 2) {
-      I v = load_i(w + 16 * (d / 4));
-      return (d % 4 == 0 ? v : shr(v, 2 * (d % 4))) & set1_i(0x03030303);
+      if (d % 4 == 0) {
+        word = keep(load_i(w + 16 * (d / 4)));
+      }
+      return (d % 4 == 0 ? word : shr(word, 2 * (d % 4))) & set1_i(0x03030303);
     } else {
-      I v = field(w, d * 4 * B, 4 * B);
+      I v = field(word, w, d * 4 * B, 4 * B);
+      v = (d * 4 * B) % 32 + 4 * B > 32 ? v : shr(v, (d * 4 * B) % 32);
       constexpr int mask = (1 << B) - 1;
       return (v & set1_i(mask)) | (shl(v, 8 - B) & set1_i(mask << 8)) | (shl(v, 16 - 2 * B) & set1_i(mask << 16)) |
           (shl(v, 24 - 3 * B) & set1_i(mask << 24));
     }
+  }
+
+ private:
+  // The word that holds bits [offset, offset + width), read once per word: `word` carries it from call to call.
+  // Bits that span two words are returned shifted down to bit 0, others in place; neither is masked.
+  static MLX_INLINE I field(I& word, const uint32_t* w, int offset, int width) {
+    int i = offset / 32, s = offset % 32;
+    if (s == 0) {
+      word = keep(load_i(w + 16 * i));
+    }
+    if (s + width <= 32) {
+      return word;
+    }
+    I low = shr(word, s);
+    word = keep(load_i(w + 16 * (i + 1)));
+    return low | shl(word, 32 - s);
   }
 };
 
@@ -92,10 +111,13 @@ struct Fp4 {  // e2m1; mxfp4 and nvfp4 differ only in group and scale
   static constexpr int words = 2;
   static constexpr bool scaled = true;
   static constexpr bool biased = false;
-  static MLX_INLINE F value(const uint32_t* w, int j) {
+  static MLX_INLINE F value(I& word, const uint32_t* w, int j) {
     alignas(64) static constexpr float table[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                                                     -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
-    return lookup16(table, shr(load_i(w + 16 * (j / 8)), 4 * (j % 8)));
+    if (j % 8 == 0) {
+      word = keep(load_i(w + 16 * (j / 8)));
+    }
+    return lookup16(table, shr(word, 4 * (j % 8)));
   }
 };
 
@@ -104,8 +126,11 @@ struct Fp8 {  // e4m3
   static constexpr int words = 4;
   static constexpr bool scaled = true;
   static constexpr bool biased = false;
-  static MLX_INLINE F value(const uint32_t* w, int j) {
-    I v = shr(load_i(w + 16 * (j / 4)), 8 * (j % 4));
+  static MLX_INLINE F value(I& word, const uint32_t* w, int j) {
+    if (j % 4 == 0) {
+      word = keep(load_i(w + 16 * (j / 4)));
+    }
+    I v = shr(word, 8 * (j % 4));
     F magnitude = as_float(shl(v & set1_i(0x7f), 20)) * set1(0x1p120f);
     return as_float(as_int(magnitude) | shl(v & set1_i(0x80), 24));
   }
@@ -116,7 +141,7 @@ struct DenseF32 {
   static constexpr int words = 16;
   static constexpr bool scaled = false;
   static constexpr bool biased = false;
-  static MLX_INLINE F value(const uint32_t* w, int j) { return as_float(load_i(w + 16 * j)); }
+  static MLX_INLINE F value(I&, const uint32_t* w, int j) { return as_float(load_i(w + 16 * j)); }
 };
 
 struct DenseBf16 {
@@ -124,9 +149,11 @@ struct DenseBf16 {
   static constexpr int words = 8;
   static constexpr bool scaled = false;
   static constexpr bool biased = false;
-  static MLX_INLINE F value(const uint32_t* w, int j) {
-    I v = load_i(w + 16 * (j / 2));
-    return as_float(j % 2 == 0 ? shl(v, 16) : v & set1_i((int32_t)0xffff0000));
+  static MLX_INLINE F value(I& word, const uint32_t* w, int j) {
+    if (j % 2 == 0) {
+      word = keep(load_i(w + 16 * (j / 2)));
+    }
+    return as_float(j % 2 == 0 ? shl(word, 16) : word & set1_i((int32_t)0xffff0000));
   }
 };
 
@@ -135,9 +162,11 @@ struct DenseF16 {
   static constexpr int words = 8;
   static constexpr bool scaled = false;
   static constexpr bool biased = false;
-  static MLX_INLINE F value(const uint32_t* w, int j) {
-    I v = load_i(w + 16 * (j / 2));
-    v = j % 2 == 0 ? v : shr(v, 16);
+  static MLX_INLINE F value(I& word, const uint32_t* w, int j) {
+    if (j % 2 == 0) {
+      word = keep(load_i(w + 16 * (j / 2)));
+    }
+    I v = j % 2 == 0 ? word : shr(word, 16);
 #if defined(MLX_LM_ISA_avx512)
     F r;
     r.v[0] = (nf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)v.v[0]));
@@ -207,6 +236,8 @@ inline void transpose_dwords(const char* from, int64_t row_bytes, int64_t rows, 
       if (i >= rows) {
         in[i] = zero_i();
       } else if (n == 64) {
+        // rows of a panel are 16 short streams; the next panel's are fetched while this one is worked on
+        __builtin_prefetch(p + 16 * row_bytes);
         in[i] = load_i(p);
       } else {
 #if defined(MLX_LM_ISA_avx512)
@@ -281,8 +312,9 @@ inline void panel_scales(const Matrix& m, const void* source, int64_t panel, int
     alignas(64) uint32_t t[16 * 16];
     int64_t n = gn - g < step ? gn - g : step;
     transpose_dwords(s, groups * 2, rows, (g0 + g) * 2, n * 2, t);
+    I word;
     for (int64_t j = 0; j < n; ++j) {
-      F v = m.type == Float::bf16 ? DenseBf16::value(t + 16 * (j / 2), j % 2) : DenseF16::value(t + 16 * (j / 2), j % 2);
+      F v = m.type == Float::bf16 ? DenseBf16::value(word, t, (int)j) : DenseF16::value(word, t, (int)j);
       store(to + 16 * (g + j), v);
     }
   }

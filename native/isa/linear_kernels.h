@@ -26,9 +26,9 @@ constexpr int float_block = 3;
 constexpr int byte_block = 2;
 #endif
 
-// Panels side by side for a few rows: enough independent sums to hide the latency of a multiply-add (4 cycles).
+// Units at once for a few rows: enough independent sums to hide the latency of a multiply-add (4 cycles).
 template <int R>
-constexpr int few_panels = native_lanes == 16 ? (R <= 3 ? 4 : 2) : (native_lanes == 8 && R <= 2 ? 2 : 1);
+constexpr int few_units = native_lanes == 16 ? (R == 1 ? 4 : (R <= 3 ? 2 : 1)) : (native_lanes == 8 && R == 1 ? 2 : 1);
 
 // Calls body(std::integral_constant-like<R>) for 1 <= r <= Max.
 template <int R>
@@ -58,7 +58,7 @@ struct Tile {
   float* acc;            // [row][P][16]
   int64_t units;
   int64_t unit;
-  int64_t units_per_group;
+  int group_shift;       // unit u belongs to group u >> group_shift
 };
 
 MLX_INLINE I broadcast4(const void* p) {
@@ -68,6 +68,7 @@ MLX_INLINE I broadcast4(const void* p) {
 }
 
 #define MLX_PANELS(p) _Pragma("GCC unroll 4") for (int p = 0; p < P; ++p)
+#define MLX_UNITS(i) _Pragma("GCC unroll 4") for (int i = 0; i < U; ++i)
 #define MLX_ROWS(r) _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r)
 
 // Folds the sums of one unit, t, into acc: the one place that decides the order (linear.h).
@@ -91,93 +92,136 @@ MLX_INLINE void fold(const Tile& tile, const F t[P][R], int64_t group, const flo
   }
 }
 
-template <class Fmt, int P, int R>
-__attribute__((noinline)) void few_exact(const Tile& tile) {
-  const uint32_t* w = (const uint32_t*)tile.w;
-  const float *x = (const float*)tile.x, *sums = tile.sums;
-  const int64_t stride = tile.stride, unit = tile.unit;
-  int64_t in_group = 0, group = 0;
-  for (int64_t u = 0; u < tile.units; ++u) {
-    F t[P][R];
-    MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero();
-    for (int64_t c = 0; c < unit; c += Fmt::codes) {
-      _Pragma("GCC unroll 32") for (int j = 0; j < Fmt::codes; ++j) {
-        F q[P];
-        MLX_PANELS(p) q[p] = Fmt::value(w + p * stride, j);
-        MLX_ROWS(r) {
-          F v = set1(x[j * R + r]);
-          MLX_PANELS(p) t[p][r] = fma(q[p], v, t[p][r]);
-        }
+// The same for int8 sums: fma(float(t) * row scale, scale, acc), then the bias.
+template <int P, int R>
+MLX_INLINE void fold_int8(const Tile& tile, const I t[P][R], int64_t group, const float* scales, const float* sums) {
+  F scale[P], bias[P];
+  MLX_PANELS(p) {
+    scale[p] = load(tile.s + p * tile.group_stride + 16 * group);
+    bias[p] = load(tile.b + p * tile.group_stride + 16 * group);
+  }
+  MLX_ROWS(r) {
+    F row_scale = set1(scales[r]), row_sum = set1(sums[r]);
+    MLX_PANELS(p) {
+      float* acc = tile.acc + 16 * (r * P + p);
+      F v = fma(to_float(t[p][r]) * row_scale, scale[p], load(acc));
+      store(acc, fma(row_sum, bias[p], v));
+    }
+  }
+}
+
+// Keeps a pointer in one register; the compiler would otherwise precompute an offset per access and spill them all.
+template <class T>
+MLX_INLINE T* pin(T* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
+// U units at once from unit u on: their sums are independent, so U * R multiply-adds overlap, and the words of the
+// panel are still read in order, which the hardware prefetchers follow (two panels side by side ran at half the
+// bandwidth).
+template <class Fmt, int R, int U>
+MLX_INLINE void few_exact_units(const Tile& tile, int64_t u) {
+  const int64_t unit = tile.unit, unit_words = unit / Fmt::codes * Fmt::words * 16;
+  const uint32_t* w[U];
+  const float* x[U];
+  F t[U][1][R];
+  I word[U];
+  MLX_UNITS(i) {
+    w[i] = (const uint32_t*)tile.w + (u + i) * unit_words;
+    x[i] = (const float*)tile.x + (u + i) * unit * R;
+    MLX_ROWS(r) t[i][0][r] = zero();
+  }
+  for (int64_t c = 0; c < unit; c += Fmt::codes) {
+    _Pragma("GCC unroll 32") for (int j = 0; j < Fmt::codes; ++j) {
+      MLX_UNITS(i) {
+        F q = Fmt::value(word[i], w[i], j);
+        MLX_ROWS(r) t[i][0][r] = fma(q, set1(x[i][j * R + r]), t[i][0][r]);
       }
-      w += 16 * Fmt::words;
-      x += Fmt::codes * R;
     }
-    fold<P, R, Fmt::scaled, Fmt::biased>(tile, t, group, sums);
-    sums += R;
-    if (++in_group == tile.units_per_group) {
-      in_group = 0;
-      ++group;
+    MLX_UNITS(i) {
+      w[i] = pin(w[i] + 16 * Fmt::words);
+      x[i] = pin(x[i] + Fmt::codes * R);
     }
+  }
+  MLX_UNITS(i) {
+    fold<1, R, Fmt::scaled, Fmt::biased>(tile, t[i], (u + i) >> tile.group_shift, tile.sums + (u + i) * R);
+  }
+}
+
+template <class Fmt, int R>
+__attribute__((noinline)) void few_exact(const Tile& tile) {
+  constexpr int U = few_units<R>;
+  int64_t u = 0;
+  for (; u + U <= tile.units; u += U) few_exact_units<Fmt, R, U>(tile, u);
+  if constexpr (U > 1) {
+    for (; u < tile.units; ++u) few_exact_units<Fmt, R, 1>(tile, u);
   }
 }
 
 // As few_exact with int8 activations: x is [dword][R] of four int8, scales and sums [unit][R].
-template <class Fmt, int P, int R>
-__attribute__((noinline)) void few_int8(const Tile& tile) {
-  const uint32_t* w = (const uint32_t*)tile.w;
-  const char* x = (const char*)tile.x;
-  const float *sums = tile.sums, *scales = tile.scales;
-  const int64_t stride = tile.stride, unit = tile.unit;
-  int64_t in_group = 0, group = 0;
-  for (int64_t u = 0; u < tile.units; ++u) {
-    I t[P][R];
-    MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero_i();
-    for (int64_t c = 0; c < unit; c += 32) {
-      _Pragma("GCC unroll 8") for (int d = 0; d < 8; ++d) {
-        I q[P];
-        MLX_PANELS(p) q[p] = Fmt::bytes(w + p * stride, d);
-        MLX_ROWS(r) {
-          I v = broadcast4(x + 4 * (d * R + r));
-          MLX_PANELS(p) t[p][r] = dot4<(Fmt::bits < 8)>(t[p][r], q[p], v);
-        }
+template <class Fmt, int R, int U>
+MLX_INLINE void few_int8_units(const Tile& tile, int64_t u) {
+  const int64_t unit = tile.unit, unit_words = unit / 32 * Fmt::words * 16;
+  const uint32_t* w[U];
+  const char* x[U];
+  I t[U][1][R];
+  I word[U];
+  MLX_UNITS(i) {
+    w[i] = (const uint32_t*)tile.w + (u + i) * unit_words;
+    x[i] = (const char*)tile.x + (u + i) * unit * R;
+    MLX_ROWS(r) t[i][0][r] = zero_i();
+  }
+  for (int64_t c = 0; c < unit; c += 32) {
+    _Pragma("GCC unroll 8") for (int d = 0; d < 8; ++d) {
+      MLX_UNITS(i) {
+        I q = Fmt::bytes(word[i], w[i], d);
+        MLX_ROWS(r) t[i][0][r] = dot4<(Fmt::bits < 8)>(t[i][0][r], q, broadcast4(x[i] + 4 * (d * R + r)));
       }
-      w += 16 * Fmt::words;
-      x += 32 * R;
     }
-    F v[P][R];
-    MLX_ROWS(r) {
-      F row_scale = set1(scales[r]);
-      MLX_PANELS(p) v[p][r] = to_float(t[p][r]) * row_scale;
+    MLX_UNITS(i) {
+      w[i] = pin(w[i] + 16 * Fmt::words);
+      x[i] = pin(x[i] + 32 * R);
     }
-    fold<P, R, true, true>(tile, v, group, sums);
-    scales += R;
-    sums += R;
-    if (++in_group == tile.units_per_group) {
-      in_group = 0;
-      ++group;
-    }
+  }
+  MLX_UNITS(i) {
+    fold_int8<1, R>(tile, t[i], (u + i) >> tile.group_shift, tile.scales + (u + i) * R, tile.sums + (u + i) * R);
+  }
+}
+
+template <class Fmt, int R>
+__attribute__((noinline)) void few_int8(const Tile& tile) {
+  constexpr int U = few_units<R>;
+  int64_t u = 0;
+  for (; u + U <= tile.units; u += U) few_int8_units<Fmt, R, U>(tile, u);
+  if constexpr (U > 1) {
+    for (; u < tile.units; ++u) few_int8_units<Fmt, R, 1>(tile, u);
   }
 }
 
 // bf16 weights and activations in pairs: x is [pair][R] of two bf16.
-template <int P, int R>
-__attribute__((noinline)) void few_bf16(const Tile& tile) {
-  const uint32_t* w = (const uint32_t*)tile.w;
-  const char* x = (const char*)tile.x;
-  for (int64_t u = 0; u < tile.units; ++u) {
-    F t[P][R];
-    MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero();
-    _Pragma("GCC unroll 4") for (int d = 0; d < 32; ++d) {
-      I q[P];
-      MLX_PANELS(p) q[p] = load_i(w + p * tile.stride + 16 * d);
-      MLX_ROWS(r) {
-        I v = broadcast4(x + 4 * (d * R + r));
-        MLX_PANELS(p) t[p][r] = dot2_bf16(t[p][r], q[p], v);
-      }
+template <int R, int U>
+MLX_INLINE void few_bf16_units(const Tile& tile, int64_t u) {
+  const uint32_t* w = (const uint32_t*)tile.w + u * 32 * 16;
+  const char* x = (const char*)tile.x + u * 4 * 32 * R;
+  F t[U][1][R];
+  MLX_UNITS(i) MLX_ROWS(r) t[i][0][r] = zero();
+  _Pragma("GCC unroll 4") for (int d = 0; d < 32; ++d) {
+    MLX_UNITS(i) {
+      I q = load_i(w + 16 * (32 * i + d));
+      MLX_ROWS(r) t[i][0][r] = dot2_bf16(t[i][0][r], q, broadcast4(x + 4 * ((32 * i + d) * R + r)));
     }
-    w += 16 * 32;
-    x += 4 * 32 * R;
-    fold<P, R, false, false>(tile, t, 0, nullptr);
+  }
+  MLX_UNITS(i) fold<1, R, false, false>(tile, t[i], 0, nullptr);
+}
+
+template <int R>
+__attribute__((noinline)) void few_bf16(const Tile& tile) {
+  constexpr int U = few_units<R>;
+  int64_t u = 0;
+  for (; u + U <= tile.units; u += U) few_bf16_units<R, U>(tile, u);
+  if constexpr (U > 1) {
+    for (; u < tile.units; ++u) few_bf16_units<R, 1>(tile, u);
   }
 }
 
@@ -187,7 +231,8 @@ __attribute__((noinline)) void few_bf16(const Tile& tile) {
 template <class Fmt>
 __attribute__((noinline)) void unpack_floats(const uint32_t* w, int64_t inputs, float* to) {
   for (int64_t c = 0; c < inputs; c += Fmt::codes) {
-    _Pragma("GCC unroll 32") for (int j = 0; j < Fmt::codes; ++j) store(to + 16 * j, Fmt::value(w, j));
+    I word;
+    _Pragma("GCC unroll 32") for (int j = 0; j < Fmt::codes; ++j) store(to + 16 * j, Fmt::value(word, w, j));
     w += 16 * Fmt::words;
     to += 16 * Fmt::codes;
   }
@@ -197,7 +242,8 @@ __attribute__((noinline)) void unpack_floats(const uint32_t* w, int64_t inputs, 
 template <class Fmt>
 __attribute__((noinline)) void unpack_bytes(const uint32_t* w, int64_t inputs, uint32_t* to) {
   for (int64_t c = 0; c < inputs; c += 32) {
-    _Pragma("GCC unroll 8") for (int d = 0; d < 8; ++d) store_i(to + 16 * d, Fmt::bytes(w, d));
+    I word;
+    _Pragma("GCC unroll 8") for (int d = 0; d < 8; ++d) store_i(to + 16 * d, Fmt::bytes(word, w, d));
     w += 16 * Fmt::words;
     to += 16 * 8;
   }
@@ -206,7 +252,6 @@ __attribute__((noinline)) void unpack_bytes(const uint32_t* w, int64_t inputs, u
 template <int P, int R, int B, bool scaled, bool biased>
 __attribute__((noinline)) void block_exact(const Tile& tile) {
   const float *w = (const float*)tile.w, *x = (const float*)tile.x, *sums = tile.sums;
-  int64_t in_group = 0, group = 0;
   for (int64_t u = 0; u < tile.units; ++u) {
     F t[P][R];
     MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero();
@@ -220,12 +265,8 @@ __attribute__((noinline)) void block_exact(const Tile& tile) {
       w += 16;
       x += B;
     }
-    fold<P, R, scaled, biased>(tile, t, group, sums);
+    fold<P, R, scaled, biased>(tile, t, u >> tile.group_shift, sums);
     sums += B;
-    if (++in_group == tile.units_per_group) {
-      in_group = 0;
-      ++group;
-    }
   }
 }
 
@@ -234,7 +275,6 @@ __attribute__((noinline)) void block_int8(const Tile& tile) {
   const uint32_t* w = (const uint32_t*)tile.w;
   const char* x = (const char*)tile.x;
   const float *sums = tile.sums, *scales = tile.scales;
-  int64_t in_group = 0, group = 0;
   for (int64_t u = 0; u < tile.units; ++u) {
     I t[P][R];
     MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero_i();
@@ -250,18 +290,9 @@ __attribute__((noinline)) void block_int8(const Tile& tile) {
       w += 16 * 4;
       x += 4 * 4 * B;
     }
-    F v[P][R];
-    MLX_ROWS(r) {
-      F row_scale = set1(scales[r]);
-      MLX_PANELS(p) v[p][r] = to_float(t[p][r]) * row_scale;
-    }
-    fold<P, R, true, true>(tile, v, group, sums);
+    fold_int8<P, R>(tile, t, u >> tile.group_shift, scales, sums);
     sums += B;
     scales += B;
-    if (++in_group == tile.units_per_group) {
-      in_group = 0;
-      ++group;
-    }
   }
 }
 
