@@ -1,5 +1,6 @@
 """The GGUF header reader: what it accepts, and a typed error for everything else."""
 
+import contextlib
 import struct
 from pathlib import Path
 
@@ -135,7 +136,5 @@ def test_any_bytes_give_a_typed_error_or_a_header(tmp_path_factory: pytest.TempP
     patch = data.draw(st.binary(min_size=1, max_size=24))
     path = tmp_path_factory.getbasetemp() / "any.gguf"
     path.write_bytes(start[:at] + patch + start[at + len(patch) :])
-    try:
+    with contextlib.suppress(MLXLMError):
         gguf.read(path)
-    except MLXLMError:
-        pass

@@ -46,10 +46,10 @@ def _packaged_entries() -> list[CacheEntry]:
 
 
 def _hub_entries() -> list[CacheEntry]:
-    from huggingface_hub import errors, scan_cache_dir
+    from huggingface_hub import constants, errors, scan_cache_dir
 
     try:
-        info = scan_cache_dir()
+        info = scan_cache_dir(constants.HF_HUB_CACHE)
     except (errors.CacheNotFound, OSError):
         return []
     entries: list[CacheEntry] = []

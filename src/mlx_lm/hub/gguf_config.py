@@ -187,7 +187,7 @@ def _base(keys: _Keys, shapes: Shapes, tables: Tables, metadata: Mapping[str, An
     if not keys.flag("attention.causal", True) or keys.flag("use_parallel_residual", False):
         raise UnsupportedError("Bidirectional attention and parallel residuals are not supported in GGUF files.")
     layers = keys.integer("block_count", high=10_000) - keys.integer("nextn_predict_layers", 0, low=0, high=64)
-    heads = keys.integer("attention.head_count", low=0)
+    heads = keys.integer("attention.head_count", low=0 if keys.architecture == "mamba2" else 1)
     config: dict[str, Any] = {
         "vocab_size": shapes["token_embd.weight"][0],
         "hidden_size": keys.integer("embedding_length"),
@@ -198,7 +198,7 @@ def _base(keys: _Keys, shapes: Shapes, tables: Tables, metadata: Mapping[str, An
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon", 1e-5),
         "rope_theta": keys.number("rope.freq_base", 10_000.0),
         "tie_word_embeddings": "output.weight" not in shapes,
-        "attention_bias": _has(shapes, ".attn_q.bias") or _has(shapes, ".attn_qkv.bias"),
+        "attention_bias": any(_has(shapes, f".attn_{name}.bias") for name in ("q", "k", "qkv")),
         **_special_tokens(metadata),
     }
     if layers < 1:

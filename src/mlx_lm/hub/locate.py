@@ -91,11 +91,12 @@ def _gguf_model(name: str, file: Path, check_config: ConfigCheck | None) -> Mode
 def _local(name: str, check_config: ConfigCheck | None) -> ModelFiles | None:
     try:
         path = Path(name).expanduser()
-        if path.is_dir():
-            return _folder_model(name, path, check_config)
-        if not path.is_file():
-            return None
+        is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError):  # too long for the file system, or an unknown ~user
+        return None
+    if is_folder:
+        return _folder_model(name, path, check_config)
+    if not is_file:
         return None
     if path.suffix == ".gguf":
         return _gguf_model(name, path, check_config)
