@@ -1,0 +1,80 @@
+"""The scheduler with scripted sequences: nothing is lost, nobody starves."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_lm.engine.scheduler import Scheduler
+
+POLICIES = ["fair", "prefill_first", "decode_first"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    policy=st.sampled_from(POLICIES),
+    max_batch=st.integers(1, 4),
+    step=st.integers(1, 40),
+    arrivals=st.lists(
+        st.tuples(st.integers(0, 30), st.integers(1, 100), st.integers(1, 20), st.integers(-1, 1)), max_size=12
+    ),
+    cancel=st.sets(st.integers(0, 11)),
+)
+def test_every_sequence_ends(policy, max_batch, step, arrivals, cancel):
+    scheduler = Scheduler(max_batch=max_batch, prefill_step=step, policy=policy, max_pause=5)
+    todo = {i: new for i, (_, _, new, _) in enumerate(arrivals)}
+    computed = dict.fromkeys(todo, 0)
+    pending = sorted(range(len(arrivals)), key=lambda i: arrivals[i][0])
+    for now in range(100_000):
+        while pending and arrivals[pending[0]][0] <= now:
+            uid = pending.pop(0)
+            scheduler.add(uid, arrivals[uid][1], arrivals[uid][3])
+        plan = scheduler.plan()
+        if plan is None:
+            if not pending:
+                break
+            continue
+        scheduler.check()
+        assert len(plan.decode) <= max_batch
+        if plan.prefill is not None:
+            assert 0 < plan.length <= step
+            computed[plan.prefill] += plan.length
+            if plan.prefill in cancel and computed[plan.prefill] > arrivals[plan.prefill][1] // 2:
+                scheduler.remove(plan.prefill)
+                todo.pop(plan.prefill)
+                continue
+            scheduler.prefilled(plan.prefill, plan.length)
+        for uid in plan.decode:
+            todo[uid] -= 1
+            if todo[uid] == 0:
+                scheduler.remove(uid)
+                todo.pop(uid)
+    assert not todo and not scheduler.waiting and not scheduler.running
+
+
+def test_prefill_first_pauses_decoding_for_a_bounded_time():
+    scheduler = Scheduler(max_batch=8, prefill_step=10, policy="prefill_first", max_pause=3)
+    scheduler.add(0, 1)
+    scheduler.prefilled(0, scheduler.plan().length)
+    scheduler.add(1, 1000)
+    decoded = []
+    for _ in range(12):
+        plan = scheduler.plan()
+        decoded.append(bool(plan.decode))
+        scheduler.prefilled(plan.prefill, plan.length)
+    assert decoded == [False, False, False, True] * 3
+
+
+def test_decode_first_computes_prompts_only_when_nothing_decodes():
+    scheduler = Scheduler(policy="decode_first", prefill_step=10)
+    scheduler.add(0, 5)
+    scheduler.prefilled(0, scheduler.plan().length)
+    scheduler.add(1, 5)
+    assert scheduler.plan().prefill is None
+    scheduler.remove(0)
+    assert scheduler.plan().prefill == 1
+
+
+def test_priority_goes_first():
+    scheduler = Scheduler()
+    scheduler.add(0, 5)
+    scheduler.add(1, 5, priority=1)
+    assert scheduler.plan().prefill == 1
