@@ -21,7 +21,7 @@ __all__ = [
 
 _FEW = 4  # steps up to which a loop is cheaper than a chunk: decode and small verify steps
 _CHUNK = 64
-_FINE_CHUNK = 16  # decays per channel are compared pair by pair, so chunks are small
+_FINE_CHUNK = 16  # with decays for each channel, pairs of steps are compared channel by channel
 
 
 def causal_conv(
@@ -126,7 +126,7 @@ def selective_scan(
     b, c = (_chunks(m.astype(mx.float32), size) for m in (b, c))  # (B, G, chunks, size, N)
     scores = _over_heads(c @ b.swapaxes(-1, -2), heads) * _pair_decay(decay)
     inner = scores @ inputs
-    inputs = inputs * mx.exp(total[..., -1:] - total)[..., None]
+    inputs = inputs * mx.exp(mx.cumsum(decay, axis=-1, reverse=True, inclusive=False))[..., None]
     written = inputs.swapaxes(-1, -2).reshape(batch, groups, -1, *inputs.shape[2:3], width, size)
     written = (written @ b[:, :, None]).reshape(batch, heads, -1, width, states)
     reach, whole = mx.exp(total)[..., None], mx.exp(total[..., -1:])[..., None]
@@ -255,18 +255,26 @@ def _delta_inputs(
 def _delta_decays(q: mx.array, k: mx.array, g: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
     """Decayed products inside chunks: k.k and q.k pairs, keys that read the state before the chunk, keys that write
     the state after it, and the decay of the whole chunk; all (B, H, chunks, ...)."""
-    total = mx.cumsum(g, axis=3)
     if g.ndim == 4:
-        pairs = _pair_decay(g)
-        into, out_of = mx.exp(total)[..., None] * k, mx.exp(total[..., -1:] - total)[..., None] * k
-        keys = k.swapaxes(-1, -2)
-        return (k @ keys) * pairs, (q @ keys) * pairs, into, out_of, mx.exp(total[..., -1:])[..., None]
-    # Per channel the decay stands inside the product; splitting it over the two factors would overflow.
-    gap = mx.minimum(total[..., :, None, :] - total[..., None, :, :], 0.0)  # (B, H, chunks, i, j, Dk)
-    reach = mx.exp(gap) * k[..., None, :, :]
-    inner, read = ((reach @ a[..., None])[..., 0] for a in (k, q))
-    into, out_of = mx.exp(total) * k, mx.exp(total[..., -1:, :] - total) * k
-    return inner, read, into, out_of, mx.exp(total[..., -1:, :])
+        pairs, keys = _pair_decay(g), k.swapaxes(-1, -2)
+        inner, read = (k @ keys) * pairs, (q @ keys) * pairs
+        g = g[..., None]
+    else:
+        # Per channel the decay stands inside the product. A few chunks at a time: there is a size x size x Dk block
+        # for each.
+        count = q.shape[2]
+        parts = [_channel_pairs(*(a[:, :, c : c + 8] for a in (q, k, g))) for c in range(0, count, 8)]
+        inner, read = (mx.concatenate(part, axis=2) for part in zip(*parts, strict=True))
+    into = mx.exp(mx.cumsum(g, axis=3)) * k
+    out_of = mx.exp(mx.cumsum(g, axis=3, reverse=True, inclusive=False)) * k
+    return inner, read, into, out_of, mx.exp(g.sum(axis=3, keepdims=True))
+
+
+def _channel_pairs(q: mx.array, k: mx.array, g: mx.array) -> tuple[mx.array, mx.array]:
+    """k.k and q.k pairs with a decay for each channel: (..., size, Dk) -> two (..., size, size)."""
+    decay = _pair_decay(g.swapaxes(-1, -2)).transpose(0, 1, 2, 4, 5, 3)  # (B, H, chunks, i, j, Dk)
+    reach = decay * k[..., None, :, :]
+    return (reach @ k[..., None])[..., 0], (reach @ q[..., None])[..., 0]
 
 
 def _pair_decay(log_decay: mx.array) -> mx.array:

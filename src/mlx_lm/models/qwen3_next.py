@@ -87,7 +87,7 @@ class AddOne:
         if kernels:
             published = kernels[0].shape[-1] != 1
         else:
-            published = bool(found) and mx.mean(found[0].astype(mx.float32)).item() < 0.5
+            published = bool(found) and float(mx.mean(found[0].astype(mx.float32)).item()) < 0.5
         if not published:
             return weights
         return {k: v + 1 if re.search(self.pattern, k) else v for k, v in weights.items()}
@@ -162,7 +162,6 @@ class Model(DenseModel):
         """A layer of the head: attention, whatever the model's own layers at that place are."""
         args = self.args
         full = next((i for i in range(args.num_hidden_layers) if not args.is_linear(i)), None)
-        assert args.layer_types is not None
         if full is None:
             raise ConfigError("config.json: a checkpoint with a next-token head needs a full_attention layer.")
         return self.layer(args, full)
@@ -172,7 +171,7 @@ class Model(DenseModel):
 
         `logits` turns them into predictions. `cache` is the head's own, from `make_draft_cache`.
         """
-        return self.mtp(hidden, self.model.embed_tokens(tokens), cache)
+        return self.mtp(hidden, self[self.names.backbone][self.names.embed](tokens), cache)
 
     def make_draft_cache(self, options: KVOptions = KVOptions()) -> list[State]:
         """Fresh states of the next-token head for one sequence."""

@@ -30,7 +30,7 @@ class DeltaOptions:
         key_heads, value_heads: value heads are a multiple of key heads, which they share in turn.
         kernel: width of the convolution over queries, keys and values.
         fused: queries, keys, values and gate come from one `in_proj_qkvz`, update rates and decays from one
-            `in_proj_ba`, both laid out by key head; otherwise from `in_proj_qkv`, `in_proj_z`, `in_proj_b`, `in_proj_a`.
+            `in_proj_ba`, both laid out by key head; otherwise from `in_proj_{qkv,z,b,a}`.
         rate: greatest update rate: 1, or 2 where a step may turn a memory around.
         act: after the convolution.
         gate_act: on the output's gate.

@@ -17,12 +17,12 @@ __all__ = ["NextTokenHead"]
 class NextTokenHead(nn.Module):
     """Joins a final hidden state with the embedding of the token that followed it, and runs its own layers."""
 
-    def __init__(self, hidden_size: int, layers: list[nn.Module], norm: Callable[[], nn.Module]):
+    def __init__(self, hidden_size: int, layers: Sequence[nn.Module], norm: Callable[[], nn.Module]):
         super().__init__()
         self.pre_fc_norm_embedding = norm()
         self.pre_fc_norm_hidden = norm()
         self.fc = Linear(2 * hidden_size, hidden_size, bias=False)
-        self.layers = layers
+        self.layers = list(layers)
         self.norm = norm()
 
     def state_specs(self) -> list[StateSpec]:
