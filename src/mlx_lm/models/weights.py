@@ -18,6 +18,7 @@ __all__ = [
     "COMMON_RULES",
     "TEXT_TOWER_RULES",
     "Drop",
+    "DropLayers",
     "Rename",
     "Rule",
     "Split",
@@ -61,6 +62,17 @@ class Drop:
     def __call__(self, weights: Weights) -> Weights:
         found = re.compile(self.pattern).search
         return {k: v for k, v in weights.items() if not found(k)}
+
+
+@dataclass(frozen=True)
+class DropLayers:
+    """Forgets layers from number `count` on: next-token prediction heads that no layer list has."""
+
+    count: int
+
+    def __call__(self, weights: Weights) -> Weights:
+        found = re.compile(r"(?:^|\.)layers\.(\d+)\.").search
+        return {k: v for k, v in weights.items() if not ((m := found(k)) and int(m[1]) >= self.count)}
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class AttentionOptions:
 class Attention(nn.Module):
     """x (B, L, D) -> (B, L, D). Class attributes name the parameters where a family's checkpoints differ."""
 
+    qkv_name = "qkv_proj"
     out_name = "o_proj"
     q_norm_name = "q_norm"
     k_norm_name = "k_norm"
@@ -68,7 +69,7 @@ class Attention(nn.Module):
         self.scale = o.head_dim**-0.5 if o.scale is None else o.scale
         q_size, kv_size = o.num_heads * o.head_dim, o.num_kv_heads * o.head_dim
         if o.fused:
-            self.qkv_proj = Linear(o.hidden_size, q_size + 2 * kv_size, bias=o.bias)
+            self[self.qkv_name] = Linear(o.hidden_size, q_size + 2 * kv_size, bias=o.bias)
         else:
             self.q_proj = Linear(o.hidden_size, q_size * (2 if o.gated else 1), bias=o.bias)
             self.k_proj = Linear(o.hidden_size, kv_size, bias=o.bias)
@@ -88,9 +89,7 @@ class Attention(nn.Module):
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         o = self._options
         queries, keys, values, gate = self._project(x)
-        position = offsets(state)
-        if o.rope is not None:
-            queries, keys = o.rope(queries, position), o.rope(keys, position)
+        queries, keys = self._place(queries, keys, offsets(state))
         views = attend_states(state, keys, values, o.window)
         out = kernels.attention(queries, views, scale=self.scale, softcap=o.softcap, sinks=self.get("sinks"))
         out = out.transpose(0, 2, 1, 3).flatten(2)  # (B, L, H*D)
@@ -98,13 +97,18 @@ class Attention(nn.Module):
             out = out * mx.sigmoid(gate)
         return self[self.out_name](out)
 
+    def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
+        """Queries and keys rotated to their positions; the first token's is `position`, one number or (B,)."""
+        rope = self._options.rope
+        return (queries, keys) if rope is None else (rope(queries, position), rope(keys, position))
+
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
         """Queries, keys and values (B, H, L, D), normalized; the output gate (B, L, H*D) or None."""
         o = self._options
         gate = None
         if o.fused:
             q_size, kv_size = o.num_heads * o.head_dim, o.num_kv_heads * o.head_dim
-            queries, keys, values = mx.split(self.qkv_proj(x), [q_size, q_size + kv_size], axis=-1)
+            queries, keys, values = mx.split(self[self.qkv_name](x), [q_size, q_size + kv_size], axis=-1)
         else:
             queries, keys, values = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if o.gated:

@@ -122,6 +122,7 @@ class MoE(nn.Module):
     router_name = "gate"
     experts_name = "switch_mlp"
     shared_name = "shared_experts"
+    correction_on_router = True  # else the selection bias is the block's own parameter
 
     def __init__(
         self,
@@ -139,7 +140,8 @@ class MoE(nn.Module):
         self.routing = routing
         self[self.router_name] = Linear(hidden_size, num_experts, bias=router_bias)
         if correction:
-            self[self.router_name].e_score_correction_bias = mx.zeros((num_experts,))
+            owner = self[self.router_name] if self.correction_on_router else self
+            owner.e_score_correction_bias = mx.zeros((num_experts,))
         self[self.experts_name] = experts
         if shared is not None:
             self[self.shared_name] = shared
@@ -149,7 +151,8 @@ class MoE(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         flat = x.reshape(-1, x.shape[-1])
         router = self[self.router_name]
-        indices, weights = route(router(flat), self.routing, router.get("e_score_correction_bias"))
+        owner = router if self.correction_on_router else self
+        indices, weights = route(router(flat), self.routing, owner.get("e_score_correction_bias"))
         y = self[self.experts_name](flat, indices)
         y = (y * weights[..., None].astype(y.dtype)).sum(axis=-2)
         if self.shared_name in self:

@@ -5,7 +5,7 @@ import mlx.nn as nn
 
 from .. import kernels
 
-__all__ = ["GatedRMSNorm", "LayerNorm", "RMSNorm"]
+__all__ = ["GatedRMSNorm", "HeadNorm", "LayerNorm", "RMSNorm"]
 
 
 class RMSNorm(nn.Module):

@@ -1,0 +1,52 @@
+"""MiniMax-M2: norms on all heads together, sigmoid routing with a selection bias. https://arxiv.org/abs/2605.26494."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import AttentionOptions, LayerNames, MoE, RMSNorm, Routing, SwitchGLU
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Rename, expert_rules
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    head_dim: int | None = 128
+    max_position_embeddings: int = 196608
+    rotary_dim: int | None = None
+    partial_rotary_factor: float = 1.0
+    num_local_experts: int = 256
+    num_experts_per_tok: int = 8
+    use_qk_norm: bool = True
+    scoring_func: str = "sigmoid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scoring_func != "sigmoid" or not self.use_qk_norm:
+            raise ConfigError("config.json: scoring_func must be 'sigmoid' and use_qk_norm true for 'minimax_m2'.")
+        if self.rotary_dim is not None:
+            self.partial_rotary_factor = self.rotary_dim / self.heads[2]
+
+
+class Experts(MoE):
+    correction_on_router = False
+
+
+class Model(DenseModel):
+    layer_names = LayerNames(feed_forward="block_sparse_moe")
+    rules = (Rename(r"\.mlp\.", ".block_sparse_moe."), *expert_rules("block_sparse_moe", ("w1", "w3", "w2")))
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        norm = partial(RMSNorm, eps=args.rms_norm_eps)
+        return super().attention_options(args, index, qk_norm=norm, qk_norm_full=True, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        width, count = args.hidden_size, args.num_local_experts
+        experts = SwitchGLU(width, args.intermediate_size, count, act=args.hidden_act)
+        return Experts(width, count, Routing(args.num_experts_per_tok, "sigmoid"), experts, correction=True)

@@ -1,0 +1,50 @@
+"""Qwen 1.5 and 2 with experts, and one that every token visits behind a gate. https://arxiv.org/abs/2407.10671."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.nn as nn
+
+from ..nn import AttentionOptions, GatedMLP, MoE, Routing, SwitchGLU
+from .dense import DenseModel
+from .qwen3_moe import ModelArgs as Qwen3MoeArgs
+from .weights import expert_rules
+
+
+@dataclass
+class ModelArgs(Qwen3MoeArgs):
+    qkv_bias: bool = True
+    num_experts: int = 60
+    num_experts_per_tok: int = 4
+    moe_intermediate_size: int = 1408
+    shared_expert_intermediate_size: int = 5632
+    max_window_layers: int = 28
+
+    def __post_init__(self) -> None:
+        if self.use_sliding_window and self.layer_types is None:
+            last = self.max_window_layers
+            kinds = ("full_attention", "sliding_attention")
+            self.layer_types = [kinds[i % 2 == 0 and i < last] for i in range(self.num_hidden_layers)]
+        super().__post_init__()
+
+
+class Experts(MoE):
+    shared_name = "shared_expert"
+
+
+class Model(DenseModel):
+    rules = expert_rules()
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, bias=args.qkv_bias, out_bias=False, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if not args.has_experts(index):
+            return super().feed_forward(args, index)
+        width, count, act = args.hidden_size, args.num_experts, args.hidden_act
+        experts = SwitchGLU(width, args.moe_intermediate_size, count, act=act)
+        shared = GatedMLP(width, args.shared_expert_intermediate_size, act)
+        routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
+        return Experts(width, count, routing, experts, shared=shared, shared_gate=True)
