@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from mlx_lm.errors import ChatTemplateError
@@ -88,6 +89,8 @@ class Budget:
         if isinstance(value, int):
             _bits(value.bit_length())
             return 8
+        if isinstance(value, FunctionType | BuiltinFunctionType | MethodType):
+            raise ChatTemplateError("The chat template prints or stores a function; it must call it.")  # shows addresses
         if not isinstance(value, list | tuple | Mapping | MappingView):
             return 8
         known = self._known.get(id(value))
