@@ -31,9 +31,7 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as shells co
 
 
 def main(
-    parser: argparse.ArgumentParser,
-    run: Callable[[argparse.Namespace], int | None],
-    argv: Sequence[str] | None = None,
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None
 ) -> int:
     """Runs a command; see the module's contract. Wrong arguments raise SystemExit(2), as argparse does."""
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error (or MLX_LM_DEBUG=1)")

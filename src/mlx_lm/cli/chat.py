@@ -93,6 +93,8 @@ def _begin(args: argparse.Namespace, kv: dict[str, Any]) -> tuple[Any, str]:
             say("This model has no chat template: 'User:' and 'Assistant:' stand before the messages.")
     else:
         saved_prompt.check_made_for(metadata, args.prompt_cache_file, loaded, args.adapter_path)
+        if begun.eos is not None:
+            loaded.tokenizer.add_eos_token(begun.eos)
         turns = Turns.saved(states, begun.tokens, make)
         chat = ChatFormat.of(loaded.tokenizer, begun.template, begun.variables)
     settings = {

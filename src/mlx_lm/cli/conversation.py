@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import RequestError
+from ..errors import ContextLengthError, RequestError
 from .options import Sampling
 from .prompt import ChatFormat
 from .saved_prompt import SavedPrompt
@@ -117,6 +117,7 @@ class Conversation:
         that fails or is stopped before its first token leaves the user message unanswered, for the caller to undo.
         """
         tokens = self._chat.tokens(self._conversation(), add_generation_prompt=True)
+        self._check_length(len(tokens))
         text, last, generated, interrupted = "", None, [], False
 
         def watch(done: int, total: int) -> None:
@@ -152,6 +153,14 @@ class Conversation:
         if self._begun is not None and messages and messages[0]["role"] == "user":
             messages[0]["content"] = self._begun.text + messages[0]["content"]
         return [*system, *messages]
+
+    def _check_length(self, length: int) -> None:
+        """Refuses a conversation that is too long before the cache is touched."""
+        from ..engine import context_length
+
+        limit = context_length(self._models[0])
+        if limit is not None and length > limit:
+            raise ContextLengthError(length, limit)
 
     def _prepare(self, tokens: list[int], watch: Callable[[int, int], object]) -> int:
         """Brings the states to a beginning of `tokens`; returns how many tokens were there already.

@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--extra-eos-token", nargs="+", default=(), metavar="TOKEN", help="ids or texts of more tokens that end")
     add("--verbose", type=options.boolean, default=True, metavar="BOOL", help="show counts and speeds (default: true)")
     add("--json", action="store_true", help="print one JSON object in place of the text")
-    add("--logprobs", type=int, nargs="?", const=0, metavar="TOP", help="with --json: log-probabilities, and TOP others")
+    add(
+        "--logprobs", type=int, nargs="?", const=0, metavar="TOP", help="with --json: log-probabilities, and TOP others"
+    )
     add("--prompt-cache-file", metavar="FILE", help="go on from a prompt saved by mlx_lm.cache_prompt")
     options.add_sampling_options(parser)
     options.add_kv_options(parser)
@@ -108,7 +110,9 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(args: argparse.Namespace, text: str) -> tuple[Any, list[Any] | None, list[int], list[int], tuple[str, ...]]:
+def _prepare(
+    args: argparse.Namespace, text: str
+) -> tuple[Any, list[Any] | None, list[int], list[int], tuple[str, ...]]:
     """(model, states, tokens they hold, tokens to compute, stop strings)."""
     from .loading import load_model
     from .prompt import ChatFormat
@@ -130,9 +134,7 @@ def _prepare(args: argparse.Namespace, text: str) -> tuple[Any, list[Any] | None
     return loaded, None, [], chat.encode(text), chat.stop
 
 
-def _prepare_saved(
-    args: argparse.Namespace, text: str
-) -> tuple[Any, list[Any], list[int], list[int], tuple[str, ...]]:
+def _prepare_saved(args: argparse.Namespace, text: str) -> tuple[Any, list[Any], list[int], list[int], tuple[str, ...]]:
     """As `_prepare`, going on from a prompt cache file."""
     from . import saved_prompt
     from .loading import load_model
@@ -152,6 +154,8 @@ def _prepare_saved(
     else:
         chat = ChatFormat.choose(loaded.tokenizer)
     chat.require("--prefill-response", args.prefill_response)
+    if prompt.eos is not None:
+        loaded.tokenizer.add_eos_token(prompt.eos)
     turns = Turns.saved(states, prompt.tokens)
     held, rest = saved_prompt.continue_prompt(prompt, turns, chat, text, args.prefill_response)
     return loaded, turns.states, held, rest, chat.stop
@@ -201,9 +205,7 @@ def _logprob(token: int, logprobs: Any, top: int, tokenizer: Any) -> dict[str, A
     entry: dict[str, Any] = {"id": token, "token": tokenizer.decode([token]), "logprob": float(logprobs[token].item())}
     if top:
         best: list[int] = mx.argsort(-logprobs)[:top].tolist()  # type: ignore[assignment]
-        entry["top"] = [
-            {"id": i, "token": tokenizer.decode([i]), "logprob": float(logprobs[i].item())} for i in best
-        ]
+        entry["top"] = [{"id": i, "token": tokenizer.decode([i]), "logprob": float(logprobs[i].item())} for i in best]
     return entry
 
 

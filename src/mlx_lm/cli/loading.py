@@ -26,12 +26,7 @@ class Loaded:
         return hub.fingerprint(self.path)
 
 
-def load_model(
-    name: str | None,
-    *,
-    adapter_path: str | None = None,
-    trust_remote_code: bool = False,
-) -> Loaded:
+def load_model(name: str | None, *, adapter_path: str | None = None, trust_remote_code: bool = False) -> Loaded:
     """The model called `name`; None is the default model. Raises what `mlx_lm.load` raises."""
     if name is None:
         files = hub.default_model(check_config=_check)

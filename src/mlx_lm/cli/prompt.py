@@ -59,12 +59,7 @@ class ChatFormat:
 
     @classmethod
     def choose(
-        cls,
-        tokenizer: Any,
-        *,
-        ignore: bool = False,
-        use_default: bool = False,
-        variables: dict[str, Any] | None = None,
+        cls, tokenizer: Any, *, ignore: bool = False, use_default: bool = False, variables: dict[str, Any] | None = None
     ) -> "ChatFormat":
         """The format that the template options ask for."""
         if ignore and use_default:

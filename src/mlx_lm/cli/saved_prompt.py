@@ -6,7 +6,7 @@ has only what its caller gave; such a prompt is continued without knowing its to
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,12 @@ class SavedPrompt:
     template: str | None = None
     variables: dict[str, Any] = field(default_factory=dict)
     kv: dict[str, Any] = field(default_factory=dict)
+    eos: str | None = None  # one more token that ends generation
     known: bool = True  # False for a file without this description
+
+    def with_tokens(self, tokens: list[int], eos: str | None) -> "SavedPrompt":
+        """The same prompt as these ids."""
+        return replace(self, tokens=tokens, eos=eos)
 
     def messages(self, text: str) -> list[dict[str, str]]:
         """The conversation whose first user message begins with the cached text and goes on with `text`."""
