@@ -111,6 +111,12 @@ class State(ABC):
     def load(cls, arrays: dict[str, mx.array], fields: dict[str, Any]) -> "State":
         """The inverse of `saved`; raises CacheMismatchError for content that does not fit."""
 
+    def become(self, other: "State") -> None:
+        """Takes over the content of a state of the same class, which must not be used afterwards."""
+        if type(other) is not type(self):
+            raise CacheStateError(f"A {type(self).__name__} cannot become a {type(other).__name__}.")
+        self.__dict__ = other.__dict__
+
     def size(self) -> int:
         """Number of tokens held (fewer than `offset` once a window has moved)."""
         return self.offset

@@ -53,8 +53,11 @@ class TokenBuffer:
 
     def append(self, x: mx.array) -> None:
         """Writes x (B, H, L, D) after the last token."""
-        parts = self._encode(x)
-        end = self.length + x.shape[2]
+        self.extend(self._encode(x))
+
+    def extend(self, parts: list[mx.array]) -> None:
+        """Writes tokens that are encoded already, (B, H, L, ...) each, after the last token."""
+        end = self.length + parts[0].shape[2]
         if end > self.capacity:
             self._grow(parts, end)
         for held, new in zip(self._parts, parts, strict=True):

@@ -5,6 +5,7 @@ names that mlx-lm's users import are its constructors. Keys and values are two t
 latent layer puts its latents in the first and its shared rotary keys in the second.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,6 +169,7 @@ class AttentionState(State):
             "bits": self.bits,
             "group_size": self.group_size,
             "start": self.start,
+            "dtype": self.dtype,
             "packed": self._keys.bits,
             "key_group_size": self._keys.group_size,
             "value_group_size": self._values.group_size,
@@ -185,6 +187,7 @@ class AttentionState(State):
                 bits=fields["bits"],
                 group_size=fields["group_size"],
                 start=fields["start"],
+                dtype=fields["dtype"],
             )
             keys = [arrays[f"keys.{i}"] for i in range(sum(k.startswith("keys.") for k in arrays))]
             values = [arrays[f"values.{i}"] for i in range(sum(k.startswith("values.") for k in arrays))]
@@ -201,6 +204,30 @@ class AttentionState(State):
         if not 0 <= new._keys.length <= new._offset:
             raise CacheMismatchError("The saved attention state is malformed: it holds more tokens than it has seen.")
         return new
+
+    def page(self, start: int, end: int) -> tuple[dict[str, mx.array], dict[str, Any]]:
+        """Tokens start..end of a state that holds all of them: arrays by name, and what `fill` needs to know."""
+        arrays = {f"keys.{i}": p[:, :, start:end] for i, p in enumerate(self._keys.parts)}
+        arrays |= {f"values.{i}": p[:, :, start:end] for i, p in enumerate(self._values.parts)}
+        groups = [self._keys.group_size, self._values.group_size]
+        return arrays, {"packed": self._keys.bits, "groups": groups, "tokens": end - start}
+
+    def fill(self, pages: Sequence[dict[str, mx.array]], fields: Sequence[dict[str, Any]]) -> None:
+        """Makes an empty state hold consecutive pages, the first from token 0 on.
+
+        Pages from before the state was packed are packed now, as they would have been.
+        """
+        assert self.empty() and self.window is None
+        packed, groups = fields[-1]["packed"], fields[-1]["groups"]
+        for name, group in (("keys", groups[0]), ("values", groups[1])):
+            whole = TokenBuffer(packed, group)
+            for arrays, page in zip(pages, fields, strict=True):
+                parts = [arrays[f"{name}.{i}"] for i in range(1 if page["packed"] is None else 3)]
+                if page["packed"] != packed:
+                    parts = TokenBuffer.from_parts(parts, page["packed"], group).quantized(packed, group).parts
+                whole.extend(parts)
+            setattr(self, f"_{name}", whole)
+        self._offset = sum(page["tokens"] for page in fields)
 
     def _like(self) -> "AttentionState":
         new = AttentionState.__new__(type(self))

@@ -1,0 +1,95 @@
+"""Between a sequence's states and block payloads.
+
+States that hold every token are cut into blocks; those that forget (windows, recurrences) are kept whole, as a
+checkpoint at a block's end. A payload is arrays by name and JSON-able fields, so it can lie in memory or on disk.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from ...errors import CacheMismatchError
+from ...state import AttentionState, CacheList, State
+
+__all__ = ["Payload", "checkpoint", "cut", "needs_checkpoints", "restore"]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A block's arrays: `pages` of states that hold all tokens, and maybe a checkpoint of the others."""
+
+    pages: dict[str, mx.array]
+    fields: dict[str, Any]
+    checkpoint: dict[str, mx.array] | None = None
+    checkpoint_fields: dict[str, Any] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        arrays = [*self.pages.values(), *(self.checkpoint or {}).values()]
+        return sum(a.nbytes for a in arrays)
+
+
+def leaves(states: Sequence[State]) -> Iterator[State]:
+    """The states with lists taken apart."""
+    for state in states:
+        if isinstance(state, CacheList):
+            yield from leaves(state.caches)
+        else:
+            yield state
+
+
+def paged(state: State) -> bool:
+    """Whether a state holds every token and can be cut anywhere."""
+    return isinstance(state, AttentionState) and state.window is None
+
+
+def needs_checkpoints(states: Sequence[State]) -> bool:
+    """Whether resuming needs more than pages."""
+    return any(not paged(state) for state in leaves(states))
+
+
+def cut(states: Sequence[State], start: int, end: int) -> Payload:
+    """Tokens start..end of every state that can be cut, in arrays of their own."""
+    pages: dict[str, mx.array] = {}
+    fields: dict[str, Any] = {}
+    for i, state in enumerate(leaves(states)):
+        if isinstance(state, AttentionState) and paged(state):
+            arrays, fields[str(i)] = state.page(start, end)
+            pages |= {f"{i}.{name}": mx.contiguous(a) for name, a in arrays.items()}
+    return Payload(pages, fields)
+
+
+def checkpoint(states: Sequence[State]) -> tuple[dict[str, mx.array], dict[str, Any]]:
+    """The present of every state that cannot be cut."""
+    arrays: dict[str, mx.array] = {}
+    fields: dict[str, Any] = {}
+    for i, state in enumerate(leaves(states)):
+        if not paged(state):
+            held, fields[str(i)] = state.saved()
+            arrays |= {f"{i}.{name}": mx.contiguous(a) for name, a in held.items()}
+    return arrays, fields
+
+
+def restore(states: Sequence[State], blocks: Sequence[Payload]) -> None:
+    """Puts the content of consecutive blocks, from the first on, into fresh states.
+
+    Raises:
+        CacheMismatchError: the payloads are not of such states; the states are then of no use.
+    """
+    last = blocks[-1]
+    try:
+        for i, state in enumerate(leaves(states)):
+            if isinstance(state, AttentionState) and paged(state):
+                state.fill([_own(b.pages, i) for b in blocks], [b.fields[str(i)] for b in blocks])
+            else:
+                assert last.checkpoint is not None and last.checkpoint_fields is not None
+                state.become(type(state).load(_own(last.checkpoint, i), last.checkpoint_fields[str(i)]))
+    except (KeyError, AssertionError, TypeError, ValueError, AttributeError) as error:
+        raise CacheMismatchError(f"A cached prefix does not fit the model's states: {error!r}.") from error
+
+
+def _own(arrays: dict[str, mx.array], index: int) -> dict[str, mx.array]:
+    prefix = f"{index}."
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
