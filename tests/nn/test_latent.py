@@ -5,6 +5,7 @@ import time
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx.utils import tree_flatten
 
 from mlx_lm.models import build_model
 from mlx_lm.nn import LatentAttention, LatentOptions, Linear, RopeParameters, latent, make_rope
@@ -133,3 +134,27 @@ def test_long_prompts_in_chunks_are_quick():
     assert time.perf_counter() - start < 15
     assert cache[0].offset == 4096 and cache[0].nbytes < 1.2 * 4096 * (32 + 8) * 4
     assert mx.isfinite(model(ids[:, :1], cache)).all().item()
+
+
+@pytest.mark.parametrize("mode", [("affine", 64, 4), ("affine", 32, 8), ("mxfp4", 32, 4), ("mxfp8", 32, 8)])
+def test_packed_checkpoints_with_a_fused_projection_load_into_split_heads(mode):
+    kind, group, bits = mode
+    changes = {"model_type": "deepseek_v3", "kv_lora_rank": 64, "topk_group": 1, "n_group": 1}
+    model = build_model(deepseek_config(**changes))
+    weights = dict(tree_flatten(model.parameters()))
+    split = model.weight_rules()[-1]
+    name = "model.layers.0.self_attn.kv_b_proj"
+    fused = mx.random.normal((2 * 32, 64))
+    packed = dict(zip(("weight", "scales", "biases"), mx.quantize(fused, group, bits, mode=kind), strict=False))
+    dense = mx.dequantize(*packed.values(), group_size=group, bits=bits, mode=kind).reshape(2, 32, 64)
+    got = split({f"{name}.{k}": v for k, v in packed.items()})
+    base = "model.layers.0.self_attn."
+    assert far(got[base + "embed_q.weight"].swapaxes(1, 2), dense[:, :16]) == 0
+    kept = [got[base + f"unembed_out.{k}"] for k in packed]
+    assert far(mx.dequantize(*kept, group_size=group, bits=bits, mode=kind), dense[:, 16:]) == 0
+    rest = {
+        k: v for k, v in weights.items() if "layers.0.self_attn.embed_q" not in k and "layers.0.self_attn.une" not in k
+    }
+    config = deepseek_config(**changes, quantization={"group_size": group, "bits": bits, "mode": kind})
+    loaded = build_model(config, rest | {f"{name}.{k}": v for k, v in packed.items()})
+    assert "scales" in loaded.layers[0].self_attn.unembed_out and "scales" not in loaded.layers[0].self_attn.embed_q

@@ -203,7 +203,7 @@ class _HeadWeights:
     mode: str = "affine"
     to_latent_form: bool = False
 
-    def _each(self, change) -> "_HeadWeights":
+    def _each(self, change: Callable[[mx.array], mx.array]) -> "_HeadWeights":
         scales = None if self.scales is None else change(self.scales)
         biases = None if self.biases is None else change(self.biases)
         return replace(self, weight=change(self.weight), scales=scales, biases=biases)

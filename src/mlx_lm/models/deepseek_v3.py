@@ -1,0 +1,88 @@
+"""DeepSeek-V3: V2's attention, experts chosen by sigmoid scores with a correction. https://arxiv.org/abs/2412.19437."""
+
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from ..errors import ConfigError
+from ..nn import Routing
+from . import deepseek_v2
+from .weights import DropLayers, Rule, Weights
+
+
+@dataclass
+class ModelArgs(deepseek_v2.ModelArgs):
+    max_position_embeddings: int = field(default=4096, kw_only=True)
+    n_routed_experts: int | None = 256
+    n_shared_experts: int | None = 1
+    num_experts_per_tok: int | None = 8
+    moe_intermediate_size: int = 2048
+    first_k_dense_replace: int = 3
+    n_group: int | None = 8
+    topk_group: int | None = 4
+    topk_method: str = "noaux_tc"
+    scoring_func: str = "sigmoid"
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 2.5
+
+    def check_routing(self) -> None:
+        if self.topk_method != "noaux_tc" or self.scoring_func != "sigmoid":
+            raise ConfigError(
+                f"config.json: topk_method={self.topk_method!r} with scoring_func={self.scoring_func!r} is not "
+                f"supported for model type {self.model_type!r}; known: 'noaux_tc' with 'sigmoid'."
+            )
+
+    def routing(self) -> Routing:
+        assert self.num_experts_per_tok is not None
+        return Routing(
+            self.num_experts_per_tok,
+            "sigmoid",
+            normalize=self.norm_topk_prob,
+            scale=self.routed_scaling_factor,
+            num_groups=self.n_group or 1,
+            top_groups=self.topk_group or 1,
+            group_score="top2",
+            epsilon=1e-20,
+        )
+
+
+@dataclass(frozen=True)
+class SplitHeads:
+    """`kv_b_proj` (H*(nope+value), R) -> `embed_q` (H, R, nope) and `unembed_out` (H, value, R).
+
+    Packed values are cut without loss; packed keys become dense, because they are packed along what is now the other
+    side.
+    """
+
+    num_heads: int
+    nope_dim: int
+    rank: int
+
+    def __call__(self, weights: Weights) -> Weights:
+        result = dict(weights)
+        for name in [k for k in weights if k.endswith(".kv_b_proj.weight")]:
+            base = name.removesuffix("kv_b_proj.weight")
+            kinds = [k for k in ("weight", "scales", "biases") if f"{base}kv_b_proj.{k}" in weights]
+            parts = {k: mx.unflatten(result.pop(f"{base}kv_b_proj.{k}"), 0, (self.num_heads, -1)) for k in kinds}
+            result |= {f"{base}unembed_out.{k}": v[:, self.nope_dim :] for k, v in parts.items()}
+            keys = self._dense({k: v[:, : self.nope_dim] for k, v in parts.items()})
+            result[f"{base}embed_q.weight"] = mx.contiguous(keys.swapaxes(1, 2))
+        return result
+
+    def _dense(self, parts: dict[str, mx.array]) -> mx.array:
+        scales = parts.get("scales")
+        if scales is None:
+            return parts["weight"]
+        bits, group = parts["weight"].shape[-1] * 32 // self.rank, self.rank // scales.shape[-1]
+        modes = {(32, 4): "mxfp4", (16, 4): "nvfp4", (32, 8): "mxfp8"}
+        mode = modes.get((group, bits), "affine") if scales.dtype == mx.uint8 else "affine"
+        return mx.dequantize(parts["weight"], scales, parts.get("biases"), group_size=group, bits=bits, mode=mode)
+
+
+class Model(deepseek_v2.Model):
+    split_heads = True
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        args = self.args
+        split = SplitHeads(args.num_attention_heads, args.qk_nope_head_dim, args.kv_lora_rank)
+        return (*super().weight_rules(), DropLayers(args.num_hidden_layers), split)

@@ -1,0 +1,36 @@
+"""GLM-4.7-Flash: DeepSeek-V3's attention and routing, with the kind of each feed-forward listed."""
+
+from dataclasses import dataclass, field
+
+from ..errors import ConfigError
+from . import deepseek_v3
+
+
+@dataclass
+class ModelArgs(deepseek_v3.ModelArgs):
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = field(default=202752, kw_only=True)
+    q_lora_rank: int | None = 768
+    qk_nope_head_dim: int = 192
+    v_head_dim: int = 256
+    n_routed_experts: int | None = 64
+    num_experts_per_tok: int | None = 4
+    moe_intermediate_size: int = 1536
+    first_k_dense_replace: int = 1
+    n_group: int | None = 1
+    topk_group: int | None = 1
+    routed_scaling_factor: float = 1.8
+    mlp_layer_types: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kinds = self.mlp_layer_types
+        if kinds is not None and (len(kinds) != self.num_hidden_layers or set(kinds) - {"dense", "sparse"}):
+            raise ConfigError(f"config.json: mlp_layer_types must name each layer's kind, not {kinds!r}.")
+
+    def has_experts(self, index: int) -> bool:
+        return super().has_experts(index) if self.mlp_layer_types is None else self.mlp_layer_types[index] == "sparse"
+
+
+class Model(deepseek_v3.Model):
+    pass

@@ -1,0 +1,42 @@
+"""MiniCPM 3: latent attention, scaled embeddings, residuals and logits. Source: https://arxiv.org/abs/2404.06395."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import deepseek_v2
+
+
+@dataclass
+class ModelArgs(deepseek_v2.ModelArgs):
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = field(default=32768, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    q_lora_rank: int | None = 768
+    kv_lora_rank: int = 256
+    qk_nope_head_dim: int = 64
+    qk_rope_head_dim: int = 32
+    v_head_dim: int = 0  # hidden_size / num_attention_heads
+    rope_interleave: bool = False
+    original_max_position_embeddings: int | None = None
+    n_routed_experts: int | None = None
+    scale_emb: float = 12.0
+    scale_depth: float = 1.4
+    dim_model_base: float = 256.0
+
+    def __post_init__(self) -> None:
+        self.v_head_dim = self.v_head_dim or self.hidden_size // self.num_attention_heads
+        super().__post_init__()
+
+
+class Model(deepseek_v2.Model):
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return args.scale_emb
+
+    @staticmethod
+    def logit_scale(args: Any) -> float:
+        return args.dim_model_base / args.hidden_size
+
+    @classmethod
+    def residual_scale(cls, args: Any) -> float:
+        return args.scale_depth / args.num_hidden_layers**0.5
