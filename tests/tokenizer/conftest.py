@@ -42,7 +42,13 @@ def spm_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     plain = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
     variants: dict[str, dict[str, Any]] = {
         "bpe_bytes": {"model_type": "bpe", "byte_fallback": True, **plain, "vocab_size": 460},
-        "bpe_noprefix": {"model_type": "bpe", "byte_fallback": True, "add_dummy_prefix": False, **plain, "vocab_size": 460},
+        "bpe_noprefix": {
+            "model_type": "bpe",
+            "byte_fallback": True,
+            "add_dummy_prefix": False,
+            **plain,
+            "vocab_size": 460,
+        },
         "bpe_unknown": {"model_type": "bpe", "vocab_size": 160},
         "unigram": {"model_type": "unigram", "vocab_size": 160},
         "unigram_bytes": {"model_type": "unigram", "byte_fallback": True, **plain, "vocab_size": 420},

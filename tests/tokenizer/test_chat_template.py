@@ -1,5 +1,7 @@
 """Chat templates render what transformers renders; sources are read in the right order."""
 
+# ruff: noqa: E501  (one case, one line)
+
 import json
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +16,11 @@ USER = {"role": "user", "content": "Hi <b> & 'you' é"}
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("{{ messages|tojson }}", {}, '[{"role": "user", "content": "Hi <b> & \'you\' é"}]'),
     ("{{ messages[0]|tojson(indent=2) }}", {}, '{\n  "role": "user",\n  "content": "Hi <b> & \'you\' é"\n}'),
-    ("{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}", {}, "013"),
+    (
+        "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+        {},
+        "013",
+    ),
     ("  {% if true %}\n  x\n  {% endif %}\n", {}, "  x\n"),
     ("a{% generation %}b{{ messages|length }}{% endgeneration %}c", {}, "ab1c"),
     ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", {}, "1"),
@@ -22,9 +28,17 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("{{ bos_token }}{{ missing }}{{ x is defined }}{{ tools is none }}", {"bos_token": "<s>"}, "<s>FalseTrue"),
     ("{{ '%s-%03d' % ('a', 7) }}{{ '{:>4}'.format('b') }}{{ 'abc'[::-1] }}", {}, "a-007   bcba"),
     ("{{ 'a,b'.split(',')|map('upper')|join('+') }}{{ [3, 1, 2]|sort|first }}", {}, "A+B1"),
-    ("{{ dict(a=1, **{'b': 2})|items|list }}{{ {'b': 1, 'a': 2}|dictsort }}", {}, "[('a', 1), ('b', 2)][('a', 2), ('b', 1)]"),
+    (
+        "{{ dict(a=1, **{'b': 2})|items|list }}{{ {'b': 1, 'a': 2}|dictsort }}",
+        {},
+        "[('a', 1), ('b', 2)][('a', 2), ('b', 1)]",
+    ),
     ("{% for a, b in {'x': 1}.items() %}{{ a }}{{ b }}{{ loop.index }}/{{ loop.length }}{% endfor %}", {}, "x11/1"),
-    ("{% filter upper %}x{{ 1 }}{% endfilter %}{% call(v) f() %}{{ v }}{% endcall %}{% macro f() %}{{ caller(3) }}{% endmacro %}", {}, "ERR"),
+    (
+        "{% filter upper %}x{{ 1 }}{% endfilter %}{% call(v) f() %}{{ v }}{% endcall %}{% macro f() %}{{ caller(3) }}{% endmacro %}",
+        {},
+        "ERR",
+    ),
     ("{{ messages[1:]|length }}{{ messages|selectattr('role', 'equalto', 'user')|list|length }}", {}, "01"),
     ("{{ 'x'|center(5) }}|{{ 'a\nb'|indent(2) }}|{{ 1.25|round(1) }}|{{ [1, 2]|sum }}", {}, "  x  |a\n  b|1.2|3"),
 ]
@@ -56,7 +70,9 @@ def test_raise_exception_keeps_the_message() -> None:
         ChatTemplate("{{ raise_exception('roles must alternate') }}").render([USER])
 
 
-@pytest.mark.parametrize("source", ["{% if %}", "{{ a", "{% nonsense %}", "{{ 1/0 }}", "{{ missing.x.y }}", "{{ [] + 1 }}"])
+@pytest.mark.parametrize(
+    "source", ["{% if %}", "{{ a", "{% nonsense %}", "{{ 1/0 }}", "{{ missing.x.y }}", "{{ [] + 1 }}"]
+)
 def test_broken_templates_are_typed_errors(source: str) -> None:
     with pytest.raises(ChatTemplateError):
         ChatTemplate(source).render([USER])

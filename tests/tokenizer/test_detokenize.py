@@ -53,7 +53,7 @@ def _stream(detokenizer: Any, ids: list[int]) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_ids_stream_as_they_decode(tokenizers: dict[str, FastTokenizer], kind: str, data: st.DataObject) -> None:
     tokenizer = tokenizers[kind]
@@ -71,7 +71,7 @@ def test_naive_any_ids(tokenizers: dict[str, FastTokenizer], kind: str, data: st
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "tiktoken", "bpe_bytes", "unigram_bytes"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=30))
 def test_text_at_every_byte_split(tokenizers: dict[str, FastTokenizer], kind: str, text: str) -> None:
     """One token per byte, cut anywhere: what is shown early never changes, and the end is the full decode."""

@@ -1,11 +1,13 @@
 """Hostile chat templates: escapes are refused, bombs are stopped."""
 
 import time
+from functools import partial
 
 import pytest
 
 from mlx_lm.errors import ChatTemplateError
 from mlx_lm.tokenizer.chat_template import ChatTemplate
+from mlx_lm.tokenizer.sandbox import Budget
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
@@ -83,8 +85,8 @@ BOMBS = [
     "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x]|join %}{% endfor %}",
     "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}{% endfor %}",
     "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
-    "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = {'a': ns.x, 'b': ns.x} %}{% endfor %}{{ ns.x|tojson }}",
-    "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x }}",
+    "{% set ns = namespace(x=1) %}{% for i in range(60) %}{% set ns.x = {1: ns.x, 2: ns.x} %}{% endfor %}{{ ns.x|tojson }}",
+    "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x }}",
     "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
     "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
     "{% for i in range(99999) recursive %}{{ loop(range(99999)) }}{% endfor %}",
@@ -135,23 +137,34 @@ def test_escapes_show_nothing(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", BOMBS, ids=range(len(BOMBS)))
-def test_bombs_stop(source: str) -> None:
+def test_bombs_stop(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fifth of the usual time, to keep the tests fast; one bomb below has the usual time."""
+    monkeypatch.setattr("mlx_lm.tokenizer.chat_template.Budget", partial(Budget, seconds=0.2))
     start = time.thread_time()
     with pytest.raises(ChatTemplateError):
         ChatTemplate(source).render(MESSAGES)
-    assert time.thread_time() - start < 2.5
+    assert time.thread_time() - start < 1.2
+
+
+def test_endless_loop_stops_after_a_second() -> None:
+    start = time.thread_time()
+    with pytest.raises(ChatTemplateError, match=r"ran for more than 1\.0 s"):
+        ChatTemplate("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}").render(MESSAGES)
+    assert time.thread_time() - start < 1.5
 
 
 def test_large_conversations_are_no_bomb() -> None:
     content = "word " * 400_000
-    template = ChatTemplate("{% for m in messages %}{{ m.role ~ ': ' + m.content|trim }}{% endfor %}{{ messages|tojson }}")
+    template = ChatTemplate(
+        "{% for m in messages %}{{ m.role ~ ': ' + m.content|trim }}{% endfor %}{{ messages|tojson }}"
+    )
     text = template.render([{"role": "user", "content": content}] * 3)
     assert len(text) > 6 * len(content)
 
 
 def test_many_messages_are_no_bomb() -> None:
     template = ChatTemplate(
-        "{% for m in messages %}{% if loop.last or not loop.first %}{{ m.role }}{% set x = m.content.split('</think>') %}"
-        "{{ x[-1]|trim }}{% endif %}{% endfor %}"
+        "{% for m in messages %}{% if loop.last or not loop.first %}{{ m.role }}"
+        "{% set x = m.content.split('</think>') %}{{ x[-1]|trim }}{% endif %}{% endfor %}"
     )
     assert template.render(MESSAGES * 5_000).count("hello") == 4_999

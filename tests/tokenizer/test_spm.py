@@ -13,7 +13,6 @@ from mlx_lm.errors import TokenizerError
 from mlx_lm.tokenizer.load import load_tokenizer
 from mlx_lm.tokenizer.spm import read_spm, spm_merges, tokenizer_from_spm
 
-
 KINDS = ["bpe_bytes", "bpe_noprefix", "bpe_unknown", "unigram", "unigram_bytes", "unigram_symbols"]
 LETTERS = st.text("ab an the dog你é😀ж\n\t.12", max_size=40)
 

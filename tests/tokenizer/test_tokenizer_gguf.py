@@ -96,8 +96,8 @@ def test_smollm2() -> None:
     """Ids of the published tokenizer (SmolLM2's digits are single tokens; spaces belong to the next word)."""
     from mlx_lm.hub import gguf, resolve
 
-    source = resolve("smollm2", allow_download=False)
-    path = next(value for value in vars(source).values() if isinstance(value, Path) and value.suffix == ".gguf")
+    path = resolve("smollm2", allow_download=False).gguf
+    assert path is not None
     tokenizer = tokenizer_from_gguf(gguf.read(path).metadata)
     assert len(tokenizer) == 49152
     assert tokenizer.encode("Once upon a time") == [6403, 1980, 253, 655]

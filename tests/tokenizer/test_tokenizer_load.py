@@ -1,6 +1,7 @@
 """Every source of a tokenizer; hostile and broken folders are typed errors."""
 
 import base64
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def _plain_bpe(piece: bytes, ranks: dict[bytes, int]) -> list[int]:
         return [ranks[piece]]
     parts = [piece[i : i + 1] for i in range(len(piece))]
     while True:
-        joined = [(ranks.get(a + b, 1 << 40), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
+        joined = [(ranks.get(a + b, 1 << 40), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
         if not joined or min(joined)[0] == 1 << 40:
             return [ranks[part] for part in parts]
         at = min(joined)[1]

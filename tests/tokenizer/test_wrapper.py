@@ -175,7 +175,11 @@ def test_save_and_load(folder: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(folder)
     saved = tmp_path / "saved"
     files = tokenizer.save_pretrained(saved)
-    assert sorted(Path(file).name for file in files) == ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(Path(file).name for file in files) == [
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     again = load_tokenizer(saved)
     assert again.encode("the dog<|im_end|>") == tokenizer.encode("the dog<|im_end|>")
     assert again.chat_template == tokenizer.chat_template

@@ -223,7 +223,7 @@ class NaiveStreamingDetokenizer(StreamingDetokenizer):
             self._decode: Callable[[list[int]], str] = lambda ids: backend.decode(ids, skip_special_tokens=False)
         else:
             self._decode = tokenizer.decode
-        self._read = _token_reader(tokenizer) if hasattr(tokenizer, "convert_ids_to_tokens") else lambda _: None
+        self._read = _token_reader(tokenizer) if hasattr(tokenizer, "convert_ids_to_tokens") else lambda _: ""
         super().__init__()
 
     def reset(self) -> None:
@@ -234,9 +234,12 @@ class NaiveStreamingDetokenizer(StreamingDetokenizer):
 
     def add_token(self, token: int) -> None:
         self.tokens.append(token)
+        piece = self._read(token)
+        if piece is None:  # ids past the vocabulary print nothing, and are no context either
+            return
         self._window.append(token)
         self._held += 1
-        if _BYTE_TOKEN.fullmatch(self._read(token) or ""):
+        if _BYTE_TOKEN.fullmatch(piece):
             return
         text = self._decode(self._window)
         if text.endswith("\ufffd") and self._held < self.HOLD:

@@ -90,7 +90,9 @@ class Budget:
             _bits(value.bit_length())
             return 8
         if isinstance(value, FunctionType | BuiltinFunctionType | MethodType):
-            raise ChatTemplateError("The chat template prints or stores a function; it must call it.")  # shows addresses
+            raise ChatTemplateError(
+                "The chat template prints or stores a function; it must call it."
+            )  # shows addresses
         if not isinstance(value, list | tuple | Mapping | MappingView):
             return 8
         known = self._known.get(id(value))

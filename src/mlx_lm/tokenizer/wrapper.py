@@ -125,11 +125,9 @@ class TokenizerWrapper:
         self._eos_token_ids = {int(index) for index in ids}
 
     def add_eos_token(self, token: str | int) -> None:
-        """Adds an id, or the text of a single token, to those that end generation."""
-        text = str(token)
-        index: int | None = token if isinstance(token, int) else self._inner.get_vocab().get(text)
-        if index is None and text.isdecimal():
-            index = int(text)
+        """Adds an id (a number, also in a string) or the text of a single token to those that end generation."""
+        text = str(token).strip() if isinstance(token, int) or token.strip().isdecimal() else ""
+        index: int | None = int(text) if text else self._inner.get_vocab().get(str(token))
         if index is None or index < 0:
             raise TokenizerError(f"{token!r} is not one token of this model.")
         self._eos_token_ids.add(index)
