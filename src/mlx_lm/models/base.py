@@ -60,6 +60,14 @@ class Backbone(nn.Module):
         return self[self._names.norm](h)
 
 
+class HeadBias(nn.Module):
+    """What is left of an output head that shares the embedding's weights."""
+
+    def __init__(self, vocab_size: int):
+        super().__init__()
+        self.bias = mx.zeros((vocab_size,))
+
+
 class CausalLM(nn.Module):
     """A family's `Model` derives from this and overrides `layer`, and what differs from the plain form.
 
@@ -79,7 +87,10 @@ class CausalLM(nn.Module):
         self._logit_scale = self.logit_scale(args)
         self._logit_softcap = self.logit_softcap(args)
         self[self.names.backbone] = self.backbone_type(self, args)
-        if not args.tie_word_embeddings:
+        if args.tie_word_embeddings:
+            if self.head_bias(args):
+                self[self.names.head] = HeadBias(args.vocab_size)
+        else:
             self[self.names.head] = Linear(args.hidden_size, args.vocab_size, bias=self.head_bias(args))
 
     # What a family overrides.
@@ -115,7 +126,8 @@ class CausalLM(nn.Module):
 
     def weight_rules(self) -> tuple[Rule, ...]:
         """All rules, in order."""
-        tied = (Drop(rf"^{self.names.head}\."),) if self.args.tie_word_embeddings else ()
+        kept = "(?!bias)" if self.head_bias(self.args) else ""
+        tied = (Drop(rf"^{self.names.head}\.{kept}"),) if self.args.tie_word_embeddings else ()
         return (*TEXT_TOWER_RULES, *COMMON_RULES, *self.rules, *tied)
 
     # What is the same for all.
@@ -128,10 +140,12 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Logits (..., V) from final hidden states (..., D)."""
-        if self.names.head in self:
-            logits = self[self.names.head](hidden)
-        else:
+        if self.args.tie_word_embeddings:
             logits = self[self.names.backbone][self.names.embed].as_linear(hidden)
+            if self.names.head in self:
+                logits = logits + self[self.names.head].bias
+        else:
+            logits = self[self.names.head](hidden)
         if self._logit_scale != 1.0:
             logits = logits * self._logit_scale
         if self._logit_softcap is not None:

@@ -16,6 +16,7 @@ from ..nn import (
     DecoderLayer,
     GatedMLP,
     LayerNames,
+    LayerNorm,
     RMSNorm,
     Rope,
     RopeParameters,
@@ -139,6 +140,8 @@ class DenseModel(CausalLM):
 
     @classmethod
     def norm(cls, args: Any) -> nn.Module:
+        if hasattr(args, "layer_norm_eps"):
+            return LayerNorm(args.hidden_size, args.layer_norm_eps)
         return RMSNorm(args.hidden_size, args.rms_norm_eps)
 
     @classmethod

@@ -23,7 +23,7 @@ class ModelArgs(SlidingArgs):
             letters = [pattern[i % len(pattern)] for i in range(self.num_hidden_layers)]
             self.layer_types = [kinds.get(letter, letter) for letter in letters]
         counts = self.sliding_window is not None and self.layer_types is None and isinstance(pattern, int)
-        self.sliding_window_pattern = (pattern or None) if counts else None
+        self.sliding_window_pattern = (pattern or None) if counts else None  # type: ignore[assignment]
         super().__post_init__()
 
 

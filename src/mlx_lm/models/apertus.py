@@ -1,0 +1,62 @@
+"""Apertus: a learned activation, norms on heads. Source: https://arxiv.org/abs/2509.14233."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import MLP, AttentionOptions, LayerNames, RMSNorm
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 65536
+    rope_theta: float = field(default=12000000.0, kw_only=True)
+    attention_bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden_act not in ("xielu", "silu"):  # "silu" is where the field is absent
+            raise ConfigError(f"config.json: hidden_act={self.hidden_act!r} is not supported for 'apertus'.")
+        self.hidden_act = "silu"
+        super().__post_init__()
+
+
+class XIELU(nn.Module):
+    """x*x and expm1 on the two sides of zero, with learned weights. Source: https://arxiv.org/abs/2411.13010."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha_p, self.alpha_n = mx.zeros((1,)), mx.zeros((1,))
+        self.beta, self.eps = mx.array(0.5), mx.array(-1e-6)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        above, below = nn.softplus(self.alpha_p), self.beta + nn.softplus(self.alpha_n)
+        negative = (mx.expm1(mx.minimum(x, self.eps)) - x) * below
+        return (mx.where(x > 0, above * x * x, negative) + self.beta * x).astype(x.dtype)
+
+
+class FeedForward(MLP):
+    def __init__(self, args: Any):
+        super().__init__(args.hidden_size, args.intermediate_size, args.hidden_act)
+        self.act_fn = XIELU()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(self.act_fn(self.up_proj(x)))
+
+
+class Model(DenseModel):
+    layer_names = LayerNames(pre_mixer="attention_layernorm", pre_feed_forward="feedforward_layernorm")
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args)

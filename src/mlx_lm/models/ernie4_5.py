@@ -1,0 +1,32 @@
+"""ERNIE 4.5: Llama rotated by neighbours. Source: https://ernie.baidu.com/blog/publication/ERNIE_Technical_Report.pdf."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.nn as nn
+
+from ..nn import AttentionOptions, GatedMLP
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    head_dim: int | None = 128
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 131072
+    rope_theta: float = field(default=500000.0, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    use_bias: bool = False
+
+
+class Model(DenseModel):
+    traditional_rope = True
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, bias=args.use_bias, out_bias=args.use_bias, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.use_bias)

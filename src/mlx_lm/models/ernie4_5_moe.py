@@ -1,0 +1,59 @@
+"""ERNIE 4.5 with experts: softmax routing with a selection bias, shared experts. Source as for `ernie4_5`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..nn import GatedMLP, MoE, Routing, SwitchGLU
+from .ernie4_5 import Model as Ernie
+from .ernie4_5 import ModelArgs as ErnieArgs
+from .weights import Drop, Rename, Transform, Weights, expert_rules
+
+
+@dataclass
+class ModelArgs(ErnieArgs):
+    head_dim: int | None = None
+    moe_num_experts: int = 64
+    moe_k: int = 6
+    moe_num_shared_experts: int = 2
+    moe_intermediate_size: int = 1536
+    moe_layer_start_index: int = 1
+    moe_layer_end_index: int = -1
+    moe_layer_interval: int = 1
+    aliases = {"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"}
+
+    def has_experts(self, index: int) -> bool:
+        last = self.num_hidden_layers - 1 if self.moe_layer_end_index == -1 else self.moe_layer_end_index
+        return (index + 1) % self.moe_layer_interval == 0 and self.moe_layer_start_index <= index <= last
+
+
+class Model(Ernie):
+    rules = (
+        Drop(r"^(model\.)?mtp_"),
+        Rename(r"\.mlp\.(gate\.)?moe_statics\.", ".mlp.gate."),
+        Transform(r"e_score_correction_bias$", lambda b: b.flatten()),
+        *expert_rules(),
+    )
+
+    @staticmethod
+    def head_bias(args: Any) -> bool:
+        return args.use_bias
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if not args.has_experts(index):
+            return super().feed_forward(args, index)
+        width, size, act = args.hidden_size, args.moe_intermediate_size, args.hidden_act
+        count, common = args.moe_num_experts, size * args.moe_num_shared_experts
+        shared = GatedMLP(width, common, act, bias=args.use_bias) if common else None
+        experts = SwitchGLU(width, size, count, act=act)
+        return MoE(width, count, Routing(args.moe_k), experts, correction=True, shared=shared)
+
+    def sanitize(self, weights: Weights) -> Weights:
+        new = super().sanitize(weights)
+        for name in [k for k in new if k.endswith(".mlp.gate.weight")]:  # mlx-lm's checkpoints leave the bias out
+            bias = name.removesuffix("weight") + "e_score_correction_bias"
+            new.setdefault(bias, mx.zeros((self.args.moe_num_experts,)))
+        return new

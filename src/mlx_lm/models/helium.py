@@ -1,0 +1,26 @@
+"""Helium: Llama rotated by neighbours. Source: https://kyutai.org/helium."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..nn import AttentionOptions
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    head_dim: int | None = 128
+    rms_norm_eps: float = 1e-8
+    max_position_embeddings: int = 4096
+    rope_theta: float = field(default=100000.0, kw_only=True)
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+
+class Model(DenseModel):
+    traditional_rope = True
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, out_bias=False, **changes)

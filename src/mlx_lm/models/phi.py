@@ -1,0 +1,51 @@
+"""Phi 1, 1.5 and 2: attention and feed-forward in parallel, biases everywhere. https://arxiv.org/abs/2309.05463."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import mlx.nn as nn
+
+from ..nn import MLP, Attention, AttentionOptions, LayerNames, LayerNorm
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = field(default="gelu_new", kw_only=True)
+    partial_rotary_factor: float = 0.5
+    qk_layernorm: bool = False
+
+
+class PhiAttention(Attention):
+    out_name, q_norm_name, k_norm_name = "dense", "q_layernorm", "k_layernorm"
+
+
+class FeedForward(MLP):
+    up_name, down_name = "fc1", "fc2"
+
+
+class Model(DenseModel):
+    names = ModelNames(norm="final_layernorm")
+    layer_names = LayerNames(pre_feed_forward=None)
+    attention_type = PhiAttention
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        norm = partial(LayerNorm, eps=args.layer_norm_eps) if args.qk_layernorm else None
+        return super().attention_options(args, index, bias=True, out_bias=True, qk_norm=norm, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)
+
+    @classmethod
+    def parallel(cls, args: Any) -> bool:
+        return True
+
+    @staticmethod
+    def head_bias(args: Any) -> bool:
+        return True

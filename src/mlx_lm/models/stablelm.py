@@ -1,0 +1,60 @@
+"""StableLM 2 and 3B: a quarter of each head rotated, layer norms. Source: https://arxiv.org/abs/2402.17834."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..nn import PRE_NORM, Attention, AttentionOptions, LayerNames, LayerNorm
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    layer_norm_eps: float = 1e-5
+    max_position_embeddings: int = 4096
+    partial_rotary_factor: float = 0.25
+    use_qkv_bias: bool = False
+    qk_layernorm: bool = False
+    use_parallel_residual: bool = False
+
+
+class NormEachHead(nn.Module):
+    """A layer norm of its own for each head of x (B, H, L, D)."""
+
+    def __init__(self, num_heads: int, head_dim: int, eps: float):
+        super().__init__()
+        self.norms = [LayerNorm(head_dim, eps, bias=False) for _ in range(num_heads)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.stack([norm(x[:, i]) for i, norm in enumerate(self.norms)], axis=1)
+
+
+class HeadNorms(Attention):
+    q_norm_name, k_norm_name = "q_layernorm", "k_layernorm"
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__(options)
+        if options.qk_norm is not None:
+            self.q_layernorm = NormEachHead(options.num_heads, options.head_dim, self.q_layernorm.eps)
+            self.k_layernorm = NormEachHead(options.num_kv_heads, options.head_dim, self.k_layernorm.eps)
+
+
+class Model(DenseModel):
+    attention_type = HeadNorms
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        norm = partial(LayerNorm, eps=args.layer_norm_eps) if args.qk_layernorm else None
+        return super().attention_options(args, index, bias=args.use_qkv_bias, qk_norm=norm, **changes)
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        return LayerNames(pre_feed_forward=None) if args.use_parallel_residual else PRE_NORM
+
+    @classmethod
+    def parallel(cls, args: Any) -> bool:
+        return args.use_parallel_residual
