@@ -239,6 +239,33 @@ def test_every_architecture_has_rules_for_its_usual_tensors():
     for architecture in gguf_names.ARCHITECTURES:
         assert gguf_names.rule_for(architecture, "token_embd.weight").quantizable
         assert gguf_names.rule_for(architecture, "output_norm.weight").target
+        for name in ("blk.0.attn_norm", "blk.0.attn_norm.scale", "blk.x.attn_norm.weight", "output", ""):
+            with pytest.raises(UnsupportedError):
+                gguf_names.rule_for(architecture, name)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "target"),
+    [
+        ("phi3", "blk.3.ffn_up.weight", "model.layers.3.mlp.gate_up_proj.weight"),
+        ("phi3", "blk.3.attn_qkv.weight", "model.layers.3.self_attn.qkv_proj.weight"),
+        ("olmo2", "blk.3.post_ffw_norm.weight", "model.layers.3.post_feedforward_layernorm.weight"),
+        ("gemma2", "blk.3.ffn_norm.weight", "model.layers.3.pre_feedforward_layernorm.weight"),
+        ("gpt-oss", "blk.3.attn_sinks.weight", "model.layers.3.self_attn.sinks"),
+        ("gpt-oss", "blk.3.ffn_up_exps.bias", "model.layers.3.mlp.experts.up_proj.bias"),
+        ("deepseek2", "blk.3.exp_probs_b.bias", "model.layers.3.mlp.gate.e_score_correction_bias"),
+        ("deepseek2", "blk.3.attn_k_b.weight", "model.layers.3.self_attn.embed_q.weight"),
+        ("deepseek2", "blk.3.ffn_down_shexp.weight", "model.layers.3.mlp.shared_experts.down_proj.weight"),
+        ("lfm2", "blk.3.shortconv.conv.weight", "model.layers.3.conv.conv.weight"),
+        ("lfm2", "blk.3.shortconv.in_proj.weight", "model.layers.3.conv.in_proj.weight"),
+        ("lfm2", "token_embd_norm.weight", "model.embedding_norm.weight"),
+        ("qwen3moe", "blk.3.ffn_gate_inp.weight", "model.layers.3.mlp.gate.weight"),
+        ("qwen3next", "blk.3.ssm_ba.weight", "model.layers.3.linear_attn.in_proj_ba.weight"),
+        ("qwen3next", "blk.3.ffn_gate_inp_shexp.weight", "model.layers.3.mlp.shared_expert_gate.weight"),
+    ],
+)
+def test_names_of_each_family(architecture: str, name: str, target: str):
+    assert gguf_names.rule_for(architecture, name).target == target
 
 
 SIZES = {"smollm2": (272, 4), "gemma-3-270m": (236, 8), "qwen2.5-coder-1.5b": (339, 4)}

@@ -208,8 +208,8 @@ def _block_rule(architecture: str, layer: str, rest: str) -> Rule | None:
     rules = _BLOCKS[architecture]
     stem, _, suffix = rest.rpartition(".")
     rule = rules.get(rest)
-    if rule is None and suffix in ("weight", "bias"):
-        rule = rules.get(stem)
+    if rule is None or "*" in rule.target:  # a rule with `*` stands for names with a suffix only
+        rule = rules.get(stem) if suffix in ("weight", "bias") else None
     if rule is None:
         return None
     prefix = "backbone.layers" if architecture == "mamba2" else "model.layers"
