@@ -78,9 +78,10 @@ struct Buffers {
 // Undoes the interleaving of stacked matrices: only products without transposition need it.
 const char* undo_interleaving(const char* from, int64_t rows, int64_t columns, int64_t item, std::vector<char>& to) {
   to.resize(static_cast<size_t>(rows * columns * item));
-  parallel([&](Team& team) {
-    Range r = team.share(rows / 16);
-    linear_kernels().interleave(from, to.data(), columns, static_cast<int>(item), true, r.begin, r.end);
+  parallel_phases([&](Phases& run) {
+    run.each(rows / 16, 1, [&](int64_t begin, int64_t end) {
+      linear_kernels().interleave(from, to.data(), columns, static_cast<int>(item), true, begin, end);
+    });
   });
   return to.data();
 }
@@ -106,26 +107,27 @@ void run_segments(const std::vector<Matrix>& matrices, const std::vector<Segment
     rows[i] = lay_out_rows(views[i], rows[i].kind, segments[i].count, space);
     space += rows_bytes(views[i], rows[i].kind, segments[i].count);
   }
-  auto body = [&](Team& team) {
+  auto body = [&](Phases& run) {
     for (size_t i = 0; i < segments.size(); ++i) {
-      Range part = team.share(pieces_of(rows[i]));
-      const void* from = x;
       const int32_t* rows_index = index == nullptr ? nullptr : index + segments[i].begin;
-      kernels.prepare(views[i], rows[i], from, x_type, ldx, rows_index, part.begin, part.end);
+      run.each(pieces_of(rows[i]), 4, [&](int64_t begin, int64_t end) {
+        kernels.prepare(views[i], rows[i], x, x_type, ldx, rows_index, begin, end);
+      });
     }
-    team.barrier();
     for (size_t i = 0; i < segments.size(); ++i) {
       char* to = static_cast<char*>(y) + segments[i].begin * columns * float_bytes(y_type);
       if (product.transpose) {
-        Range part = team.share(panels_of(matrices[i]), segments[i].count > 8 ? 2 : 1);
-        kernels.multiply(matrices[i], rows[i], to, y_type, columns, part.begin, part.end);
+        run.each(panels_of(matrices[i]), segments[i].count > 8 ? 2 : 1, [&](int64_t begin, int64_t end) {
+          kernels.multiply(matrices[i], rows[i], to, y_type, columns, begin, end);
+        });
       } else {
-        Range part = team.share(columns, 64);
-        kernels.multiply_plain(matrices[i], rows[i], to, y_type, columns, part.begin, part.end);
+        run.each(columns, 64, [&](int64_t begin, int64_t end) {
+          kernels.multiply_plain(matrices[i], rows[i], to, y_type, columns, begin, end);
+        });
       }
     }
   };
-  parallel(body, threads_for(work));
+  parallel_phases(body, threads_for(work));
 }
 
 class MatrixProduct : public CpuPrimitive {
@@ -451,9 +453,10 @@ class Interleave : public CpuPrimitive {
       std::vector<char> copy;
       const char* from = a.contiguous<char>(copy);
       int64_t columns = a.shape.back(), panels = static_cast<int64_t>(a.size()) / columns / 16;
-      parallel([&](Team& team) {
-        Range r = team.share(panels);
-        linear_kernels().interleave(from, y, columns, static_cast<int>(a.item), undo, r.begin, r.end);
+      parallel_phases([&](Phases& run) {
+        run.each(panels, 1, [&](int64_t begin, int64_t end) {
+          linear_kernels().interleave(from, y, columns, static_cast<int>(a.item), undo, begin, end);
+        });
       });
     });
   }

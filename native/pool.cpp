@@ -152,16 +152,41 @@ class Pool {
 
   int size() const { return size_; }
 
+  // Every rank below `threads` runs the function once.
   void run(TeamFunction function, void* context, int threads) {
     function_ = function;
+    phases_function_ = nullptr;
     context_ = context;
     threads_ = threads;
     barrier_.reset(threads);
-    pending_.store(size_ - 1, std::memory_order_relaxed);
-    announce();
+    finished_.store(0, std::memory_order_relaxed);
+    open();
     Team team(0, threads, &barrier_);
     function(context, team);
-    for (int i = 0; pending_.load(std::memory_order_acquire) != 0; ++i) {
+    wait_until([this] { return finished_.load(std::memory_order_acquire) == size_ - 1; });
+    close();
+  }
+
+  // Whoever arrives before the caller is done helps; nobody has to.
+  void run(PhasesFunction function, void* context, int threads) {
+    phases_function_ = function;
+    context_ = context;
+    threads_ = threads;
+    phases_.ticket.store(0, std::memory_order_relaxed);
+    phases_.done.store(0, std::memory_order_relaxed);
+    phases_.phase.store(0, std::memory_order_relaxed);
+    open();
+    Phases phases(threads, &phases_);
+    function(context, phases);
+    close();
+  }
+
+ private:
+  static constexpr uint64_t closed = uint64_t{1} << 31;
+
+  template <class Condition>
+  static void wait_until(Condition&& condition) {
+    for (int i = 0; !condition(); ++i) {
       if (i < 2000) {
         pause_cpu();
       } else {
@@ -170,7 +195,20 @@ class Pool {
     }
   }
 
- private:
+  // gate_: number of the job << 32 | closed flag | workers inside.
+  void open() {
+    ++job_number_;
+    gate_.store(uint64_t{job_number_} << 32, std::memory_order_release);
+    announce();
+  }
+
+  void close() {
+    wait_until([this] {
+      uint64_t empty = uint64_t{job_number_} << 32;
+      return gate_.compare_exchange_strong(empty, empty | closed, std::memory_order_acq_rel);
+    });
+  }
+
   void announce() {
     job_.fetch_add(1, std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) {
@@ -178,33 +216,57 @@ class Pool {
     }
   }
 
+  bool enter(uint32_t& last) {
+    uint64_t gate = gate_.load(std::memory_order_acquire);
+    while (static_cast<uint32_t>(gate >> 32) != last && (gate & closed) == 0) {
+      if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) {
+        last = static_cast<uint32_t>(gate >> 32);
+        return true;
+      }
+    }
+    return false;
+  }
+
   void work(int rank) {
     inside_team = true;
-    uint32_t seen = 0;
+    uint32_t seen = 0, last = 0;
     while (true) {
       await_change(job_, seen, sleepers_, 1000, 60);
-      ++seen;
+      seen = job_.load(std::memory_order_acquire);
       if (stop_.load()) {
         return;
       }
-      if (rank < threads_) {
-        Team team(rank, threads_, &barrier_);
-        function_(context_, team);
+      if (!enter(last)) {
+        continue;
       }
-      pending_.fetch_sub(1, std::memory_order_release);
+      if (rank < threads_) {
+        if (phases_function_ != nullptr) {
+          Phases phases(threads_, &phases_);
+          phases_function_(context_, phases);
+        } else {
+          Team team(rank, threads_, &barrier_);
+          function_(context_, team);
+        }
+      }
+      finished_.fetch_add(1, std::memory_order_release);
+      gate_.fetch_sub(1, std::memory_order_release);
     }
   }
 
   const int size_;
   TeamFunction function_{nullptr};
+  PhasesFunction phases_function_{nullptr};
   void* context_{nullptr};
   int threads_{1};
+  uint32_t job_number_{0};
   Barrier barrier_;
-  std::vector<std::thread> workers_;
+  PhaseState phases_;
   alignas(64) std::atomic<uint32_t> job_{0};
-  alignas(64) std::atomic<int> pending_{0};
+  alignas(64) std::atomic<uint64_t> gate_{closed};
+  alignas(64) std::atomic<int> finished_{0};
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
+  std::vector<std::thread> workers_;  // last: they use everything above
 };
 
 struct Process {
@@ -257,6 +319,34 @@ void Barrier::wait() {
   await_change(phase_, phase, sleepers_, 4000, 200);
 }
 
+int64_t Phases::claim(int64_t chunks) {
+  uint64_t ticket = state_->ticket.load(std::memory_order_acquire);
+  while (static_cast<uint32_t>(ticket >> 32) == phase_ && static_cast<int64_t>(ticket & 0xffffffff) < chunks) {
+    if (state_->ticket.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) {
+      return static_cast<int64_t>(ticket & 0xffffffff);
+    }
+  }
+  return -1;
+}
+
+void Phases::finish(int64_t chunks) {
+  // The holder of an unfinished chunk keeps the phase open, so `done` belongs to this phase.
+  if (state_->done.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(chunks)) {
+    state_->done.store(0, std::memory_order_relaxed);
+    state_->ticket.store(uint64_t{phase_ + 1} << 32, std::memory_order_release);
+    state_->phase.store(phase_ + 1, std::memory_order_seq_cst);
+    if (state_->sleepers.load(std::memory_order_seq_cst) > 0) {
+      futex_wake(state_->phase);
+    }
+  }
+}
+
+void Phases::await() {
+  for (uint32_t now; static_cast<int32_t>((now = state_->phase.load(std::memory_order_acquire)) - phase_) < 0;) {
+    await_change(state_->phase, now, state_->sleepers, 4000, 200);
+  }
+}
+
 int default_num_threads() {
   int cores = physical_cores();
   double quota = cgroup_quota();
@@ -274,12 +364,14 @@ void set_num_threads(int n) {
   state.size = std::max(1, std::min(n, 1024));
 }
 
-void run_team(TeamFunction function, void* context, int max_threads) {
+namespace {
+
+// False when the region belongs on the calling thread alone: nested, small, or a pool of one.
+template <class Function>
+bool run_on_pool(Function function, void* context, int max_threads) {
   Process& state = process();
   if (inside_team || max_threads <= 1 || num_threads() == 1) {
-    Team alone(0, 1, nullptr);
-    function(context, alone);
-    return;
+    return false;
   }
   std::lock_guard<std::mutex> lock(state.mutex);
   int size = state.size.load();
@@ -289,6 +381,23 @@ void run_team(TeamFunction function, void* context, int max_threads) {
   inside_team = true;
   state.pool->run(function, context, std::min(size, max_threads));
   inside_team = false;
+  return true;
+}
+
+}  // namespace
+
+void run_team(TeamFunction function, void* context, int max_threads) {
+  if (!run_on_pool(function, context, max_threads)) {
+    Team alone(0, 1, nullptr);
+    function(context, alone);
+  }
+}
+
+void run_phases(PhasesFunction function, void* context, int max_threads) {
+  if (!run_on_pool(function, context, max_threads)) {
+    Phases alone(1, nullptr);
+    function(context, alone);
+  }
 }
 
 }  // namespace mlx_lm

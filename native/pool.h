@@ -60,6 +60,59 @@ class Team {
   Barrier* barrier_;
 };
 
+// A region whose work is claimed in chunks, phase by phase. Every thread runs the same sequence of `each` calls; a
+// phase ends when its last chunk is done, not when every thread has arrived, so a thread that the scheduler has not
+// started (or has suspended between chunks) delays nobody. Prefer it to `parallel` wherever the work allows.
+//
+//     parallel_phases([&](Phases& run) {
+//       run.each(count, 16, [&](int64_t begin, int64_t end) { ... });   // begin is a multiple of 16
+//       run.each(...);                      // sees everything that the first phase wrote
+//     });
+struct PhaseState {
+  alignas(64) std::atomic<uint64_t> ticket{0};  // phase << 32 | next chunk
+  alignas(64) std::atomic<uint32_t> done{0};    // chunks finished in the current phase
+  alignas(64) std::atomic<uint32_t> phase{0};   // the current phase
+  std::atomic<int> sleepers{0};
+};
+
+class Phases {
+ public:
+  Phases(int size, PhaseState* state) : size_(size), state_(state) {}
+  int size() const { return size_; }
+
+  template <class Body>
+  void each(int64_t count, int64_t unit, Body&& body) {
+    if (size_ == 1) {
+      if (count > 0) {
+        body(int64_t{0}, count);
+      }
+      return;
+    }
+    const int64_t units = (count + unit - 1) / unit;
+    int64_t chunks = units < 4 * size_ ? units : 4 * size_;
+    chunks = chunks < 1 ? 1 : chunks;
+    for (int64_t i; (i = claim(chunks)) >= 0;) {
+      int64_t begin = units * i / chunks * unit, end = units * (i + 1) / chunks * unit;
+      end = end < count ? end : count;
+      if (begin < end) {
+        body(begin, end);
+      }
+      finish(chunks);
+    }
+    ++phase_;
+    await();
+  }
+
+ private:
+  int64_t claim(int64_t chunks);
+  void finish(int64_t chunks);
+  void await();
+
+  int size_;
+  PhaseState* state_;
+  uint32_t phase_{0};
+};
+
 int num_threads();
 // For tests and settings; n >= 1. Waits for a running team.
 void set_num_threads(int n);
@@ -74,6 +127,15 @@ template <class Body>
 void parallel(Body&& body, int max_threads = 1 << 20) {
   using Plain = std::remove_reference_t<Body>;
   run_team([](void* context, Team& team) { (*static_cast<Plain*>(context))(team); }, (void*)&body, max_threads);
+}
+
+using PhasesFunction = void (*)(void* context, Phases& run);
+void run_phases(PhasesFunction function, void* context, int max_threads);
+
+template <class Body>
+void parallel_phases(Body&& body, int max_threads = 1 << 20) {
+  using Plain = std::remove_reference_t<Body>;
+  run_phases([](void* context, Phases& run) { (*static_cast<Plain*>(context))(run); }, (void*)&body, max_threads);
 }
 
 // Threads worth waking for this many multiply-adds (a wake and a barrier cost about 2 us).

@@ -24,6 +24,7 @@ from ..errors import UnsupportedError
 __all__ = ["ACTIVATION_MODES", "activations", "describe", "extension", "on_cpu", "set_activations", "set_mode"]
 
 ACTIVATION_MODES = ("exact", "int8")
+_MLX_VERSION = str(vars(mx)["__version__"])
 
 
 @functools.cache
@@ -36,15 +37,15 @@ def _load() -> ModuleType | None:
     except ModuleNotFoundError:
         return None
     except ImportError as error:  # undefined symbols: another MLX
-        reason = f"they do not load with mlx {mx.__version__} ({error})"
+        reason = f"they do not load with mlx {_MLX_VERSION} ({error})"
     else:
-        if module.mlx_version == mx.__version__:
+        if module.mlx_version == _MLX_VERSION:
             wanted = os.environ.get("MLX_LM_ACTIVATIONS", "exact")
             if wanted not in ACTIVATION_MODES:
                 raise UnsupportedError(f"MLX_LM_ACTIVATIONS={wanted!r}: choose one of {', '.join(ACTIVATION_MODES)}.")
             module.set_activations(wanted)
             return module
-        reason = f"they were built for mlx {module.mlx_version} and mlx {mx.__version__} is installed"
+        reason = f"they were built for mlx {module.mlx_version} and mlx {_MLX_VERSION} is installed"
     warnings.warn(
         f"mlx_lm runs without its native CPU kernels: {reason}. Reinstall mlx-lm to build them again.", stacklevel=2
     )
