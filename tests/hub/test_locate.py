@@ -25,12 +25,16 @@ from mlx_lm.hub import default_model, packaged, remote, resolve
 
 @pytest.fixture(autouse=True)
 def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache and package cache, and a hub that cannot be reached."""
+    """An empty hub cache and package cache; neither the hub nor a package index can be reached."""
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise ConnectionError("no route")
 
+    def no_package(name: str, *, progress: bool) -> Path:
+        raise DownloadError(f"{name}: no package index")  # hypothesis does come up with the names of packaged models
+
     cache = tmp_path / "hf"
+    monkeypatch.setattr(packaged, "fetch", no_package)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(remote, "_list_files", refuse)
