@@ -101,6 +101,18 @@ def test_explicit_arguments(folder: Path) -> None:
     assert tokenizer.eos_token == "<pad>" and tokenizer.eos_token_ids == {1, tokenizer.pad_token_id}
 
 
+def test_bos_and_eos_are_the_callers_choice(folder: Path) -> None:
+    plain = load_tokenizer(folder).encode("dog")
+    both = {"bos_token": "<pad>", "add_bos_token": True, "add_eos_token": True}
+    tokenizer = load_tokenizer(folder, tokenizer_config=both)
+    assert tokenizer.encode("dog") == [tokenizer.bos_token_id, *plain, tokenizer.eos_token_id]
+    tokenizer.save_pretrained(folder)
+    assert load_tokenizer(folder).encode("dog") == tokenizer.encode("dog")
+    assert (
+        load_tokenizer(folder, tokenizer_config={"add_bos_token": False, "add_eos_token": False}).encode("dog") == plain
+    )
+
+
 def test_code_in_the_folder_never_runs(folder: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     code = f"open({str(canary)!r}, 'w').close()\n"

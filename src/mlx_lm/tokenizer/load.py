@@ -61,7 +61,9 @@ def load_tokenizer(
     if source is None:
         inner = _load_transformers(folder, config, overrides, trust_remote_code)
     else:
-        inner = _dress(source, folder, config)
+        inner = _dress(
+            source, folder, config, forced=not overrides.keys().isdisjoint(("add_bos_token", "add_eos_token"))
+        )
     ids = {eos_token_ids} if isinstance(eos_token_ids, int) else set(eos_token_ids)
     if inner.eos_token_id is not None:
         ids.add(inner.eos_token_id)
@@ -148,8 +150,11 @@ def _read_slow_files(folder: Path, kind: str) -> Source:
     return Source(backend, end)
 
 
-def _dress(source: Source, folder: Path, config: Mapping[str, Any]) -> FastTokenizer:
-    """Adds what tokenizer_config.json says: special tokens, templates, limits."""
+def _dress(source: Source, folder: Path, config: Mapping[str, Any], forced: bool) -> FastTokenizer:
+    """Adds what tokenizer_config.json says: special tokens, templates, limits.
+
+    `forced`: the caller chose about BOS and EOS. Otherwise the rule in tokenizer.json wins over tokenizer_config.json.
+    """
     backend = source.backend
     where = str(folder / "tokenizer_config.json")
     special_map = read_json(folder / "special_tokens_map.json")
@@ -175,7 +180,7 @@ def _dress(source: Source, folder: Path, config: Mapping[str, Any]) -> FastToken
         if isinstance(error, TokenizerError):
             raise type(error)(f"{where}: {error}" if where not in str(error) else str(error)) from error
         raise TokenizerError(f"{where}: malformed: {error}") from error
-    if backend.post_processor is None:
+    if forced or backend.post_processor is None:
         bos, eos = config.get("add_bos_token", source.add_bos), config.get("add_eos_token", source.add_eos)
         add_bos_eos(backend, tokenizer.special_tokens_map, bool(bos), bool(eos))
     return tokenizer

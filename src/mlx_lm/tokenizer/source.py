@@ -38,13 +38,13 @@ def build(where: str, make: Callable[[], Any]) -> Any:
 
 
 def add_bos_eos(backend: Any, special: Mapping[str, str | None], bos: bool, eos: bool) -> None:
-    """Makes `add_special_tokens=True` put the BOS before and the EOS after the text."""
+    """Makes `add_special_tokens=True` put the BOS before and the EOS after the text, and nothing else."""
     from tokenizers.processors import TemplateProcessing
 
     wanted = {"bos_token": bos, "eos_token": eos}
     ids = {name: backend.token_to_id(special.get(name) or "") for name in wanted}
     before, after = [[str(special[name])] if wanted[name] and ids[name] is not None else [] for name in wanted]
-    if not before and not after:
+    if not before and not after and backend.post_processor is None:
         return
     second = [f"{text}:1" for text in before], [f"{text}:1" for text in after]
     backend.post_processor = TemplateProcessing(
