@@ -8,7 +8,7 @@ from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLin
 from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
 from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
 from .mlp import MLP, GatedMLP
-from .moe import MoE, Routing, SwitchGLU, route
+from .moe import MoE, Routing, SwitchGLU, SwitchMLP, route
 from .mtp import NextTokenHead
 from .norm import GatedRMSNorm, HeadNorm, LayerNorm, RMSNorm
 from .rope import Rope, RopeParameters, make_rope
@@ -52,6 +52,7 @@ __all__ = [
     "ShortConv",
     "SwitchGLU",
     "SwitchLinear",
+    "SwitchMLP",
     "delta_state_dtype",
     "make_rope",
     "route",

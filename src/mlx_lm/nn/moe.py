@@ -13,7 +13,7 @@ import mlx.nn as nn
 from .. import kernels
 from .linear import Linear, SwitchLinear
 
-__all__ = ["MoE", "Routing", "SwitchGLU", "route"]
+__all__ = ["MoE", "Routing", "SwitchGLU", "SwitchMLP", "in_expert_order", "route"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,21 @@ def _mask_groups(choice: mx.array, routing: Routing) -> mx.array:
     return grouped.flatten(-2)
 
 
+def in_expert_order(
+    experts: Callable[[mx.array, mx.array, bool], mx.array], x: mx.array, indices: mx.array
+) -> mx.array:
+    """Runs experts on x (N, D) with indices (N, k) -> (N, k, D).
+
+    Many tokens are sorted by expert, so that each expert's weights are read once.
+    """
+    if indices.size >= 64:
+        order = mx.argsort(indices.flatten())
+        x = x[order // indices.shape[-1]][:, None]  # (N*k, 1, D)
+        y = experts(x, indices.flatten()[order], True)[:, 0]
+        return y[mx.argsort(order)].reshape(*indices.shape, -1)
+    return experts(x[:, None, None], indices, False)[:, :, 0]
+
+
 class SwitchGLU(nn.Module):
     """Stacked gated experts: x (N, D), indices (N, k) -> (N, k, D)."""
 
@@ -99,18 +114,28 @@ class SwitchGLU(nn.Module):
         self.down_proj = SwitchLinear(intermediate_size, hidden_size, num_experts, bias=bias)
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
-        # Many tokens: sorting them by expert makes each expert's weights be read once.
-        if indices.size >= 64:
-            order = mx.argsort(indices.flatten())
-            x = x[order // indices.shape[-1]][:, None]  # (N*k, 1, D)
-            y = self._experts(x, indices.flatten()[order], True)[:, 0]
-            return y[mx.argsort(order)].reshape(*indices.shape, -1)
-        return self._experts(x[:, None, None], indices, False)[:, :, 0]
+        return in_expert_order(self._experts, x, indices)
 
     def _experts(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
         gate, up = self.gate_proj(x, indices, in_order), self.up_proj(x, indices, in_order)
         hidden = kernels.gated_activation(gate, up, self.act) if isinstance(self.act, str) else self.act(gate, up)
         return self.down_proj(hidden, indices, in_order)
+
+
+class SwitchMLP(nn.Module):
+    """Stacked experts without a gate: x (N, D), indices (N, k) -> (N, k, D)."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, num_experts: int, *, act: str, bias: bool = False):
+        super().__init__()
+        self.act = act
+        self.fc1 = SwitchLinear(hidden_size, intermediate_size, num_experts, bias=bias)
+        self.fc2 = SwitchLinear(intermediate_size, hidden_size, num_experts, bias=bias)
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        return in_expert_order(self._experts, x, indices)
+
+    def _experts(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
+        return self.fc2(kernels.activation(self.fc1(x, indices, in_order), self.act), indices, in_order)
 
 
 class MoE(nn.Module):
@@ -153,11 +178,15 @@ class MoE(nn.Module):
         router = self[self.router_name]
         owner = router if self.correction_on_router else self
         indices, weights = route(router(flat), self.routing, owner.get("e_score_correction_bias"))
-        y = self[self.experts_name](flat, indices)
-        y = (y * weights[..., None].astype(y.dtype)).sum(axis=-2)
+        y = self._visit(flat, indices, weights)
         if self.shared_name in self:
             shared = self[self.shared_name](flat)
             if "shared_expert_gate" in self:
                 shared = shared * mx.sigmoid(self.shared_expert_gate(flat))
             y = y + shared
         return y.reshape(x.shape)
+
+    def _visit(self, flat: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
+        """The weighted sum of the chosen experts: flat (N, D), indices and weights (N, k) -> (N, D)."""
+        y = self[self.experts_name](flat, indices)
+        return (y * weights[..., None].astype(y.dtype)).sum(axis=-2)
