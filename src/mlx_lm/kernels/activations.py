@@ -5,7 +5,11 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-__all__ = ["ACTIVATIONS", "activation", "gated_activation"]
+from . import native
+
+_FLOATS = (mx.float32, mx.bfloat16, mx.float16)
+
+__all__ = ["ACTIVATIONS", "NATIVE_NAMES", "activation", "gated_activation"]
 
 
 def _gelu_tanh(x: mx.array) -> mx.array:
@@ -31,12 +35,37 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "tanh": mx.tanh,
 }
 
+# Names of the native kernels.
+NATIVE_NAMES: dict[str, str] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "relu2": "relu2",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+}
+
 
 def activation(x: mx.array, name: str) -> mx.array:
     """Applies the activation `name` (a Hugging Face `hidden_act`) elementwise."""
+    module = native.extension()
+    if module is not None and x.dtype in _FLOATS and x.ndim > 0:
+        y = module.activation(x, None, NATIVE_NAMES[name])
+        if y is not None:
+            return y
     return ACTIVATIONS[name](x)
 
 
 def gated_activation(gate: mx.array, up: mx.array, name: str) -> mx.array:
     """`act(gate) * up`: SwiGLU for "silu", GeGLU for the gelus. Source: https://arxiv.org/abs/2002.05202."""
+    module = native.extension()
+    if module is not None and gate.dtype in _FLOATS and up.dtype in _FLOATS and gate.shape == up.shape and gate.ndim:
+        y = module.activation(gate, up, NATIVE_NAMES[name])
+        if y is not None:
+            return y
     return ACTIVATIONS[name](gate) * up

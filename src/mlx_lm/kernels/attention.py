@@ -6,8 +6,13 @@ not depend on its batch mates. This module does not know how views are stored.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
+
+from . import native
+
+_FLOATS = (mx.float32, mx.bfloat16, mx.float16)
 
 __all__ = ["KVView", "QuantizedTensor", "attention", "latent_attention", "visible"]
 
@@ -75,6 +80,10 @@ def attention(
     (https://arxiv.org/abs/2408.00118). `mask`, boolean and broadcastable to (B, H, L, T), replaces the causal
     rule. Returns (B, H, L, Dv).
     """
+    if mask is None:
+        out = _native(queries, None, views, scale, softcap, sinks)
+        if out is not None:
+            return out
     if len(views) == 1:
         return _attend(queries, views[0], scale, softcap, sinks, mask)
     rows = [
@@ -129,6 +138,9 @@ def latent_attention(
     latents (b, 1, T, R) and its values the rotated shared keys (b, 1, T, P). Returns latents (B, H, L, R).
     Source: DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1.
     """
+    fast = _native(queries, rope_queries, views, scale, None, None)
+    if fast is not None:
+        return fast
     rows = len(views)
     out = []
     for i, view in enumerate(views):
@@ -141,6 +153,34 @@ def latent_attention(
         weights = mx.softmax(scores, axis=-1).astype(q.dtype)
         out.append(_matmul(weights, view.keys, transpose=False).astype(q.dtype))
     return out[0] if rows == 1 else mx.concatenate(out, axis=0)
+
+
+def _native(
+    queries: mx.array,
+    rope_queries: mx.array | None,
+    views: tuple[KVView, ...],
+    scale: float,
+    softcap: float | None,
+    sinks: mx.array | None,
+) -> mx.array | None:
+    """One node for all rows, or None where the plain expression must serve (no extension, other types, tracing)."""
+    module = native.extension()
+    if module is None or queries.dtype not in _FLOATS:
+        return None
+    stored = []
+    for view in views:
+        keys, values = _stored(view.keys), _stored(view.values)
+        if keys is None or values is None or queries.shape[2] > view.keys.shape[2]:
+            return None
+        stored.append((keys[0], values[0], *keys[1:], *values[1:], view.window or 0, view.keep))
+    return module.attention(queries, rope_queries, stored, scale, softcap or 0.0, sinks)
+
+
+def _stored(x: mx.array | QuantizedTensor) -> tuple[list[Any], int, int] | None:
+    """Arrays, bits and group size of keys or values; None for a type that the native kernels do not read."""
+    if isinstance(x, mx.array):
+        return ([x], 0, 0) if x.dtype in _FLOATS else None
+    return ([x.packed, x.scales, x.biases], x.bits, x.group_size) if x.scales.dtype in _FLOATS else None
 
 
 def _expand(x: mx.array | QuantizedTensor) -> mx.array | QuantizedTensor:

@@ -2,6 +2,10 @@
 
 import mlx.core as mx
 
+from . import native
+
+_FLOATS = (mx.float32, mx.bfloat16, mx.float16)
+
 __all__ = ["rope"]
 
 
@@ -19,4 +23,9 @@ def rope(
 
     Pass either `base` or `freqs` (dims/2,), the wavelength divisors `base ** (2i/dims)`.
     """
+    module = native.extension()
+    if module is not None and x.ndim == 4 and x.dtype in _FLOATS:
+        y = module.rope(x, dims, traditional, base or 0.0, scale, offset, freqs)
+        if y is not None:
+            return y
     return mx.fast.rope(x, dims, traditional=traditional, base=base, scale=scale, offset=offset, freqs=freqs)
