@@ -1,7 +1,7 @@
 // Scores, softmax and weighted sums of one head group.
 #include "attention.h"
 
-#include "linear_formats.h"
+#include "simd.h"
 
 namespace mlx_lm::MLX_LM_ISA {
 namespace {
@@ -35,22 +35,63 @@ MLX_INLINE void with_rows(int r, Body&& body) {
   body(Rows_<Max>{});
 }
 
+template <int B>
+struct Bits {
+  static constexpr int bits = B;
+};
 template <class Body>
 MLX_INLINE void with_bits(int bits, Body&& body) {
   switch (bits) {
     case 2:
-      return body(Affine<2>{});
+      return body(Bits<2>{});
     case 3:
-      return body(Affine<3>{});
+      return body(Bits<3>{});
     case 5:
-      return body(Affine<5>{});
+      return body(Bits<5>{});
     case 6:
-      return body(Affine<6>{});
+      return body(Bits<6>{});
     case 8:
-      return body(Affine<8>{});
+      return body(Bits<8>{});
     default:
-      return body(Affine<4>{});
+      return body(Bits<4>{});
   }
+}
+
+// Dwords [0, bytes/4) of up to 16 tokens, a token per lane; missing tokens are 0.
+void transpose_tokens(const char* from, int64_t token_bytes, int64_t count, int64_t bytes, uint32_t* to) {
+  for (int64_t at = 0; at < bytes; at += 64) {
+    int64_t n = bytes - at < 64 ? bytes - at : 64;
+    I in[16], out[16];
+    for (int i = 0; i < 16; ++i) {
+      const char* p = from + i * token_bytes + at;
+      if (i >= count) {
+        in[i] = zero_i();
+      } else if (n == 64) {
+        in[i] = load_i(p);
+      } else {
+        alignas(64) char t[64] = {};
+        std::memcpy(t, p, (size_t)n);
+        in[i] = load_i(t);
+      }
+    }
+    transpose16(in, out);
+    for (int i = 0; i < (n + 3) / 4; ++i) store_i(to + 4 * at + 16 * i, out[i]);
+  }
+}
+
+// The lower 16 bits of every lane as a half float.
+MLX_INLINE F half_value(I v) {
+#if defined(MLX_LM_ISA_avx512)
+  F r;
+  r.v[0] = (nf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)v.v[0]));
+  return r;
+#else
+  // exponent and mantissa moved into place and rescaled; 31 is infinity or NaN
+  I magnitude = v & set1_i(0x7fff);
+  I bits = as_int(as_float(shl(magnitude, 13)) * set1(0x1p112f));
+  MLX_EACH(i) bits.v[i] |= (magnitude.v[i] >= 0x7c00) & 0x7f800000;
+  return as_float(bits | shl(v & set1_i(0x8000), 16));
+#endif
 }
 
 // Code j of a chunk of 32, a token per lane.
@@ -102,30 +143,33 @@ MLX_INLINE F lane_scales(const char* base, int64_t token_bytes, Float type, int6
 void load_keys(const TokenRows& keys, int64_t dim, int64_t k, int64_t count, uint32_t* words, float* to) {
   const char* from = keys.data + k * keys.token_bytes;
   if (keys.bits > 0) {
-    transpose_dwords(from, keys.token_bytes, count, 0, dim * keys.bits / 8, words);
+    transpose_tokens(from, keys.token_bytes, count, dim * keys.bits / 8, words);
     const char* s = keys.scales + k * keys.scale_token_bytes;
     const char* b = keys.biases + k * keys.scale_token_bytes;
     with_bits(keys.bits, [&](auto f) {
-      using Fmt = decltype(f);
+      constexpr int B = decltype(f)::bits;
       for (int64_t c = 0; c < dim; c += 32) {
         F scale = lane_scales(s, keys.scale_token_bytes, keys.type, count, c / keys.group);
         F bias = lane_scales(b, keys.scale_token_bytes, keys.type, count, c / keys.group);
-        const uint32_t* w = words + c / 32 * 16 * Fmt::words;
+        const uint32_t* w = words + c / 32 * 16 * B;
         _Pragma("GCC unroll 32") for (int j = 0; j < 32; ++j)
-            store(to + 16 * (c + j), fma(code_of<Fmt::bits>(w, j), scale, bias));
+            store(to + 16 * (c + j), fma(code_of<B>(w, j), scale, bias));
       }
     });
     return;
   }
   if (keys.type == Float::f32) {
-    transpose_dwords(from, keys.token_bytes, count, 0, dim * 4, (uint32_t*)to);
+    transpose_tokens(from, keys.token_bytes, count, dim * 4, (uint32_t*)to);
     return;
   }
-  transpose_dwords(from, keys.token_bytes, count, 0, dim * 2, words);
-  if (keys.type == Float::bf16) {
-    for (int64_t d = 0; d < dim; ++d) store(to + 16 * d, DenseBf16::value(words + 16 * (d / 2), (int)(d & 1)));
-  } else {
-    for (int64_t d = 0; d < dim; ++d) store(to + 16 * d, DenseF16::value(words + 16 * (d / 2), (int)(d & 1)));
+  transpose_tokens(from, keys.token_bytes, count, dim * 2, words);
+  for (int64_t d = 0; d < dim; d += 2) {
+    I pair = load_i(words + 8 * d);
+    bool brain = keys.type == Float::bf16;
+    store(to + 16 * d, brain ? as_float(shl(pair, 16)) : half_value(pair));
+    if (d + 1 < dim) {
+      store(to + 16 * d + 16, brain ? as_float(pair & set1_i((int32_t)0xffff0000)) : half_value(shr(pair, 16)));
+    }
   }
 }
 
@@ -406,13 +450,13 @@ void unpack_values(const TokenRows& values, int64_t k0, int64_t k1, int64_t begi
     const char* b = values.biases + k * values.scale_token_bytes;
     for (int64_t c = begin; c < end; c += 32) {
       alignas(64) uint32_t words[16 * 16];
-      transpose_dwords(from, values.token_bytes, count, c * values.bits / 8, 4 * values.bits, words);
+      transpose_tokens(from + c * values.bits / 8, values.token_bytes, count, 4 * values.bits, words);
       F scale = lane_scales(s, values.scale_token_bytes, values.type, count, c / values.group);
       F bias = lane_scales(b, values.scale_token_bytes, values.type, count, c / values.group);
       with_bits(values.bits, [&](auto f) {
-        using Fmt = decltype(f);
+        constexpr int B = decltype(f)::bits;
         I in[32], out[16];
-        _Pragma("GCC unroll 32") for (int j = 0; j < 32; ++j) in[j] = as_int(fma(code_of<Fmt::bits>(words, j), scale, bias));
+        _Pragma("GCC unroll 32") for (int j = 0; j < 32; ++j) in[j] = as_int(fma(code_of<B>(words, j), scale, bias));
         for (int half = 0; half < 2; ++half) {
           transpose16(in + 16 * half, out);
           for (int i = 0; i < count; ++i) store(to + (k - k0 + i) * ld + c + 16 * half, as_float(out[i]));
