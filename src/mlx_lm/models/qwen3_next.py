@@ -87,7 +87,7 @@ class AddOne:
         if kernels:
             published = kernels[0].shape[-1] != 1
         else:
-            published = bool(found) and float(mx.mean(found[0].astype(mx.float32)).item()) < 0.5
+            published = bool(found) and bool((mx.mean(found[0].astype(mx.float32)) < 0.5).item())
         if not published:
             return weights
         return {k: v + 1 if re.search(self.pattern, k) else v for k, v in weights.items()}

@@ -173,11 +173,15 @@ class MoE(nn.Module):
             if shared_gate:
                 self.shared_expert_gate = Linear(hidden_size, 1, bias=False)
 
+    def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+        """Indices and weights (N, k) of each token's experts, from the router's logits (N, E)."""
+        owner = self[self.router_name] if self.correction_on_router else self
+        return route(logits, self.routing, owner.get("e_score_correction_bias"))
+
     def __call__(self, x: mx.array) -> mx.array:
         flat = x.reshape(-1, x.shape[-1])
         router = self[self.router_name]
-        owner = router if self.correction_on_router else self
-        indices, weights = route(router(flat), self.routing, owner.get("e_score_correction_bias"))
+        indices, weights = self.choose(router(flat))
         y = self._visit(flat, indices, weights)
         if self.shared_name in self:
             shared = self[self.shared_name](flat)

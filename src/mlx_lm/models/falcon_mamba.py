@@ -1,0 +1,31 @@
+"""Falcon Mamba: Mamba with norms on the time steps and the two maps. Source: https://arxiv.org/abs/2410.05355."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from .. import kernels
+from ..nn import Mamba
+from . import mamba
+
+
+@dataclass
+class ModelArgs(mamba.ModelArgs):
+    mixer_rms_eps: float = 1e-6
+
+
+class NormedMamba(Mamba):
+    def __init__(self, options: Any, eps: float):
+        super().__init__(options)
+        self.eps = eps
+
+    def normed(self, dt: mx.array, b: mx.array, c: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        dt, b, c = (kernels.rms_norm(a, None, self.eps) for a in (dt, b, c))
+        return dt, b, c
+
+
+class Model(mamba.Model):
+    @classmethod
+    def mixer(cls, args: Any) -> Mamba:
+        return NormedMamba(cls.options(args), args.mixer_rms_eps)

@@ -1,0 +1,98 @@
+"""Jamba: Mamba layers and, in a fixed rhythm, attention without positions and experts. https://arxiv.org/abs/2403.19887."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm, Rope, Routing, SwitchGLU
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Rename, Rule, Transform, conv_layout, expert_rules
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    max_position_embeddings: int = field(default=262144, kw_only=True)
+    num_experts: int = 16
+    num_experts_per_tok: int = 2
+    expert_layer_period: int = 2
+    expert_layer_offset: int = 1
+    attn_layer_period: int = 8
+    attn_layer_offset: int = 4
+    mamba_d_state: int = 16
+    mamba_d_conv: int = 4
+    mamba_expand: float = 2
+    mamba_dt_rank: int | str = "auto"
+    mamba_conv_bias: bool = True
+    mamba_proj_bias: bool = False
+    layers_block_type: list[str] | None = None
+
+    def is_attention(self, index: int) -> bool:
+        if self.layers_block_type is not None:
+            return self.layers_block_type[index] in ("attention", "full_attention")
+        return index % self.attn_layer_period == self.attn_layer_offset
+
+    def has_experts(self, index: int) -> bool:
+        return self.num_experts > 1 and index % self.expert_layer_period == self.expert_layer_offset
+
+
+class NormedMamba(Mamba):
+    def __init__(self, options: MambaOptions, eps: float):
+        super().__init__(options)
+        self.dt_layernorm = RMSNorm(options.rank, eps)
+        self.b_layernorm = RMSNorm(options.state_size, eps)
+        self.c_layernorm = RMSNorm(options.state_size, eps)
+
+    def normed(self, dt: mx.array, b: mx.array, c: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        return self.dt_layernorm(dt), self.b_layernorm(b), self.c_layernorm(c)
+
+
+class Experts(MoE):
+    router_name = "router"
+
+
+class Model(DenseModel):
+    names = ModelNames(norm="final_layernorm")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Transform(r"\.conv1d\.weight$", conv_layout),
+        Rename(r"\.pre_moe_layernorm\.", ".pre_ff_layernorm."),
+        Rename(r"\.moe\.", ".feed_forward."),
+        *expert_rules("feed_forward"),
+    )
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        mixer = "self_attn" if args.is_attention(index) else "mamba"
+        return LayerNames(mixer, "feed_forward", pre_feed_forward="pre_ff_layernorm")
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return None
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        if args.is_attention(index):
+            return super().mixer(args, index)
+        rank = math.ceil(args.hidden_size / 16) if args.mamba_dt_rank == "auto" else args.mamba_dt_rank
+        options = MambaOptions(
+            args.hidden_size,
+            int(args.mamba_expand * args.hidden_size),
+            args.mamba_d_state,
+            rank,
+            args.mamba_d_conv,
+            bias=args.mamba_proj_bias,
+            conv_bias=args.mamba_conv_bias,
+            act=args.hidden_act,
+        )
+        return NormedMamba(options, args.rms_norm_eps)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if not args.has_experts(index):
+            return super().feed_forward(args, index)
+        experts = SwitchGLU(args.hidden_size, args.intermediate_size, args.num_experts, act=args.hidden_act)
+        return Experts(args.hidden_size, args.num_experts, Routing(args.num_experts_per_tok, normalize=False), experts)

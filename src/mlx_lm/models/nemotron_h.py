@@ -1,0 +1,174 @@
+"""Nemotron-H: each layer is one mixer: Mamba-2, attention without positions, a feed-forward, or experts.
+
+Source: https://arxiv.org/abs/2504.03624.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import (
+    MLP,
+    Attention,
+    AttentionOptions,
+    DecoderLayer,
+    LayerNames,
+    Linear,
+    Mamba2,
+    Mamba2Options,
+    MoE,
+    RMSNorm,
+    Routing,
+    SwitchMLP,
+)
+from .base import CausalLM, ModelNames
+from .config import DecoderArgs
+from .weights import Drop, Rename, Rule, Stack, Transform, conv_layout
+
+_LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
+_OTHER_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {"layer_norm_epsilon": "rms_norm_eps", "norm_eps": "rms_norm_eps"}
+    num_hidden_layers: int = field(default=0, kw_only=True)  # counted from the list of kinds
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = field(default=4096, kw_only=True)
+    hybrid_override_pattern: str | list[str] | None = None
+    layers_block_type: list[str] | None = None
+    attention_bias: bool = False  # published configs have it, the layers do not
+    mlp_bias: bool = False
+    use_bias: bool = False
+    use_conv_bias: bool = True
+    mamba_num_heads: int = 128
+    mamba_head_dim: int = 64
+    mamba_hidden_act: str = "silu"
+    mlp_hidden_act: str = "relu2"
+    n_groups: int = 8
+    ssm_state_size: int = 128
+    conv_kernel: int = 4
+    time_step_min: float = 0.001
+    n_routed_experts: int = 8
+    n_shared_experts: int = 1
+    num_experts_per_tok: int = 2
+    moe_intermediate_size: int = 7688
+    moe_shared_expert_intermediate_size: int = 7688
+    moe_latent_size: int | None = None
+    n_group: int = 1
+    topk_group: int = 1
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        kinds = self.layers_block_type
+        if kinds is None:
+            kinds = [_LETTERS.get(letter, letter) for letter in self.hybrid_override_pattern or ()]
+        self.kinds = [_OTHER_NAMES.get(kind, kind) for kind in kinds]
+        if not self.kinds or set(self.kinds) - set(_LETTERS.values()):
+            raise ConfigError(f"config.json: layers_block_type or hybrid_override_pattern is wrong: {kinds!r}.")
+        if self.num_hidden_layers not in (0, len(self.kinds)):
+            raise ConfigError(f"config.json: {len(self.kinds)} kinds for num_hidden_layers={self.num_hidden_layers}.")
+        self.num_hidden_layers = len(self.kinds)
+        super().__post_init__()
+
+
+class LatentMoE(MoE):
+    """Experts that work on a smaller projection of the hidden state."""
+
+    def __init__(self, *args: Any, hidden_size: int, latent_size: int, latent_bias: bool, **kwargs: Any):
+        super().__init__(hidden_size, *args, **kwargs)
+        self.fc1_latent_proj = Linear(hidden_size, latent_size, bias=latent_bias)
+        self.fc2_latent_proj = Linear(latent_size, hidden_size, bias=latent_bias)
+
+    def _visit(self, flat: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
+        return self.fc2_latent_proj(super()._visit(self.fc1_latent_proj(flat), indices, weights))
+
+
+class Model(CausalLM):
+    names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Drop(r"^mtp\."),
+        Rename(r"^model\.", "backbone."),
+        Transform(r"\.conv1d\.weight$", conv_layout),
+        *(
+            rule
+            for hub, own in (("up_proj", "fc1"), ("down_proj", "fc2"))
+            for rule in (
+                Stack(
+                    rf"(?P<at>.*\.mixer)\.experts\.(?P<expert>\d+)\.{hub}\.(?P<kind>\w+)",
+                    rf"\g<at>.switch_mlp.{own}.\g<kind>",
+                ),
+                Rename(rf"(\.mixer)\.experts\.{hub}$", rf"\1.switch_mlp.{own}.weight"),
+            )
+        ),
+    )
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        kind = args.kinds[index]
+        mixing = kind in ("linear_attention", "full_attention")
+        block = {"linear_attention": cls.mamba, "full_attention": cls.attention, "mlp": cls.mlp, "moe": cls.moe}[kind]
+        return DecoderLayer(
+            mixer=block(args) if mixing else None,
+            feed_forward=None if mixing else block(args),
+            norm=lambda: RMSNorm(args.hidden_size, args.rms_norm_eps),
+            names=LayerNames("mixer", None, "norm", None, None)
+            if mixing
+            else LayerNames(None, "mixer", None, None, "norm"),
+        )
+
+    @staticmethod
+    def mamba(args: Any) -> nn.Module:
+        return Mamba2(
+            Mamba2Options(
+                args.hidden_size,
+                args.mamba_num_heads,
+                args.mamba_head_dim,
+                args.n_groups,
+                args.ssm_state_size,
+                args.conv_kernel,
+                bias=args.use_bias,
+                conv_bias=args.use_conv_bias,
+                time_step_limit=(args.time_step_min, math.inf),
+                norm_groups=args.n_groups,
+                norm_eps=args.rms_norm_eps,
+                act=args.mamba_hidden_act,
+            )
+        )
+
+    @staticmethod
+    def attention(args: Any) -> nn.Module:
+        return Attention(AttentionOptions(args.hidden_size, *args.heads, rope=None))
+
+    @staticmethod
+    def mlp(args: Any) -> nn.Module:
+        return MLP(args.hidden_size, args.intermediate_size, args.mlp_hidden_act, bias=args.mlp_bias)
+
+    @staticmethod
+    def moe(args: Any) -> nn.Module:
+        routing = Routing(
+            args.num_experts_per_tok,
+            "sigmoid",
+            normalize=args.norm_topk_prob,
+            scale=args.routed_scaling_factor,
+            num_groups=args.n_group,
+            top_groups=args.topk_group,
+            group_score="top2",
+            epsilon=1e-20,
+        )
+        act, count = args.mlp_hidden_act, args.n_routed_experts
+        width = args.moe_latent_size or args.hidden_size
+        experts = SwitchMLP(width, args.moe_intermediate_size, count, act=act)
+        shared = None
+        if args.n_shared_experts:
+            shared = MLP(args.hidden_size, args.moe_shared_expert_intermediate_size, act, bias=args.mlp_bias)
+        usual: dict[str, Any] = {"correction": True, "shared": shared, "hidden_size": args.hidden_size}
+        if args.moe_latent_size is None:
+            return MoE(num_experts=count, routing=routing, experts=experts, **usual)
+        latent = {"latent_size": width, "latent_bias": args.mlp_bias}
+        return LatentMoE(num_experts=count, routing=routing, experts=experts, **usual, **latent)
