@@ -11,10 +11,13 @@ __all__ = [
     "ChatTemplateError",
     "ConfigError",
     "ContextLengthError",
+    "DeadlineError",
     "DownloadError",
     "MLXLMError",
+    "MemoryBudgetError",
     "ModelFileError",
     "ModelNotFoundError",
+    "OverloadedError",
     "RemoteCodeError",
     "RequestError",
     "TokenizerError",
@@ -92,6 +95,30 @@ class ContextLengthError(RequestError):
 
 class UnsupportedError(MLXLMError, ValueError):
     """A combination of features that cannot work; refused by name before any computation."""
+
+
+class MemoryBudgetError(UnsupportedError):
+    """A request that could never fit the memory budget; carries both numbers, in bytes."""
+
+    def __init__(self, needed: int, budget: int):
+        self.needed = needed
+        self.budget = budget
+        super().__init__(
+            f"The request needs {needed / 1e9:.3f} GB for its states but the memory budget is {budget / 1e9:.3f} GB. "
+            "Shorten the prompt, lower max_tokens, quantize the KV cache (--kv-bits) or raise --memory-budget."
+        )
+
+
+class OverloadedError(MLXLMError, RuntimeError):
+    """The queue is full; try again after `retry_after` seconds."""
+
+    def __init__(self, queued: int, retry_after: float):
+        self.retry_after = retry_after
+        super().__init__(f"{queued} requests are waiting already; try again in {retry_after:.0f} s.")
+
+
+class DeadlineError(MLXLMError, TimeoutError):
+    """A request was not done by its deadline."""
 
 
 class CacheStateError(MLXLMError, RuntimeError):

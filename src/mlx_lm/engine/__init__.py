@@ -2,7 +2,9 @@
 
 from .api import apply_kv_options, encode_prompt, generate, generate_step, kv_options, stream_generate, wrap_tokenizer
 from .batch import BatchGenerator, batch_generate
-from .engine import Engine, EngineStats, check_states, context_length, new_states
+from .engine import Engine, EngineStats
+from .model_states import check_states, context_length, new_states
+from .prefix import PrefixCache
 from .request import PrefillProgress, Request, TokenEvent
 from .speculate import speculative_generate_step
 from .text import StopSequences, TextStream
@@ -12,6 +14,7 @@ __all__ = [
     "Engine",
     "EngineStats",
     "PrefillProgress",
+    "PrefixCache",
     "Request",
     "StopSequences",
     "TextStream",

@@ -16,7 +16,8 @@ from ..sampling import LogitsProcessor, Sampler, greedy_sampler
 from ..state import AttentionState, CacheList, KVOptions, State
 from ..tokenizer import TokenizerWrapper
 from ..types import GenerationResponse
-from .engine import Engine, new_states
+from .engine import Engine
+from .model_states import new_states
 from .request import Request, TokenEvent
 from .text import TextStream, check_stop_strings
 

@@ -166,16 +166,16 @@ class BatchGenerator:
     @property
     def prompt_cache_nbytes(self) -> int:
         """Bytes held by the states of live sequences."""
-        return self._engine.states_nbytes()
+        return self._engine.stats().state_bytes
 
     @contextmanager
     def stats(self) -> Iterator[Callable[[], BatchStats]]:
         """Counts what happens inside the block: `with generator.stats() as read: ...; read()`."""
-        before, wall = vars(self._engine.stats).copy(), self._wall
+        before, wall = vars(self._engine.counters).copy(), self._wall
         start = time.perf_counter()
 
         def read() -> BatchStats:
-            done = {k: v - before[k] for k, v in vars(self._engine.stats).items()}
+            done = {k: v - before[k] for k, v in vars(self._engine.counters).items()}
             total = time.perf_counter() - start
             working = done["prompt_time"] + done["decode_time"]
             return BatchStats(

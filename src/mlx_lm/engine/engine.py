@@ -7,25 +7,32 @@ in that request's last event. This module does not know about text, files or HTT
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import CacheMismatchError, ContextLengthError, RequestError
-from ..state import PLAIN_KV, AttentionState, KVOptions, State
+from ..errors import ContextLengthError, DeadlineError, OverloadedError, RequestError
+from ..state import State
 from ..types import FinishReason
+from .admission import STEP_TOKENS, Admission
+from .model_states import check_states, context_length, new_states, predict
+from .prefix import BLOCK_TOKENS, PrefixCache
+from .prefix.blocks import needs_checkpoints
 from .request import PrefillProgress, Request, TokenEvent
+from .reuse import PrefixReuse
 from .runner import ActiveSequence, Runner
-from .scheduler import Policy, Scheduler
+from .scheduler import Pace, Policy, Scheduler
 from .text import StopSequences
 
-__all__ = ["Engine", "EngineStats", "check_states", "context_length", "new_states"]
+__all__ = ["Engine", "EngineCounters", "EngineStats"]
+
+Event = TokenEvent | PrefillProgress
 
 
 @dataclass
-class EngineStats:
+class EngineCounters:
     """What the engine has done: counts, and seconds spent in prompts and in decode steps."""
 
     prompt_tokens: int = 0
@@ -35,11 +42,42 @@ class EngineStats:
     decode_time: float = 0.0
 
 
+@dataclass(frozen=True)
+class EngineStats:
+    """Where the engine stands; bytes of states as reserved (predicted) and as held (measured)."""
+
+    queued: int
+    prefilling: int
+    running: int
+    finished: int
+    failed: int
+    cancelled: int
+    reserved_bytes: int
+    state_bytes: int
+    budget_bytes: int | None
+    cached_blocks: int
+    cached_bytes: int
+    evicted_blocks: int
+    prefix_tokens: int
+    reused_tokens: int
+    reused_from_disk_tokens: int
+    counters: dict[str, float]
+
+
 @dataclass
 class _Live:
     sequence: ActiveSequence
     stops: Any
     held: int  # tokens in the states before this request's prompt
+    reserved: int = 0  # bytes
+    reserved_tokens: int = 0
+    cached: int = 0  # prompt tokens that the prefix cache knew
+    started: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the sequence has, the last not yet in its states."""
+        return self.held + len(self.sequence.request.prompt) + len(self.sequence.generated)
 
 
 class Engine:
@@ -50,6 +88,10 @@ class Engine:
         max_batch: sequences that decode together.
         prefill_step_size: most prompt tokens in one step.
         policy: how steps are shared between prompts and running sequences.
+        memory_budget: bytes that states may take in all; None for no limit.
+        max_queue: prompts that may wait; None for no limit.
+        prefix_cache: what is computed once is kept here and used again.
+        model_key: names the weights, adapter and tokenizer in the prefix cache's keys; None for this model object.
         look_ahead: see `Runner`.
     """
 
@@ -60,43 +102,64 @@ class Engine:
         max_batch: int = 32,
         prefill_step_size: int = 2048,
         policy: Policy = "fair",
+        memory_budget: int | None = None,
+        max_queue: int | None = None,
+        prefix_cache: PrefixCache | None = None,
+        model_key: str | None = None,
         look_ahead: bool | None = None,
     ):
         if prefill_step_size < 1:
             raise RequestError(f"prefill_step_size must be at least 1, not {prefill_step_size}.")
         self.model = model
-        self.stats = EngineStats()
+        self.counters = EngineCounters()
+        self.max_queue = max_queue
         self._runner = Runner(model, look_ahead=look_ahead)
-        self._scheduler = Scheduler(max_batch=max_batch, prefill_step=prefill_step_size, policy=policy)
+        self._pace = Pace()
+        self._scheduler = Scheduler(
+            max_batch=max_batch,
+            prefill_step=prefill_step_size,
+            policy=policy,
+            pace=self._pace,
+            may_start=self._may_start,
+        )
+        self._admission = Admission(memory_budget)
+        self._reuse = None if prefix_cache is None else PrefixReuse(prefix_cache, model, model_key)
         self._live: dict[int, _Live] = {}
         self._finished: dict[int, tuple[list[State], list[int]]] = {}
+        self._ended = {"finished": 0, "failed": 0, "cancelled": 0}
         self._uids = itertools.count()
         self._limit = context_length(model)
+
+    # Requests.
 
     def add(self, request: Request) -> int:
         """Admits a request and returns its id.
 
         Raises:
             ContextLengthError: the prompt does not fit the model's context.
+            MemoryBudgetError: its states can never fit the memory budget.
+            OverloadedError: too many prompts wait already.
             CacheMismatchError: the given states are not of this model.
         """
-        states = list(request.states) if request.states is not None else new_states(self.model, request.kv)
-        if request.states is not None:
-            check_states(self.model, states)
-        held = max((state.offset for state in states), default=0)
+        given = request.states
+        if given is not None:
+            check_states(self.model, given)
+        held = 0 if given is None else max((state.offset for state in given), default=0)
         if self._limit is not None and held + len(request.prompt) > self._limit:
             raise ContextLengthError(held + len(request.prompt), self._limit)
+        self._admission.require(predict(self.model, self._first_tokens(held, request), request.kv))
+        if self.max_queue is not None and self._scheduler.queued >= self.max_queue:
+            raise OverloadedError(self._scheduler.queued, self._wait_seconds())
         uid = next(self._uids)
-        sequence = ActiveSequence(uid, request, states)
-        stops = StopSequences([*request.stop_sequences]).matcher()
-        self._live[uid] = _Live(sequence, stops, held)
+        sequence = ActiveSequence(uid, request, list(given) if given is not None else [])
+        self._live[uid] = _Live(sequence, StopSequences(request.stop_sequences).matcher(), held)
         self._scheduler.add(uid, len(request.prompt), request.priority)
         return uid
 
     def cancel(self, uid: int) -> None:
         """Ends a request at once. Unknown ids are ignored."""
         if uid in self._live:
-            self._end(uid)
+            self._end(uid, "cancelled")
 
     def take(self, uid: int) -> tuple[list[State], list[int]] | None:
         """Once, for a request with `keep_states`: its states and all its tokens, the last not yet in the states."""
@@ -110,16 +173,18 @@ class Engine:
     def idle(self) -> bool:
         return not self._live
 
-    def step(self) -> list[TokenEvent | PrefillProgress]:
+    # Work.
+
+    def step(self) -> list[Event]:
         """Does one planned step and returns what happened; nothing when there is nothing to do."""
+        events: list[Event] = self._expire()
         plan = self._scheduler.plan()
         if plan is None:
-            return []
-        events: list[TokenEvent | PrefillProgress] = []
+            return events
         if plan.prefill is not None:
             events += self._prefill(plan.prefill, plan.length)
         decode = [uid for uid in plan.decode if uid in self._live]
-        if plan.prefill is not None and plan.prefill in self._live and plan.prefill in self._scheduler.running:
+        if plan.prefill is not None and plan.prefill in self._scheduler.running:
             decode.append(plan.prefill)  # its first token was sampled with the prompt
         if decode:
             events += self._decode(decode)
@@ -140,36 +205,145 @@ class Engine:
         finally:
             self.cancel(uid)
 
+    # Reports.
+
+    def stats(self) -> EngineStats:
+        """Where the engine stands."""
+        cache = None if self._reuse is None else self._reuse.cache
+        started = [live for live in self._live.values() if live.started]
+        running = len(self._scheduler.running)
+        return EngineStats(
+            queued=self._scheduler.queued,
+            prefilling=len(self._live) - running - self._scheduler.queued,
+            running=running,
+            **self._ended,
+            reserved_bytes=self._admission.reserved,
+            state_bytes=sum(state.nbytes for live in started for state in live.sequence.states),
+            budget_bytes=self._admission.budget,
+            cached_blocks=0 if cache is None else len(cache.index),
+            cached_bytes=0 if cache is None else cache.index.nbytes,
+            evicted_blocks=0 if cache is None else cache.index.evicted,
+            prefix_tokens=0 if cache is None else cache.stats.tokens,
+            reused_tokens=0 if cache is None else cache.stats.reused_tokens,
+            reused_from_disk_tokens=0 if cache is None else cache.stats.disk_tokens,
+            counters=asdict(self.counters),
+        )
+
     def check(self) -> None:
         """Raises AssertionError when the engine's books do not balance."""
         self._scheduler.check()
         listed = {*self._scheduler.waiting, *self._scheduler.running}
         assert listed == set(self._live), "scheduler and engine disagree about what is live"
+        self._admission.check([live.reserved for live in self._live.values()])
+        if self._reuse is not None:
+            self._reuse.cache.check()
 
-    def states_nbytes(self) -> int:
-        """Bytes held by the states of live sequences."""
-        return sum(state.nbytes for live in self._live.values() for state in live.sequence.states)
+    # Admission.
 
-    def _prefill(self, uid: int, length: int) -> list[TokenEvent | PrefillProgress]:
-        sequence = self._live[uid].sequence
-        request = sequence.request
+    def _first_tokens(self, held: int, request: Request) -> int:
+        """Tokens that a request reserves before it starts."""
+        new = STEP_TOKENS if request.max_tokens is None else request.max_tokens
+        wanted = held + len(request.prompt) + new
+        return wanted if self._limit is None else min(wanted, self._limit)
+
+    def _may_start(self, uid: int) -> bool:
+        live = self._live[uid]
+        tokens = self._first_tokens(live.held, live.sequence.request)
+        needed = predict(self.model, tokens, live.sequence.request.kv)
+        if not self._admission.reserve(needed):
+            return False
+        live.reserved, live.reserved_tokens = needed, tokens
+        return True
+
+    def _may_go_on(self, live: _Live) -> bool:
+        """Whether one more token fits the reservation, or another piece of memory can be had."""
+        if self._admission.budget is None or live.tokens < live.reserved_tokens:
+            return True
+        tokens = live.reserved_tokens + STEP_TOKENS
+        needed = predict(self.model, tokens, live.sequence.request.kv)
+        if not self._admission.reserve(max(needed - live.reserved, 0)):
+            return False
+        live.reserved, live.reserved_tokens = max(needed, live.reserved), tokens
+        return True
+
+    def _wait_seconds(self) -> float:
+        """A guess of when the queue has moved: the decode time of one average answer, within 1 and 60 s."""
+        ended = max(sum(self._ended.values()), 1)
+        return min(max((self.counters.decode_time + self.counters.prompt_time) / ended, 1.0), 60.0)
+
+    def _expire(self) -> list[Event]:
+        now = time.monotonic()
+        late = [
+            uid
+            for uid, live in self._live.items()
+            if live.sequence.request.deadline is not None and live.sequence.request.deadline <= now
+        ]
+        return [self._fail(uid, DeadlineError("The request was not done by its deadline.")) for uid in late]
+
+    # Prompts.
+
+    def _prefill(self, uid: int, length: int) -> list[Event]:
+        live = self._live[uid]
+        sequence, request = live.sequence, live.sequence.request
+        total = len(request.prompt)
         start = time.perf_counter()
         try:
-            if request.on_progress is not None and sequence.done == 0:
-                request.on_progress(0, len(request.prompt))
+            if not live.started:
+                length = self._start(live, length)
+            length = self._piece(live, length)
             self._runner.prefill(sequence, length)
             if sequence.ahead is not None:
                 mx.eval(sequence.ahead.token)
             if request.on_progress is not None:
-                request.on_progress(sequence.done, len(request.prompt))
+                request.on_progress(sequence.done, total)
         except Exception as error:
             return [self._fail(uid, error)]
-        self.stats.prompt_tokens += length
-        self.stats.prompt_time += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._pace.computed(length, seconds)
+        self.counters.prompt_tokens += length
+        self.counters.prompt_time += seconds
         self._scheduler.prefilled(uid, length)
-        return [PrefillProgress(uid, sequence.done, len(request.prompt))]
+        self._keep_prompt(live)
+        return [PrefillProgress(uid, sequence.done, total, live.cached)]
 
-    def _decode(self, uids: list[int]) -> list[TokenEvent | PrefillProgress]:
+    def _start(self, live: _Live, length: int) -> int:
+        """Makes the states and takes from the prefix cache what it knows; the piece's length afterwards."""
+        sequence, request = live.sequence, live.sequence.request
+        live.started = True
+        if request.states is None:
+            sequence.states = new_states(self.model, request.kv)
+            if self._reuse is not None and request.input_embeddings is None:
+                live.cached = self._reuse.begin(request, sequence.states)
+        if request.on_progress is not None:
+            request.on_progress(live.cached, len(request.prompt))
+        if live.cached:
+            sequence.done = live.cached
+            self._scheduler.prefilled(sequence.uid, live.cached)
+        return min(length, sequence.remaining)
+
+    def _piece(self, live: _Live, length: int) -> int:
+        """Ends a piece at the prompt's last whole block where a checkpoint is to be taken there."""
+        sequence = live.sequence
+        if not self._keeps(live) or not needs_checkpoints(sequence.states):
+            return length
+        end = (len(sequence.request.prompt) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+        return end - sequence.done if sequence.done < end < sequence.done + length else length
+
+    def _keeps(self, live: _Live) -> bool:
+        request = live.sequence.request
+        return self._reuse is not None and request.states is None and request.input_embeddings is None
+
+    def _keep_prompt(self, live: _Live) -> None:
+        """Stores a prompt when it is done, and checkpoints on the way."""
+        sequence = live.sequence
+        if not self._keeps(live) or self._reuse is None:
+            return
+        if sequence.remaining == 0 or (sequence.done % BLOCK_TOKENS == 0 and needs_checkpoints(sequence.states)):
+            self._reuse.keep(sequence.request, sequence.request.prompt[: sequence.done], sequence.states)
+
+    # Tokens.
+
+    def _decode(self, uids: list[int]) -> list[Event]:
         start = time.perf_counter()
         sequences = [self._live[uid].sequence for uid in uids]
         try:
@@ -178,15 +352,19 @@ class Engine:
             if len(uids) == 1:
                 return [self._fail(uids[0], error)]
             return self._decode_apart(uids)
-        events = [self._emit(uid, token, logprobs) for uid, (token, logprobs) in zip(uids, results, strict=True)]
-        self.stats.generation_tokens += len(events)
-        self.stats.generation_steps += 1
-        self.stats.decode_time += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._pace.decoded(seconds)
+        events: list[Event] = [
+            self._emit(uid, token, logprobs) for uid, (token, logprobs) in zip(uids, results, strict=True)
+        ]
+        self.counters.generation_tokens += len(events)
+        self.counters.generation_steps += 1
+        self.counters.decode_time += seconds
         return events
 
-    def _decode_apart(self, uids: list[int]) -> list[TokenEvent | PrefillProgress]:
+    def _decode_apart(self, uids: list[int]) -> list[Event]:
         """After a failed batch step: each sequence alone, so that only the guilty one ends."""
-        events: list[TokenEvent | PrefillProgress] = []
+        events: list[Event] = []
         for uid in uids:
             self._runner.rewind(self._live[uid].sequence)
         for uid in uids:
@@ -198,62 +376,45 @@ class Engine:
         request, sequence = live.sequence.request, live.sequence
         sequence.generated.append(token)
         reason: FinishReason | None = None
-        full = self._limit is not None and live.held + len(request.prompt) + len(sequence.generated) >= self._limit
+        full = self._limit is not None and live.tokens >= self._limit
         if token in request.stop_tokens or live.stops.advance(token):
             reason = "stop"
-        elif full or (request.max_tokens is not None and len(sequence.generated) >= request.max_tokens):
+        elif (
+            full
+            or (request.max_tokens is not None and len(sequence.generated) >= request.max_tokens)
+            or not self._may_go_on(live)
+        ):
             reason = "length"
         if reason is not None:
-            self._end(uid)
+            self._end(uid, "finished")
+        elif self._keeps(live) and self._reuse is not None and (live.tokens - 1) % BLOCK_TOKENS == 0:
+            self._keep_on_the_way(live)
         return TokenEvent(uid, token, logprobs, reason)
 
+    def _keep_on_the_way(self, live: _Live) -> None:
+        """States that forget are checkpointed whenever they stand at a block's end."""
+        sequence = live.sequence
+        if sequence.ahead is None and needs_checkpoints(sequence.states) and self._reuse is not None:
+            self._reuse.keep(sequence.request, self._seen(live), sequence.states)
+
+    def _seen(self, live: _Live) -> tuple[int, ...]:
+        request = live.sequence.request
+        return (*request.prompt[: live.sequence.done], *live.sequence.generated)
+
     def _fail(self, uid: int, error: Exception) -> TokenEvent:
-        self._end(uid)
-        self._finished.pop(uid, None)
+        self._end(uid, "failed")
         return TokenEvent(uid, -1, error=error)
 
-    def _end(self, uid: int) -> None:
+    def _end(self, uid: int, how: str) -> None:
         live = self._live.pop(uid)
         self._scheduler.remove(uid)
-        self._runner.rewind(live.sequence)
-        if live.sequence.request.keep_states:
-            request, sequence = live.sequence.request, live.sequence
-            tokens = [*request.history, *request.prompt[: sequence.done], *sequence.generated]
-            self._finished[uid] = (sequence.states, tokens)
-
-
-def context_length(model: nn.Module) -> int | None:
-    """Positions that the model's config allows, or None."""
-    length = getattr(model, "context_length", None)
-    if isinstance(length, int):
-        return length
-    return getattr(getattr(model, "args", None), "max_position_embeddings", None)
-
-
-def new_states(model: nn.Module, options: KVOptions = PLAIN_KV) -> list[State]:
-    """Fresh states for one sequence; a model from elsewhere may make its own."""
-    if hasattr(model, "state_specs"):
-        return model.make_cache(options)  # type: ignore[operator]
-    if hasattr(model, "make_cache"):
-        return model.make_cache()  # type: ignore[operator]
-    window = None if options.max_size is None else options.max_size - options.keep
-    keep = 0 if window is None else options.keep
-    return [
-        AttentionState(window=window, keep=keep, bits=options.bits, group_size=options.group_size, start=options.start)
-        for _ in model.layers  # type: ignore[union-attr]
-    ]
-
-
-def check_states(model: nn.Module, states: list[State]) -> None:
-    """Raises CacheMismatchError unless `states` can have been made by this model."""
-    if not hasattr(model, "state_specs"):
-        return
-    specs = model.state_specs()  # type: ignore[operator]
-    if len(specs) != len(states):
-        raise CacheMismatchError(
-            f"The prompt cache has {len(states)} layers but the model has {len(specs)}: it is another model's."
-        )
-    for i, (spec, state) in enumerate(zip(specs, states, strict=True)):
-        problem = spec.mismatch(state)
-        if problem:
-            raise CacheMismatchError(f"The prompt cache does not fit the model: layer {i} {problem}.")
+        self._admission.release(live.reserved)
+        self._ended[how] += 1
+        if how == "failed":  # its states may be anything
+            return
+        sequence, request = live.sequence, live.sequence.request
+        self._runner.rewind(sequence)
+        if live.started and self._keeps(live) and self._reuse is not None:
+            self._reuse.keep(request, self._seen(live), sequence.states)
+        if request.keep_states:
+            self._finished[uid] = (sequence.states, [*request.history, *self._seen(live)])

@@ -29,6 +29,8 @@ class Request:
         input_embeddings: (L, D) for the prompt, in place of the embedding of `prompt`.
         on_progress: called with (tokens done, tokens in all) while the prompt is computed.
         priority: higher goes first.
+        deadline: `time.monotonic()` after which the request ends with DeadlineError.
+        cache_salt: prefixes are shared only between requests of equal salt.
         keep_states: the engine keeps the states after the end, for `Engine.take`.
     """
 
@@ -44,6 +46,8 @@ class Request:
     input_embeddings: mx.array | None = None
     on_progress: Callable[[int, int], object] | None = None
     priority: int = 0
+    deadline: float | None = None
+    cache_salt: str = ""
     keep_states: bool = False
 
     def __post_init__(self) -> None:
@@ -72,8 +76,9 @@ class TokenEvent:
 
 @dataclass(frozen=True)
 class PrefillProgress:
-    """How much of a prompt has been computed."""
+    """How much of a prompt has been computed, of which `cached` tokens were known already."""
 
     uid: int
     done: int
     total: int
+    cached: int = 0

@@ -83,7 +83,7 @@ class CausalLM(nn.Module):
         super().__init__()
         self.args = args
         self.model_type = args.model_type
-        self._kv_dtype: str | None = None
+        self.kv_dtype: str | None = None
         self._logit_scale = self.logit_scale(args)
         self._logit_softcap = self.logit_softcap(args)
         self[self.names.backbone] = self.backbone_type(self, args)
@@ -172,14 +172,14 @@ class CausalLM(nn.Module):
 
     def make_cache(self, options: KVOptions = PLAIN_KV) -> list[State]:
         """Fresh states for one sequence."""
-        if options.dtype is None and self._kv_dtype is not None:
-            options = replace(options, dtype=self._kv_dtype)
+        if options.dtype is None and self.kv_dtype is not None:
+            options = replace(options, dtype=self.kv_dtype)
         return [spec.create(options) for spec in self.state_specs()]
 
     def compute_in(self, dtype: mx.Dtype, kv_dtype: mx.Dtype | None = None) -> None:
         """Computes in `dtype` whatever the weights are stored as, and keeps plain keys and values in `kv_dtype`."""
         self[self.names.backbone][self.names.embed].output_dtype = dtype_name(dtype)
-        self._kv_dtype = None if kv_dtype is None else dtype_name(kv_dtype)
+        self.kv_dtype = None if kv_dtype is None else dtype_name(kv_dtype)
 
     def sanitize(self, weights: Weights) -> Weights:
         """A checkpoint's tensors under this model's parameter names; idempotent."""

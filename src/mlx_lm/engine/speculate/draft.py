@@ -17,7 +17,7 @@ from ...errors import ContextLengthError, RequestError, UnsupportedError
 from ...sampling import LogitsProcessor, Sampler, greedy_sampler
 from ...state import State
 from ...types import FinishReason
-from ..engine import check_states, context_length, new_states
+from ..model_states import check_states, context_length, new_states
 from ..request import Request, TokenEvent
 from ..runner import hidden_and_head
 from ..text import StopSequences

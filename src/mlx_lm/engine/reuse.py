@@ -1,0 +1,46 @@
+"""The engine's use of the prefix cache: which keys a request has, and a cache that never fails a request."""
+
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import mlx.nn as nn
+
+from ..state import State
+from .prefix import PrefixCache, namespace
+from .request import Request
+
+__all__ = ["PrefixReuse"]
+
+_log = logging.getLogger(__name__)
+
+
+class PrefixReuse:
+    """`PrefixCache` for the requests of one model."""
+
+    def __init__(self, cache: PrefixCache, model: nn.Module, model_key: str | None):
+        self.cache = cache
+        specs = [repr(spec) for spec in model.state_specs()] if hasattr(model, "state_specs") else []  # type: ignore[operator]
+        # Without a name the keys are this object's own, so another model can never be taken for it.
+        self._base = {"model": model_key or uuid.uuid4().hex, "states": specs}
+        self._spaces: dict[tuple[str, str], bytes] = {}
+
+    def space(self, request: Request) -> bytes:
+        """The namespace of a request's blocks: what computes them, and for whom."""
+        settings = repr(sorted(asdict(request.kv).items()))
+        key = (settings, request.cache_salt)
+        if key not in self._spaces:
+            self._spaces[key] = namespace({**self._base, "kv": settings, "salt": request.cache_salt})
+        return self._spaces[key]
+
+    def begin(self, request: Request, states: Sequence[State]) -> int:
+        """Fills fresh states with what is known of the prompt and returns how many tokens that is."""
+        return self.cache.reuse(self.space(request), request.prompt, states).tokens
+
+    def keep(self, request: Request, tokens: Sequence[int], states: Sequence[State]) -> None:
+        """Stores what `states` hold of `tokens`."""
+        try:
+            self.cache.store(self.space(request), tokens, states)
+        except Exception:  # a cache that cannot store is a slower engine, not a failed request
+            _log.exception("A prefix could not be stored")
