@@ -16,14 +16,13 @@ from .dense import DenseModel
 @dataclass
 class ModelArgs(DecoderArgs):
     rms_norm_eps: float = 1e-5
-    max_position_embeddings: int = 65536
-    rope_theta: float = field(default=12000000.0, kw_only=True)
+    hidden_act: str = field(default="xielu", kw_only=True)
     attention_bias: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden_act not in ("xielu", "silu"):  # "silu" is where the field is absent
+        if self.hidden_act != "xielu":
             raise ConfigError(f"config.json: hidden_act={self.hidden_act!r} is not supported for 'apertus'.")
-        self.hidden_act = "silu"
+        self.hidden_act = "silu"  # unused
         super().__post_init__()
 
 
@@ -36,9 +35,8 @@ class XIELU(nn.Module):
         self.beta, self.eps = mx.array(0.5), mx.array(-1e-6)
 
     def __call__(self, x: mx.array) -> mx.array:
-        above, below = nn.softplus(self.alpha_p), self.beta + nn.softplus(self.alpha_n)
-        negative = (mx.expm1(mx.minimum(x, self.eps)) - x) * below
-        return (mx.where(x > 0, above * x * x, negative) + self.beta * x).astype(x.dtype)
+        negative = (mx.expm1(mx.minimum(x, self.eps)) - x) * (self.beta + nn.softplus(self.alpha_n))
+        return (mx.where(x > 0, nn.softplus(self.alpha_p) * x * x, negative) + self.beta * x).astype(x.dtype)
 
 
 class FeedForward(MLP):
@@ -47,7 +45,7 @@ class FeedForward(MLP):
         self.act_fn = XIELU()
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(self.act_fn(self.up_proj(x)))
+        return self["down_proj"](self["act_fn"](self["up_proj"](x)))
 
 
 class Model(DenseModel):

@@ -144,7 +144,7 @@ class BaseModelArgs:
                 raise ConfigError(f"config.json: {spec.name} must be finite, not {value!r}.")
             elif spec.name in _POSITIVE and isinstance(value, int | float) and value < 1:
                 raise ConfigError(f"config.json: {spec.name} must be at least 1, not {value!r}.")
-            values[spec.name] = value
+            values[spec.name] = _whole(value, hints[spec.name])
         family = flat.get("model_type", cls.__module__)
         for key, neutral in _NEUTRAL.items():
             if key in flat and key not in hints and flat[key] not in neutral and not _all_full(key, flat[key]):
@@ -260,6 +260,14 @@ def _matches(value: Any, hint: Any) -> bool:
             isinstance(value, float) and value.is_integer()
         )
     return isinstance(value, hint)
+
+
+def _whole(value: Any, hint: Any) -> Any:
+    """32 for 32.0 where only whole numbers fit."""
+    if isinstance(value, list):
+        return [_whole(v, typing.get_args(hint)[0]) for v in value] if typing.get_origin(hint) is list else value
+    fits_float = hint in (float, Any) or any(h in (float, Any) for h in typing.get_args(hint))
+    return int(value) if isinstance(value, float) and not fits_float else value
 
 
 def _show(hint: Any) -> str:

@@ -21,12 +21,13 @@ class ModelArgs(GraniteArgs):
 class Router(nn.Module):
     """A linear layer, one name further down."""
 
-    def __init__(self, hidden_size: int, num_experts: int):
+    def __init__(self, hidden_size: int, num_experts: int, name: str = "layer"):
         super().__init__()
-        self.layer = Linear(hidden_size, num_experts, bias=False)
+        self._name = name
+        self[name] = Linear(hidden_size, num_experts, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.layer(x)
+        return self[self._name](x)
 
 
 class Experts(MoE):

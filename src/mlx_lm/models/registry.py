@@ -13,7 +13,7 @@ from ..errors import UnsupportedModelError
 __all__ = ["MODEL_REMAPPING", "families", "family", "get_classes"]
 
 # Types that are another family's computation under a new name.
-MODEL_REMAPPING: dict[str, str] = {}
+MODEL_REMAPPING: dict[str, str] = {"ministral": "mistral"}
 
 _INFRASTRUCTURE = {
     "adapters",
@@ -25,6 +25,7 @@ _INFRASTRUCTURE = {
     "describe",
     "load",
     "multimodal",
+    "positions",
     "registry",
     "weights",
 }

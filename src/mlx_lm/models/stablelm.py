@@ -39,8 +39,8 @@ class HeadNorms(Attention):
     def __init__(self, options: AttentionOptions):
         super().__init__(options)
         if options.qk_norm is not None:
-            self.q_layernorm = NormEachHead(options.num_heads, options.head_dim, self.q_layernorm.eps)
-            self.k_layernorm = NormEachHead(options.num_kv_heads, options.head_dim, self.k_layernorm.eps)
+            self.q_layernorm = NormEachHead(options.num_heads, options.head_dim, self["q_layernorm"].eps)
+            self.k_layernorm = NormEachHead(options.num_kv_heads, options.head_dim, self["k_layernorm"].eps)
 
 
 class Model(DenseModel):

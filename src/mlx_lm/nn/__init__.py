@@ -1,6 +1,6 @@
 """Blocks that families are built from."""
 
-from .attention import Attention, AttentionOptions
+from .attention import Attention, AttentionOptions, HeadwiseAttention
 from .conv import CausalConv, ShortConv
 from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer
 from .gated_delta import DeltaOptions, GatedDelta, delta_state_dtype, unit_heads
@@ -12,6 +12,7 @@ from .moe import MoE, Routing, SwitchGLU, SwitchMLP, route
 from .mtp import NextTokenHead
 from .norm import GatedRMSNorm, HeadNorm, LayerNorm, RMSNorm
 from .rope import Rope, RopeParameters, make_rope
+from .sparse_mixer import SparseMixer
 
 __all__ = [
     "MLP",
@@ -29,6 +30,7 @@ __all__ = [
     "GatedRMSNorm",
     "HeadLinear",
     "HeadNorm",
+    "HeadwiseAttention",
     "LatentAttention",
     "LatentOptions",
     "LayerNames",
@@ -48,6 +50,7 @@ __all__ = [
     "RMSNorm",
     "Rope",
     "RopeParameters",
+    "SparseMixer",
     "Routing",
     "ShortConv",
     "SwitchGLU",

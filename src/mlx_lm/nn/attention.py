@@ -15,7 +15,7 @@ from ..state import KVSpec, LayerState, StateSpec, attend_states, offsets
 from .linear import Linear
 from .rope import Rope
 
-__all__ = ["Attention", "AttentionOptions"]
+__all__ = ["Attention", "AttentionOptions", "HeadwiseAttention"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +124,12 @@ class Attention(nn.Module):
         if o.qk_norm is not None and not o.qk_norm_full:
             queries, keys = self[self.q_norm_name](queries), self[self.k_norm_name](keys)
         return queries, keys, values, gate
+
+
+class HeadwiseAttention(Attention):
+    """The fused projection holds query, key and value of the first head, then of the second, and so on."""
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        fused = self[self.qkv_name](x).reshape(*x.shape[:2], self._options.num_heads, 3, -1)
+        queries, keys, values = (fused[..., i, :].transpose(0, 2, 1, 3) for i in range(3))
+        return queries, keys, values, None

@@ -58,9 +58,7 @@ class Rope:
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
         if self.scale != 1.0:
             x = self.scale * x if self.dims == x.shape[-1] else self._scale_part(x)
-        return kernels.rope(
-            x, self.dims, traditional=self.traditional, base=self.base, freqs=self.freqs, offset=offset
-        )
+        return kernels.rope(x, self.dims, traditional=self.traditional, base=self.base, freqs=self.freqs, offset=offset)
 
     def _scale_part(self, x: mx.array) -> mx.array:
         return mx.concatenate([self.scale * x[..., : self.dims], x[..., self.dims :]], axis=-1)
@@ -73,31 +71,32 @@ class _LengthRope(Rope):
         super().__init__(dims, freqs=None, base=None, scale=1.0, traditional=traditional)
         self.params = params
 
-    def at_length(self, length: int) -> mx.array:
+    def at_length(self, length: int) -> tuple[mx.array, float]:
+        """Divisors and the factor on the rotated features, for a sequence of `length` tokens."""
         raise NotImplementedError
 
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
-        if self.scale != 1.0:
-            x = self.scale * x if self.dims == x.shape[-1] else self._scale_part(x)
         if isinstance(offset, int):
             return self._rotate(x, offset)
         rows = [self._rotate(x[i : i + 1], int(o)) for i, o in enumerate(offset.tolist())]  # type: ignore[arg-type]
         return mx.concatenate(rows, axis=0)
 
     def _rotate(self, x: mx.array, offset: int) -> mx.array:
-        freqs = self.at_length(offset + x.shape[-2])
+        freqs, scale = self.at_length(offset + x.shape[-2])
+        if scale != 1.0:
+            x = mx.concatenate([scale * x[..., : self.dims], x[..., self.dims :]], axis=-1)
         return kernels.rope(x, self.dims, traditional=self.traditional, freqs=freqs, offset=offset)
 
 
 class _DynamicRope(_LengthRope):
     """NTK-aware scaling that starts past the trained length."""
 
-    def at_length(self, length: int) -> mx.array:
+    def at_length(self, length: int) -> tuple[mx.array, float]:
         p = self.params
         factor, trained = p.number("factor"), p.max_position
         grown = max(length, trained)
         theta = p.theta * ((factor * grown / trained) - (factor - 1)) ** (self.dims / (self.dims - 2))
-        return _wavelengths(self.dims, theta)
+        return _wavelengths(self.dims, theta), 1.0
 
 
 class _LongRope(_LengthRope):
@@ -105,17 +104,18 @@ class _LongRope(_LengthRope):
 
     def __init__(self, dims: int, params: RopeParameters, traditional: bool):
         super().__init__(dims, params, traditional)
-        trained = params.scaling.get("original_max_position_embeddings") or params.max_position
-        self.trained = int(trained)
-        factor = params.scaling.get("factor") or params.max_position / self.trained
-        attention = params.scaling.get("attention_factor")
-        if attention is None:
-            attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(self.trained))
-        self.scale = float(attention)
+        self.trained = int(params.number("original_max_position_embeddings", params.max_position))
+        if self.trained < 2:
+            raise ConfigError(f"original_max_position_embeddings must be at least 2, not {self.trained}.")
+        factor = params.number("factor", params.max_position / self.trained)
+        usual = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(self.trained))
+        usual = params.number("attention_factor", usual)
         base = _wavelengths(dims, params.theta)
-        self.short, self.long = (base * self._factors(name) for name in ("short_factor", "long_factor"))
+        # Phi 3.5 MoE has a factor of its own on each side of the trained length.
+        self.short = base * self._factors("short_factor"), params.number("short_mscale", usual)
+        self.long = base * self._factors("long_factor"), params.number("long_mscale", usual)
 
-    def at_length(self, length: int) -> mx.array:
+    def at_length(self, length: int) -> tuple[mx.array, float]:
         return self.long if length > self.trained else self.short
 
     def _factors(self, name: str) -> mx.array:

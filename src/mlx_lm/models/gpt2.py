@@ -1,0 +1,60 @@
+"""GPT-2: learned positions, fused projections stored transposed. https://openai.com/index/better-language-models."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.nn as nn
+
+from ..nn import Attention, AttentionOptions, LayerNames
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .positions import LearnedPositions
+from .starcoder2 import FeedForward
+from .weights import Rename, Transform
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
+        "n_inner": "intermediate_size", "n_positions": "max_position_embeddings",
+        "activation_function": "hidden_act", "layer_norm_epsilon": "layer_norm_eps",
+    }  # fmt: skip
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = field(default="gelu_new", kw_only=True)
+    max_position_embeddings: int = 1024
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+
+    def __post_init__(self) -> None:
+        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
+        super().__post_init__()
+
+
+class FusedAttention(Attention):
+    qkv_name, out_name = "c_attn", "c_proj"
+
+
+class Model(DenseModel):
+    names = ModelNames(embed="wte", layers="h", norm="ln_f")
+    layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
+    attention_type = FusedAttention
+    backbone_type = LearnedPositions
+    rules = (
+        Transform(r"^(transformer\.)?h\.\d+\..*(c_attn|c_proj|c_fc)\.weight$", lambda w: w.T),
+        Rename(r"^(transformer\.)?(h|wte|wpe|ln_f)\.", r"model.\2."),
+    )
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        scale = args.heads[2] ** -0.5 if args.scale_attn_weights else 1.0
+        if args.scale_attn_by_inverse_layer_idx:
+            scale /= index + 1
+        usual = {"rope": None, "fused": True, "bias": True, "out_bias": True, "scale": scale}
+        return super().attention_options(args, index, **(usual | changes))
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)

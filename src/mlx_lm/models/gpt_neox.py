@@ -1,0 +1,57 @@
+"""GPT-NeoX, Pythia: parallel branches, projections fused head by head. Source: https://arxiv.org/abs/2204.06745."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.nn as nn
+
+from ..nn import MLP, AttentionOptions, HeadwiseAttention, LayerNames
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Rename
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = field(default="gelu", kw_only=True)
+    partial_rotary_factor: float = 0.25
+    use_parallel_residual: bool = True
+    attention_bias: bool = True
+
+    def __post_init__(self) -> None:
+        self.num_key_value_heads = None  # the family has no groups
+        super().__post_init__()
+
+
+class NeoxAttention(HeadwiseAttention):
+    qkv_name, out_name = "query_key_value", "dense"
+
+
+class FeedForward(MLP):
+    up_name, down_name = "dense_h_to_4h", "dense_4h_to_h"
+
+
+class Model(DenseModel):
+    names = ModelNames(embed="embed_in", layers="h", norm="final_layer_norm", head="embed_out")
+    layer_names = LayerNames(mixer="attention")
+    attention_type = NeoxAttention
+    rules = (
+        Rename(r"^gpt_neox\.", "model."),
+        Rename(r"^model\.layers\.", "model.h."),
+        Rename(r"^(model\.embed_out|lm_head)\.", "embed_out."),
+    )
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, fused=True, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)
+
+    @classmethod
+    def parallel(cls, args: Any) -> bool:
+        return args.use_parallel_residual

@@ -1,0 +1,32 @@
+"""Granite 3 with experts and a feed-forward that every token visits. Source: https://huggingface.co/ibm-granite."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.nn as nn
+
+from ..nn import GatedMLP, MoE
+from .granitemoe import Model as GraniteMoe
+from .granitemoe import ModelArgs as GraniteMoeArgs
+from .weights import Rename
+
+
+@dataclass
+class ModelArgs(GraniteMoeArgs):
+    shared_intermediate_size: int = 0
+
+
+class Model(GraniteMoe):
+    rules = (
+        Rename(r"(layers\.\d+\.)shared_mlp\.input_linear\.", r"\1block_sparse_moe.shared_experts.gate_up_proj."),
+        Rename(r"(layers\.\d+\.)shared_mlp\.output_linear\.", r"\1block_sparse_moe.shared_experts.down_proj."),
+        *GraniteMoe.rules,
+    )
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        moe = super().feed_forward(args, index)
+        if args.shared_intermediate_size:
+            shared = GatedMLP(args.hidden_size, args.shared_intermediate_size, args.hidden_act, fused=True)
+            moe[MoE.shared_name] = shared
+        return moe

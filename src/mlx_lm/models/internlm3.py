@@ -1,0 +1,20 @@
+"""InternLM 3: Llama under other names for its biases. Source: https://huggingface.co/internlm/internlm3-8b-instruct."""
+
+from dataclasses import dataclass
+
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    head_dim: int | None = 128
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 32768
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    aliases = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
+
+
+class Model(DenseModel):
+    pass
