@@ -89,10 +89,11 @@ class DenseModel(CausalLM):
     layer_names: ClassVar[LayerNames] = PRE_NORM
     traditional_rope: ClassVar[bool] = False  # rotate neighbouring features instead of the two halves
     attention_type: ClassVar[type[Attention]] = Attention
+    layer_type: ClassVar[type[DecoderLayer]] = DecoderLayer
 
     @classmethod
     def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        return DecoderLayer(
+        return cls.layer_type(
             mixer=cls.mixer(args, index),
             feed_forward=cls.feed_forward(args, index),
             norm=lambda: cls.norm(args),

@@ -90,7 +90,7 @@ class DecoderLayer(nn.Module):
         start = x
         if n.mixer and n.mixer in self:
             h = self[n.pre_mixer](x) if n.pre_mixer else x
-            h = self[n.mixer](h, state)
+            h = self._mix(h, state)
             h = self[n.post_mixer](h) if n.post_mixer else h
             x = x + (h if self.residual_scale == 1.0 else h * self.residual_scale)
         if n.feed_forward and n.feed_forward in self:
@@ -98,7 +98,15 @@ class DecoderLayer(nn.Module):
             # A parallel layer with one norm feeds it to both branches.
             pre = n.pre_feed_forward or (n.pre_mixer if self.parallel else None)
             h = self[pre](h) if pre else h
-            h = self[n.feed_forward](h)
+            h = self._feed(h)
             h = self[n.post_feed_forward](h) if n.post_feed_forward else h
             x = x + (h if self.residual_scale == 1.0 else h * self.residual_scale)
         return x
+
+    def _mix(self, x: mx.array, state: LayerState) -> mx.array:
+        """The mixer's part; families with two mixers side by side override it."""
+        return self[str(self._names.mixer)](x, state)
+
+    def _feed(self, x: mx.array) -> mx.array:
+        """The feed-forward's part; families with two side by side override it."""
+        return self[str(self._names.feed_forward)](x)
