@@ -25,6 +25,7 @@ class Mamba2Options:
     Attributes:
         groups: heads share the input and output maps of their group.
         kernel: width of the convolution.
+        bias: on the projections; `out_bias` on the output's, where it differs.
         time_step_limit: least and greatest time step, after the softplus.
         norm: a gated norm before the output projection; without it the output is only gated.
         norm_groups: parts over which that norm is taken.
@@ -39,6 +40,7 @@ class Mamba2Options:
     state_size: int
     kernel: int
     bias: bool = False
+    out_bias: bool | None = None
     conv_bias: bool = True
     time_step_limit: tuple[float, float] = (0.0, math.inf)
     norm: bool = True
@@ -64,7 +66,7 @@ class Mamba2(nn.Module):
         self.D = mx.ones((o.num_heads,))
         if o.norm:
             self.norm = GatedRMSNorm(inner, o.norm_eps, groups=o.norm_groups, norm_first=o.norm_first)
-        self.out_proj = Linear(inner, o.hidden_size, bias=o.bias)
+        self.out_proj = Linear(inner, o.hidden_size, bias=o.bias if o.out_bias is None else o.out_bias)
 
     def state_spec(self) -> StateSpec:
         """What the layer keeps for a sequence: the convolution's last inputs and the state space."""

@@ -18,6 +18,7 @@ class GatedMLP(nn.Module):
     gate_name = "gate_proj"
     up_name = "up_proj"
     down_name = "down_proj"
+    fused_name = "gate_up_proj"
 
     def __init__(
         self, hidden_size: int, intermediate_size: int, act: str = "silu", *, bias: bool = False, fused: bool = False
@@ -25,15 +26,15 @@ class GatedMLP(nn.Module):
         super().__init__()
         self.act = act
         if fused:
-            self.gate_up_proj = Linear(hidden_size, 2 * intermediate_size, bias=bias)
+            self[self.fused_name] = Linear(hidden_size, 2 * intermediate_size, bias=bias)
         else:
             self[self.gate_name] = Linear(hidden_size, intermediate_size, bias=bias)
             self[self.up_name] = Linear(hidden_size, intermediate_size, bias=bias)
         self[self.down_name] = Linear(intermediate_size, hidden_size, bias=bias)
 
     def __call__(self, x: mx.array) -> mx.array:
-        if "gate_up_proj" in self:
-            gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
+        if self.fused_name in self:
+            gate, up = mx.split(self[self.fused_name](x), 2, axis=-1)
         else:
             gate, up = self[self.gate_name](x), self[self.up_name](x)
         return self[self.down_name](kernels.gated_activation(gate, up, self.act))

@@ -1,0 +1,88 @@
+"""Bamba: Mamba-2 layers, attention at some. Source: https://huggingface.co/blog/bamba."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import LayerNames, Mamba2, Mamba2Options
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .mamba2 import parse_limit
+from .weights import Rule, Transform, conv_layout
+
+_OTHER_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
+
+
+@dataclass
+class Mamba2Args(DecoderArgs):
+    """A decoder's config with the Mamba-2 keys that Bamba, Falcon-H1 and Granite 4 share."""
+
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    mamba_n_heads: int = 128
+    mamba_d_head: int | str | None = "auto"
+    mamba_n_groups: int = 1
+    mamba_d_state: int = 256
+    mamba_d_conv: int = 4
+    mamba_expand: float = 2
+    mamba_d_ssm: int | None = None
+    mamba_conv_bias: bool = True
+    mamba_proj_bias: bool = False
+    time_step_limit: list[Any] = field(default_factory=lambda: [0.0, math.inf])
+
+    def mamba_options(self, **changes: Any) -> Mamba2Options:
+        """The Mamba-2 layers of this config."""
+        inner = self.mamba_d_ssm or int(self.mamba_expand * self.hidden_size)
+        size = inner // self.mamba_n_heads if self.mamba_d_head in ("auto", None) else self.mamba_d_head
+        if not isinstance(size, int) or size * self.mamba_n_heads != inner or self.mamba_n_heads % self.mamba_n_groups:
+            raise ConfigError(
+                f"config.json: {self.mamba_n_heads} Mamba heads of {size!r} in {self.mamba_n_groups} groups do not "
+                f"make {inner} channels."
+            )
+        usual = {
+            "hidden_size": self.hidden_size,
+            "num_heads": self.mamba_n_heads,
+            "head_dim": size,
+            "groups": self.mamba_n_groups,
+            "state_size": self.mamba_d_state,
+            "kernel": self.mamba_d_conv,
+            "bias": self.mamba_proj_bias,
+            "conv_bias": self.mamba_conv_bias,
+            "time_step_limit": parse_limit(self.time_step_limit),
+            "norm_groups": self.mamba_n_groups,
+            "norm_eps": self.rms_norm_eps,
+            "act": self.hidden_act,
+        }
+        return Mamba2Options(**(usual | changes))
+
+
+@dataclass
+class ModelArgs(Mamba2Args):
+    max_position_embeddings: int = field(default=262144, kw_only=True)
+    partial_rotary_factor: float = 0.5
+    attn_layer_indices: list[int] | None = None
+    layer_types: list[str] | None = None
+
+    def is_mamba(self, index: int) -> bool:
+        if self.layer_types is not None:
+            return _OTHER_NAMES.get(self.layer_types[index], self.layer_types[index]) == "linear_attention"
+        return index not in (self.attn_layer_indices or [])
+
+
+class Model(DenseModel):
+    names = ModelNames(norm="final_layernorm")
+    rules: ClassVar[tuple[Rule, ...]] = (Transform(r"\.conv1d\.weight$", conv_layout),)
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        mixer = "mamba" if args.is_mamba(index) else "self_attn"
+        return LayerNames(mixer, "feed_forward", pre_feed_forward="pre_ff_layernorm")
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        return Mamba2(args.mamba_options()) if args.is_mamba(index) else super().mixer(args, index)

@@ -1,0 +1,151 @@
+"""Falcon-H1: Mamba-2 and attention side by side in every layer, with maximal-update multipliers.
+
+mlx-lm's checkpoints hold most multipliers inside the weights, so the model does too; published ones are folded on
+loading. Source: https://arxiv.org/abs/2507.22448.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, DecoderLayer, LayerNames, Mamba2
+from ..state import LayerState, ListSpec, StateSpec, part
+from .bamba import Mamba2Args
+from .base import ModelNames
+from .dense import DenseModel
+from .weights import Rule, Transform, Weights, apply_rules, conv_layout
+
+
+@dataclass
+class ModelArgs(Mamba2Args):
+    max_position_embeddings: int = field(default=8192, kw_only=True)
+    mamba_rms_norm: bool = False
+    mamba_norm_before_gate: bool = True
+    projectors_bias: bool = False
+    embedding_multiplier: float = 1.0
+    lm_head_multiplier: float = 1.0
+    attention_in_multiplier: float = 1.0
+    attention_out_multiplier: float = 1.0
+    key_multiplier: float = 1.0
+    ssm_in_multiplier: float = 1.0
+    ssm_out_multiplier: float = 1.0
+    mlp_multipliers: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    ssm_multipliers: list[float] = field(default_factory=lambda: [1.0] * 5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, count in (("mlp_multipliers", 2), ("ssm_multipliers", 5)):
+            if len(getattr(self, name)) != count:
+                raise ConfigError(f"config.json: {name} must have {count} numbers, not {getattr(self, name)!r}.")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Multiplies a layer of a published checkpoint, which shows in the layout of its convolutions.
+
+    `weight` and `bias` are numbers, or tuples with one number for each row.
+    """
+
+    pattern: str
+    weight: float | tuple[float, ...]
+    bias: float | tuple[float, ...] = 1.0
+
+    def __call__(self, weights: Weights) -> Weights:
+        found = re.compile(self.pattern).search
+        result = dict(weights)
+        for name, value in weights.items():
+            if found(name):
+                factor = mx.array(self.bias if name.endswith(".bias") else self.weight, mx.float32)
+                factor = factor[:, None] if factor.ndim and value.ndim == 2 else factor
+                result[name] = (value * factor).astype(value.dtype)
+        return result
+
+
+@dataclass(frozen=True)
+class FoldPublished:
+    """Runs the folds on published checkpoints only, and brings the convolutions into MLX's layout."""
+
+    folds: tuple[Fold, ...]
+
+    def __call__(self, weights: Weights) -> Weights:
+        kernels = [v for k, v in weights.items() if k.endswith("conv1d.weight")]
+        if kernels and kernels[0].shape[-1] != 1:
+            weights = apply_rules(self.folds, weights)
+        return Transform(r"\.conv1d\.weight$", conv_layout)(weights)
+
+
+class ScaledAttention(Attention):
+    """Attention with the two multipliers that mlx-lm's checkpoints do not hold in the weights."""
+
+    def __init__(self, options: AttentionOptions, *, key_scale: float, value_scale: float):
+        super().__init__(options)
+        self.key_scale = key_scale
+        self.value_scale = value_scale
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        queries, keys, values, gate = super()._project(x)
+        if self.value_scale != 1.0:
+            values = values * self.value_scale
+            if "bias" in self.v_proj:  # the factor is on the layer's input
+                bias = mx.unflatten(self.v_proj.bias, 0, (values.shape[1], 1, -1))
+                values = values + (1 - self.value_scale) * bias
+        return queries, keys * self.key_scale, values, gate
+
+
+class Layer(DecoderLayer):
+    def state_spec(self) -> StateSpec:
+        return ListSpec((self["mamba"].state_spec(), self["self_attn"].state_spec()))
+
+    def _mix(self, x: mx.array, state: LayerState) -> mx.array:
+        return self["mamba"](x, part(state, 0)) + self["self_attn"](x, part(state, 1))
+
+
+class Model(DenseModel):
+    names = ModelNames(norm="final_layernorm")
+    layer_names = LayerNames("mamba", "feed_forward", pre_feed_forward="pre_ff_layernorm")
+    layer_type = Layer
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        a = self.args
+        options, (gate, down) = a.mamba_options(), a.mlp_multipliers
+        inner, maps = options.num_heads * options.head_dim, options.groups * options.state_size
+        sizes = (inner, inner, maps, maps, options.num_heads)
+        rows = tuple(m for m, n in zip(a.ssm_multipliers, sizes, strict=True) for _ in range(n))
+        folds = (
+            Fold(r"embed_tokens\.weight$", a.embedding_multiplier),
+            Fold(r"^lm_head\.weight$", a.lm_head_multiplier),
+            Fold(r"self_attn\.[qk]_proj\.weight$", a.attention_in_multiplier),
+            Fold(r"self_attn\.o_proj\.", a.attention_out_multiplier, a.attention_out_multiplier),
+            Fold(r"feed_forward\.gate_proj\.", gate, gate),
+            Fold(r"feed_forward\.down_proj\.", down, down),
+            Fold(r"mamba\.in_proj\.", tuple(m * a.ssm_in_multiplier for m in rows), rows),
+            Fold(r"mamba\.out_proj\.", a.ssm_out_multiplier, a.ssm_out_multiplier),
+        )
+        return (*super().weight_rules(), FoldPublished(folds))
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        options = cls.attention_options(args, index)
+        scales = {"key_scale": args.key_multiplier, "value_scale": args.attention_in_multiplier}
+        layer.self_attn = ScaledAttention(options, **scales)
+        return layer
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        return Mamba2(
+            args.mamba_options(
+                norm=args.mamba_rms_norm,
+                norm_first=args.mamba_norm_before_gate,
+                out_bias=args.projectors_bias,
+            )
+        )
+
+    @staticmethod
+    def logit_scale(args: Any) -> float:
+        # A tied head reads the embedding, which holds the embedding's multiplier.
+        return args.lm_head_multiplier / args.embedding_multiplier if args.tie_word_embeddings else 1.0

@@ -1,0 +1,102 @@
+"""Granite 4: Mamba-2 layers, attention at some, experts beside a feed-forward, Granite's multipliers.
+
+Source: https://huggingface.co/ibm-granite/granite-4.0-h-small.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import DecoderLayer, GatedMLP, LayerNames, Mamba2, Rope
+from .bamba import Mamba2Args
+from .config import flatten_config
+from .granite import ModelArgs as GraniteArgs
+from .granitemoe import Model as GraniteMoe
+from .weights import Rename, Rule, Split, Transform, conv_layout
+
+_KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
+
+
+@dataclass
+class ModelArgs(Mamba2Args, GraniteArgs):
+    num_local_experts: int = 8
+    num_experts_per_tok: int = 2
+    shared_intermediate_size: int = 1024
+    position_embedding_type: str | None = None
+    layer_types: list[str] | None = None
+    layers_block_type: list[str] | None = None
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for every family; without experts none are chosen, which configs write as 0."""
+        flat = flatten_config(config)
+        if not flat.get("num_local_experts", True):
+            flat.pop("num_experts_per_tok", None)
+        return super().from_dict(flat)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kinds = self.layer_types or self.layers_block_type or ["linear_attention"] * self.num_hidden_layers
+        self.layer_types = [_KINDS.get(kind, kind) for kind in kinds]
+        if len(kinds) != self.num_hidden_layers or set(self.layer_types) - set(_KINDS.values()):
+            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {kinds!r}.")
+        if self.position_embedding_type not in (None, "nope", "rope"):
+            raise ConfigError(
+                f"config.json: position_embedding_type={self.position_embedding_type!r} is not supported."
+            )
+
+    def is_mamba(self, index: int) -> bool:
+        return self.layer_types is not None and self.layer_types[index] == "linear_attention"
+
+
+class SharedMLP(GatedMLP):
+    fused_name, down_name = "input_linear", "output_linear"
+
+
+class Layer(DecoderLayer):
+    def _feed(self, x: mx.array) -> mx.array:
+        y = super()._feed(x)
+        return y + self["shared_mlp"](x) if "shared_mlp" in self else y
+
+
+class Model(GraniteMoe):
+    layer_type = Layer
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        conv = Transform(r"\.conv1d\.weight$", conv_layout)
+        if self.args.num_local_experts:
+            return (*super().weight_rules(), conv)
+        # Without experts the one feed-forward is kept as `mlp`.
+        halves = (r"\1.mlp.gate_proj.\2", r"\1.mlp.up_proj.\2")
+        split = Split(r"(.*\.layers\.\d+)\.shared_mlp\.input_linear\.(\w+)", halves)
+        return (*super().weight_rules(), conv, split, Rename(r"\.shared_mlp\.output_linear\.", ".mlp.down_proj."))
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        mixer = "mamba" if args.is_mamba(index) else "self_attn"
+        return LayerNames(mixer, "block_sparse_moe" if args.num_local_experts else "mlp")
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        if args.num_local_experts:
+            layer.shared_mlp = SharedMLP(args.hidden_size, args.shared_intermediate_size, args.hidden_act, fused=True)
+        return layer
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return super().rope(args, index) if args.position_embedding_type == "rope" else None
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        return Mamba2(args.mamba_options()) if args.is_mamba(index) else super().mixer(args, index)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if args.num_local_experts:
+            return super().feed_forward(args, index)
+        return GatedMLP(args.hidden_size, args.shared_intermediate_size, args.hidden_act)
