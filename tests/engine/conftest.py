@@ -19,10 +19,10 @@ MODELS = {
 }
 
 
-def tiny(kind: str):
+def tiny(kind: str, **config):
     """(model, vocabulary size) with full, window, recurrent, hybrid or latent states."""
     reference = load_reference(MODELS[kind])
-    return build_model(reference.config("v5"), reference.weights), reference.logits.shape[-1]
+    return build_model(reference.config("v5") | config, reference.weights), reference.logits.shape[-1]
 
 
 @pytest.fixture(params=list(MODELS))

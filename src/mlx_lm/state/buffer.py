@@ -25,11 +25,15 @@ def fitting_group_size(dim: int, group_size: int) -> int:
 
 
 class TokenBuffer:
-    """Tokens (B, H, n, D) in arrays of capacity >= n."""
+    """Tokens (B, H, n, D) in arrays of capacity >= n.
 
-    def __init__(self, bits: int | None = None, group_size: int = 64):
+    A `steady` buffer is one that is cut to a window again and again: it grows by small steps only.
+    """
+
+    def __init__(self, bits: int | None = None, group_size: int = 64, *, steady: bool = False):
         self.bits = bits
         self.group_size = group_size
+        self.steady = steady
         self.length = 0
         self._parts: list[mx.array] = []  # [data] or [packed, scales, biases], each (B, H, capacity, ...)
 
@@ -73,7 +77,7 @@ class TokenBuffer:
 
     def keep_only(self, head: int, tail: int) -> "TokenBuffer":
         """A new buffer with the first `head` and the last `tail` tokens; this one is left as it is."""
-        new = TokenBuffer(self.bits, self.group_size)
+        new = TokenBuffer(self.bits, self.group_size, steady=self.steady)
         start = self.length - tail
         if head == 0 or start <= head:
             new._parts = [p[:, :, (0 if start <= head else start) : self.length] for p in self._parts]
@@ -84,21 +88,21 @@ class TokenBuffer:
 
     def select(self, indices: mx.array) -> "TokenBuffer":
         """A new buffer with the tokens at `indices` (n,), in that order."""
-        new = TokenBuffer(self.bits, self.group_size)
+        new = TokenBuffer(self.bits, self.group_size, steady=self.steady)
         new._parts = [mx.take(p, indices, axis=2) for p in self._parts]
         new.length = indices.shape[0]
         return new
 
     def quantized(self, bits: int, group_size: int) -> "TokenBuffer":
         """A new buffer with the same tokens packed to `bits`."""
-        new = TokenBuffer(bits, group_size)
+        new = TokenBuffer(bits, group_size, steady=self.steady)
         if self.length:
             data = self.view()
             new.append(data if isinstance(data, mx.array) else data.dequantize())
         return new
 
     def copy(self) -> "TokenBuffer":
-        new = TokenBuffer(self.bits, self.group_size)
+        new = TokenBuffer(self.bits, self.group_size, steady=self.steady)
         new._parts = self.parts  # slices share memory; the first write to either side copies
         new.length = self.length
         return new
@@ -118,7 +122,8 @@ class TokenBuffer:
 
     def _grow(self, parts: list[mx.array], needed: int) -> None:
         # An eighth of slack keeps appends amortized O(1) and measured bytes near the declared ones.
-        capacity = -(-max(needed, self.length + self.length // 8) // _STEP) * _STEP
+        wanted, step = (needed, _STEP // 4) if self.steady else (max(needed, self.length + self.length // 8), _STEP)
+        capacity = -(-wanted // step) * step
         grown = []
         for i, new in enumerate(parts):
             room = mx.zeros((*new.shape[:2], capacity - self.length, *new.shape[3:]), new.dtype)

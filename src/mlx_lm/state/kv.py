@@ -54,7 +54,7 @@ class AttentionState(State):
         self.start = start
         self.dtype = dtype
         first = bits if start <= 0 else None
-        self._keys, self._values = TokenBuffer(first, group_size), TokenBuffer(first, group_size)
+        self._keys, self._values = (TokenBuffer(first, group_size, steady=window is not None) for _ in range(2))
         self._offset = 0
 
     @property
@@ -193,6 +193,7 @@ class AttentionState(State):
             values = [arrays[f"values.{i}"] for i in range(sum(k.startswith("values.") for k in arrays))]
             new._keys = TokenBuffer.from_parts(keys, fields["packed"], fields["key_group_size"])
             new._values = TokenBuffer.from_parts(values, fields["packed"], fields["value_group_size"])
+            new._keys.steady = new._values.steady = new.window is not None
             new._offset = int(fields["offset"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CacheMismatchError(f"The saved attention state is malformed: {error!r}.") from error
