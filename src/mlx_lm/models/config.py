@@ -72,6 +72,8 @@ _POSITIVE = frozenset((
     "num_hidden_layers", "num_key_value_heads", "shared_expert_intermediate_size", "vocab_size",
 ))  # fmt: skip
 
+_LARGEST = {"num_hidden_layers": 4096, "num_attention_heads": 65536, "num_key_value_heads": 65536}
+
 
 def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with nested text configs lifted and transformers-5 spellings turned into the published ones.
@@ -142,8 +144,10 @@ class BaseModelArgs:
                 raise ConfigError(f"config.json: {spec.name} must be {_show(hints[spec.name])}, not {value!r}.")
             elif isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"config.json: {spec.name} must be finite, not {value!r}.")
-            elif spec.name in _POSITIVE and isinstance(value, int | float) and value < 1:
-                raise ConfigError(f"config.json: {spec.name} must be at least 1, not {value!r}.")
+            elif spec.name in _POSITIVE and isinstance(value, int | float):
+                largest = _LARGEST.get(spec.name, 2**31 - 1)
+                if not 1 <= value <= largest:
+                    raise ConfigError(f"config.json: {spec.name} must be from 1 to {largest}, not {value!r}.")
             values[spec.name] = _whole(value, hints[spec.name])
         family = flat.get("model_type", cls.__module__)
         for key, neutral in _NEUTRAL.items():
@@ -179,6 +183,8 @@ class DecoderArgs(BaseModelArgs):
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"config.json: {name} must be at least 1, not {getattr(self, name)}.")
+        if self.num_hidden_layers > _MOST_LAYERS:
+            raise ConfigError(f"config.json: num_hidden_layers={self.num_hidden_layers} is over {_MOST_LAYERS}.")
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads:
