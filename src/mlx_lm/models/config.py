@@ -19,6 +19,8 @@ from ..nn import RopeParameters
 
 __all__ = ["BaseModelArgs", "DecoderArgs", "flatten_config"]
 
+_MOST_LAYERS = 2000  # far above any model; every layer is made before its weights are looked for
+
 # Keys that change the computation, with the values that mean "not used". A family that reads such a key has a field
 # of that name; any other family refuses a value that is not here.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
