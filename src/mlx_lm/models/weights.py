@@ -22,6 +22,7 @@ __all__ = [
     "Rename",
     "Rule",
     "Split",
+    "SplitSizes",
     "Stack",
     "Transform",
     "apply_rules",
@@ -124,6 +125,28 @@ class Split:
             else:
                 parts = mx.split(value, n, axis=self.axis)
             for replacement, part in zip(self.replacements, parts, strict=True):
+                result[match.expand(replacement)] = part
+        return result
+
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """Cuts a fused tensor along its first axis into parts of the given sizes."""
+
+    pattern: str
+    replacements: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    def __call__(self, weights: Weights) -> Weights:
+        found = re.compile(self.pattern).fullmatch
+        result: Weights = {}
+        cuts = [sum(self.sizes[:i]) for i in range(1, len(self.sizes))]
+        for name, value in weights.items():
+            match = found(name)
+            if match is None:
+                result[name] = value
+                continue
+            for replacement, part in zip(self.replacements, mx.split(value, cuts, axis=0), strict=True):
                 result[match.expand(replacement)] = part
         return result
 

@@ -3,7 +3,7 @@
 from .attention import Attention, AttentionOptions, HeadwiseAttention
 from .conv import CausalConv, ShortConv
 from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer
-from .gated_delta import DeltaOptions, GatedDelta, delta_state_dtype, unit_heads
+from .gated_delta import DeltaOptions, GatedDelta, SeparateDelta, delta_state_dtype, unit_heads
 from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLinear
 from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
 from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
@@ -52,6 +52,7 @@ __all__ = [
     "RopeParameters",
     "SparseMixer",
     "Routing",
+    "SeparateDelta",
     "ShortConv",
     "SwitchGLU",
     "SwitchLinear",

@@ -17,7 +17,7 @@ from .conv import CausalConv
 from .linear import Linear
 from .norm import GatedRMSNorm
 
-__all__ = ["DeltaOptions", "GatedDelta", "delta_state_dtype", "unit_heads"]
+__all__ = ["DeltaOptions", "GatedDelta", "SeparateDelta", "delta_state_dtype", "unit_heads"]
 
 _UNIT_EPS = 1e-6  # under the root when keys and queries are made unit vectors
 
@@ -139,6 +139,40 @@ class GatedDelta(nn.Module):
         b, a = mx.split(mx.unflatten(ba, -1, (o.key_heads, -1)), 2, axis=-1)
         mixed = mx.concatenate([m.flatten(2) for m in (q, k, v)], axis=-1)
         return mixed, z.flatten(2), b.flatten(2), a.flatten(2)
+
+
+class SeparateDelta(GatedDelta):
+    """The same rule where queries, keys and values have a projection and a convolution each; `g_proj` is the gate."""
+
+    norm_name = "o_norm"
+    out_name = "o_proj"
+
+    def _build(self, o: DeltaOptions) -> None:
+        for name, size in (("q", o.key_size), ("k", o.key_size), ("v", o.value_size)):
+            self[f"{name}_proj"] = Linear(o.hidden_size, size, bias=False)
+            self._build_conv(name, size)
+        self._build_gates(o)
+        self.A_log = mx.log(mx.random.uniform(low=0.01, high=16, shape=(o.value_heads,)))
+
+    def _build_conv(self, name: str, size: int) -> None:
+        self[f"{name}_conv1d"] = CausalConv(size, self._options.kernel, bias=False)
+
+    def _build_gates(self, o: DeltaOptions) -> None:
+        self.a_proj = Linear(o.hidden_size, o.value_heads, bias=False)
+        self.b_proj = Linear(o.hidden_size, o.value_heads, bias=False)
+        self.g_proj = Linear(o.hidden_size, o.value_size, bias=False)
+        self.dt_bias = mx.ones((o.value_heads,))
+
+    def _kernels(self) -> list[mx.array]:
+        """The convolutions' weights of queries, keys and values."""
+        return [self[f"{name}_conv1d"].weight for name in "qkv"]
+
+    def _convolve(self, mixed: mx.array, tail: mx.array | None) -> tuple[mx.array, mx.array]:
+        return kernels.causal_conv(mixed, mx.concatenate(self._kernels(), axis=0), None, tail)
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        mixed = mx.concatenate([self.q_proj(x), self.k_proj(x), self.v_proj(x)], axis=-1)
+        return mixed, self.g_proj(x), self._log_decay(self.a_proj(x)), self.b_proj(x)
 
 
 def delta_state_dtype() -> mx.Dtype:

@@ -12,6 +12,7 @@ import mlx.nn as nn
 
 from .. import kernels
 from .linear import Linear, SwitchLinear
+from .mlp import checked_width
 
 __all__ = ["MoE", "Routing", "SwitchGLU", "SwitchMLP", "in_expert_order", "route"]
 
@@ -108,6 +109,7 @@ class SwitchGLU(nn.Module):
         bias: bool = False,
     ):
         super().__init__()
+        checked_width(intermediate_size)
         self.act = act
         self.gate_proj = SwitchLinear(hidden_size, intermediate_size, num_experts, bias=bias)
         self.up_proj = SwitchLinear(hidden_size, intermediate_size, num_experts, bias=bias)
@@ -148,6 +150,7 @@ class MoE(nn.Module):
     experts_name = "switch_mlp"
     shared_name = "shared_experts"
     correction_on_router = True  # else the selection bias is the block's own parameter
+    correction_name = "e_score_correction_bias"
 
     def __init__(
         self,
@@ -166,7 +169,7 @@ class MoE(nn.Module):
         self[self.router_name] = Linear(hidden_size, num_experts, bias=router_bias)
         if correction:
             owner = self[self.router_name] if self.correction_on_router else self
-            owner.e_score_correction_bias = mx.zeros((num_experts,))
+            owner[self.correction_name] = mx.zeros((num_experts,))
         self[self.experts_name] = experts
         if shared is not None:
             self[self.shared_name] = shared
@@ -176,7 +179,7 @@ class MoE(nn.Module):
     def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
         """Indices and weights (N, k) of each token's experts, from the router's logits (N, E)."""
         owner = self[self.router_name] if self.correction_on_router else self
-        return route(logits, self.routing, owner.get("e_score_correction_bias"))
+        return route(logits, self.routing, owner.get(self.correction_name))
 
     def __call__(self, x: mx.array) -> mx.array:
         flat = x.reshape(-1, x.shape[-1])

@@ -1,0 +1,94 @@
+"""OLMo Hybrid: gated delta layers before OLMo 3's attention, which has norms after and may have no positions.
+
+Source: https://allenai.org/blog/olmo-hybrid.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Self
+
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import POST_NORM, AttentionOptions, DeltaOptions, LayerNames, RMSNorm, Rope, SeparateDelta
+from .config import DecoderArgs, flatten_config
+from .dense import DenseModel
+from .weights import Rename, Rule, SplitSizes, Transform, conv_layout
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    max_position_embeddings: int = field(default=65536, kw_only=True)
+    attention_bias: bool = False
+    layer_types: list[str] | None = None
+    linear_num_key_heads: int | None = None
+    linear_num_value_heads: int | None = None
+    linear_key_head_dim: int | None = None
+    linear_value_head_dim: int | None = None
+    linear_conv_kernel_dim: int = 4
+    linear_allow_neg_eigval: bool = True
+    use_rope: bool = True  # not a key of configs: absent rope_parameters or rope_theta mean no positions
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for every family; without a rope in the config, in either spelling, attention has no positions."""
+        flat = flatten_config(config)
+        return super().from_dict(flat | {"use_rope": flat.get("rope_theta") is not None})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer_types is None:
+            kinds = ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(self.num_hidden_layers)]
+            self.layer_types = kinds
+        unknown = set(self.layer_types) - {"linear_attention", "full_attention"}
+        if unknown or len(self.layer_types) != self.num_hidden_layers:
+            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {self.layer_types!r}.")
+
+    def is_linear(self, index: int) -> bool:
+        return self.layer_types is not None and self.layer_types[index] == "linear_attention"
+
+    def delta_options(self) -> DeltaOptions:
+        key_heads = self.linear_num_key_heads or self.num_attention_heads
+        key_dim = self.linear_key_head_dim or int(0.75 * self.hidden_size / key_heads)
+        return DeltaOptions(
+            self.hidden_size,
+            key_heads,
+            self.linear_num_value_heads or self.num_attention_heads,
+            key_dim,
+            self.linear_value_head_dim or 2 * key_dim,
+            self.linear_conv_kernel_dim,
+            rate=2.0 if self.linear_allow_neg_eigval else 1.0,
+            norm_eps=1e-5,
+            act=self.hidden_act,
+        )
+
+
+class Model(DenseModel):
+    def weight_rules(self) -> tuple[Rule, ...]:
+        o = self.args.delta_options()
+        parts = tuple(rf"\1.{name}_conv1d.weight" for name in "qkv")
+        return (
+            *super().weight_rules(),
+            SplitSizes(r"(.*\.linear_attn)\.conv1d\.weight", parts, (o.key_size, o.key_size, o.value_size)),
+            Transform(r"\.[qkv]_conv1d\.weight$", conv_layout),
+            Rename(r"\.attention_layer_norm\.", ".input_layernorm."),
+            Rename(r"\.feedforward_layer_norm\.", ".post_attention_layernorm."),
+        )
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        return LayerNames("linear_attn") if args.is_linear(index) else POST_NORM
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        return SeparateDelta(args.delta_options()) if args.is_linear(index) else super().mixer(args, index)
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        norm = partial(RMSNorm, eps=args.rms_norm_eps)
+        return super().attention_options(args, index, qk_norm=norm, qk_norm_full=True, **changes)
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return super().rope(args, index) if args.use_rope else None

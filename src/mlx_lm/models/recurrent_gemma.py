@@ -1,0 +1,125 @@
+"""RecurrentGemma: real-gated linear recurrences and local attention. Source: https://arxiv.org/abs/2404.07839."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import AttentionOptions, CausalConv, GatedMLP, LayerNames, Linear, RMSNorm
+from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, offsets, scatter_slots
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Rule, Transform, conv_layout
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {"hidden_activation": "hidden_act", "attention_window_size": "sliding_window"}
+    hidden_act: str = field(default="gelu_pytorch_tanh", kw_only=True)
+    max_position_embeddings: int = field(default=8192, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    partial_rotary_factor: float = 0.5
+    attention_bias: bool = False
+    sliding_window: int = 2048
+    conv1d_width: int = 4
+    lru_width: int | None = None
+    logits_soft_cap: float | None = 30.0
+    block_types: list[str] = field(default_factory=lambda: ["recurrent", "recurrent", "attention"])
+
+    def __post_init__(self) -> None:
+        self.head_dim = None  # published configs' value is the same
+        super().__post_init__()
+        if not self.block_types or set(self.block_types) - {"recurrent", "attention"}:
+            raise ConfigError(f"config.json: block_types may name 'recurrent' and 'attention', not {self.block_types}.")
+
+    def is_recurrent(self, index: int) -> bool:
+        return self.block_types[index % len(self.block_types)] == "recurrent"
+
+    def window(self, index: int) -> int | None:
+        return self.sliding_window
+
+
+class GatedRecurrence(nn.Module):
+    """h <- a*h + sqrt(1 - a^2) * i*x, with a and i from x by one matrix for each head; x (B, L, D)."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        size = width // num_heads
+        self.recurrent_param = mx.zeros((width,))
+        for gate in ("input_gate", "recurrent_gate"):
+            self[f"{gate}_weight"] = mx.random.normal((num_heads, size, size)) * size**-0.5
+            self[f"{gate}_bias"] = mx.zeros((num_heads, size))
+
+    def __call__(self, x: mx.array, state: mx.array | None, start: int | mx.array) -> tuple[mx.array, mx.array]:
+        log_decay = -8.0 * self._gate("recurrent_gate", x) * nn.softplus(self.recurrent_param.astype(mx.float32))
+        scale = mx.sqrt(1 - mx.exp(2 * log_decay))
+        first = (mx.arange(x.shape[1]) + mx.array(start)[..., None]) == 0  # (L,) or (B, L)
+        scale = mx.where(first[..., None], 1.0, scale)
+        inputs = x.astype(mx.float32) * self._gate("input_gate", x) * scale
+        h, state = kernels.linear_recurrence(log_decay, inputs, state)
+        return h.astype(x.dtype), state
+
+    def _gate(self, name: str, x: mx.array) -> mx.array:
+        heads = mx.unflatten(x.astype(mx.float32), -1, (self[f"{name}_bias"].shape[0], 1, -1))  # (B, L, H, 1, D/H)
+        return mx.sigmoid((heads @ self[f"{name}_weight"])[..., 0, :] + self[f"{name}_bias"]).flatten(-2)
+
+
+class RecurrentBlock(nn.Module):
+    """out(act(y(x)) * recurrence(conv(x(x)))), x (B, L, D)."""
+
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self.act = args.hidden_act
+        self.width = args.lru_width or args.hidden_size
+        self.linear_y = Linear(args.hidden_size, self.width, bias=True)
+        self.linear_x = Linear(args.hidden_size, self.width, bias=True)
+        self.linear_out = Linear(self.width, args.hidden_size, bias=True)
+        self.conv_1d = CausalConv(self.width, args.conv1d_width, bias=True)
+        self.rg_lru = GatedRecurrence(self.width, args.num_attention_heads)
+
+    def state_spec(self) -> StateSpec:
+        """What the layer keeps for a sequence: the convolution's last inputs and the recurrence."""
+        return RecurrentSpec((self.conv_1d.slot(), ArraySlot((self.width,), mx.float32)))
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        y = kernels.activation(self.linear_y(x), self.act)
+        h, tail = self.conv_1d(self.linear_x(x), gather_slot(state, 0))
+        h, memory = self.rg_lru(h, gather_slot(state, 1), offsets(state))
+        scatter_slots(state, [tail, memory], x.shape[1])
+        return self.linear_out(h * y)
+
+
+class Model(DenseModel):
+    names = ModelNames(norm="final_norm")
+    layer_names = LayerNames(
+        "temporal_block", "mlp_block", pre_mixer="temporal_pre_norm", pre_feed_forward="channel_pre_norm"
+    )
+    rules: ClassVar[tuple[Rule, ...]] = (Transform(r"\.conv_1d\.weight$", conv_layout),)
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        return RecurrentBlock(args) if args.is_recurrent(index) else super().mixer(args, index)
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, out_bias=True, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return GatedMLP(args.hidden_size, args.intermediate_size // 2, args.hidden_act, bias=True)
+
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return RMSNorm(args.hidden_size, args.rms_norm_eps, offset=1.0)
+
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return float(mx.array(args.hidden_size**0.5, mx.bfloat16).item())  # rounded so in training
+
+    @staticmethod
+    def logit_softcap(args: Any) -> float | None:
+        return args.logits_soft_cap
