@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from ..errors import MemoryBudgetError
+from ..nn.parameters import flat_parameters
 from ..state import KVOptions, StateSpec
 
 __all__ = ["Admission", "default_budget", "predicted_bytes"]
@@ -27,7 +27,7 @@ def predicted_bytes(specs: Sequence[StateSpec], tokens: int, dtype: mx.Dtype, op
 
 def default_budget(model: nn.Module) -> int:
     """Bytes for states on this device: four fifths of its memory less the weights, at least 256 MiB."""
-    weights = sum(p.nbytes for _, p in tree_flatten(model.parameters()))
+    weights = sum(p.nbytes for _, p in flat_parameters(model))
     return max(int(0.8 * _device_memory()) - weights, 256 << 20)
 
 

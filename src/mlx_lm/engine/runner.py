@@ -14,7 +14,7 @@ import mlx.nn as nn
 from ..state import State
 from .request import Request
 
-__all__ = ["ActiveSequence", "Runner", "hidden_and_head"]
+__all__ = ["ActiveSequence", "Runner", "hidden_and_head", "token_id"]
 
 
 @dataclass
@@ -42,6 +42,11 @@ class _Ahead:
     token: mx.array
     logprobs: mx.array
     marks: list[Any]
+
+
+def token_id(token: mx.array) -> int:
+    """The id in an array of one element; waits for it."""
+    return int(token.item())  # type: ignore[arg-type]
 
 
 def hidden_and_head(model: nn.Module) -> tuple[Any, Any]:
@@ -100,7 +105,7 @@ class Runner:
                 self._take(sequence)
         for _, step in ready:
             assert step is not None
-            results.append((int(step.token.item()), step.logprobs))
+            results.append((token_id(step.token), step.logprobs))
         return results
 
     def rewind(self, sequence: ActiveSequence) -> None:
@@ -122,7 +127,7 @@ class Runner:
 
     def _advance(self, sequences: Sequence[ActiveSequence]) -> None:
         """Feeds each sequence's pending token and samples the next."""
-        inputs = mx.stack([s.pending for s in sequences])  # (B, 1)
+        inputs = mx.stack([s.pending for s in sequences if s.pending is not None])  # (B, 1)
         if len(sequences) == 1:
             marks = [[state.snapshot() for state in sequences[0].states]]
             out = self._hidden(inputs, sequences[0].states)

@@ -8,7 +8,7 @@ __all__ = ["upload"]
 
 
 def upload(folder: str | Path, repo: str) -> None:
-    """Creates the repository `repo` ("owner/name") if need be and uploads `folder`; resumable.
+    """Creates the repository `repo` ("owner/name") if need be and uploads `folder`; what is there already is not sent again.
 
     Raises:
         ModelNotFoundError: `folder` holds no model.
@@ -23,6 +23,6 @@ def upload(folder: str | Path, repo: str) -> None:
     api = HfApi()
     try:
         api.create_repo(repo, exist_ok=True)
-        api.upload_large_folder(repo_id=repo, folder_path=str(path), repo_type="model")
+        api.upload_folder(repo_id=repo, folder_path=str(path), commit_message="Upload MLX model")
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise DownloadError(f"{path} could not be uploaded to {repo}: {error}") from error

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
-from mlx.utils import tree_flatten
 
 from ..errors import ConfigError
 from ..nn import DecoderLayer, Embedding, Linear, RMSNorm
+from ..nn.parameters import flat_parameters
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec, dtype_name
 from .config import BaseModelArgs, DecoderArgs
 from .weights import COMMON_RULES, TEXT_TOWER_RULES, Drop, Rule, Weights, apply_rules
@@ -45,6 +45,7 @@ class Backbone(nn.Module):
         names = model.names
         self._names = names
         self._embed_scale = model.embed_scale(args)
+        self._runner = LayerRunner()
         self[names.embed] = Embedding(args.vocab_size, args.hidden_size)
         self[names.layers] = [model.layer(args, i) for i in range(args.num_hidden_layers)]
         self[names.norm] = model.final_norm(args)
@@ -55,9 +56,7 @@ class Backbone(nn.Module):
         h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
         if self._embed_scale != 1.0:
             h = h * mx.array(self._embed_scale, h.dtype)
-        for i, layer in enumerate(self[self._names.layers]):
-            h = layer(h, layer_state(cache, i))
-        return self[self._names.norm](h)
+        return self._runner(self[self._names.layers], self[self._names.norm], h, cache)
 
 
 class HeadBias(nn.Module):
@@ -77,7 +76,7 @@ class CausalLM(nn.Module):
 
     names: ClassVar[ModelNames] = ModelNames()
     rules: ClassVar[tuple[Rule, ...]] = ()
-    backbone_type: ClassVar[type[nn.Module]] = Backbone
+    backbone_type: ClassVar[type[Any]] = Backbone
 
     def __init__(self, args: Any):
         super().__init__()
@@ -188,7 +187,7 @@ class CausalLM(nn.Module):
 
 def state_dtype(model: nn.Module) -> mx.Dtype:
     """The dtype that keys and values have: that of the embedding's output."""
-    for name, value in tree_flatten(model.parameters()):
+    for name, value in flat_parameters(model):
         if "embed" in name and mx.issubdtype(value.dtype, mx.floating):
             return value.dtype
     return mx.float32

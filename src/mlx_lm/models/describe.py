@@ -6,10 +6,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from ..errors import UnsupportedError
 from ..hub import ModelFiles
+from ..nn.parameters import flat_parameters, leaf_modules
 from ..state import PLAIN_KV, KVOptions, StateSpec, dtype_name
 from .base import state_dtype
 from .load import load_model_files
@@ -57,7 +57,7 @@ def describe_model(model: nn.Module) -> ModelDescription:
     """What `model` is made of."""
     specs: list[StateSpec] = model.state_specs()  # type: ignore[operator]
     dtype = state_dtype(model)
-    weights = [p for _, p in tree_flatten(model.parameters())]
+    weights = [p for _, p in flat_parameters(model)]
     stored = sum(p.nbytes for p in weights)
     parameters = dense_parameters(model)
     context = getattr(model, "context_length", None)
@@ -84,7 +84,7 @@ def describe_model(model: nn.Module) -> ModelDescription:
 def dense_parameters(model: nn.Module) -> int:
     """Parameters of the dense model that a (possibly quantized) model stands for."""
     total = 0
-    for _, module in tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module):
+    for _, module in leaf_modules(model):
         bits = getattr(module, "bits", None)
         for name, value in module.parameters().items():
             if not isinstance(value, mx.array) or (bits is not None and name in ("scales", "biases")):

@@ -4,6 +4,7 @@ They subclass MLX's own layers, so that `isinstance` checks, `mlx.nn.quantize` a
 """
 
 import math
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -31,10 +32,11 @@ class Linear(nn.Linear):
 
     def to_quantized(
         self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
-    ) -> nn.Module:
+    ) -> "QuantizedLinear":
         """The layer with packed weights."""
         _no_activation_quantization(quantize_input)
-        return QuantizedLinear.from_linear(self, group_size, bits, mode)
+        packed = QuantizedLinear.from_linear(self, group_size, bits, mode)  # type: ignore[arg-type]
+        return cast(QuantizedLinear, packed)
 
 
 class QuantizedLinear(nn.QuantizedLinear):
@@ -69,10 +71,11 @@ class Embedding(nn.Embedding):
 
     def to_quantized(
         self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
-    ) -> nn.Module:
+    ) -> "QuantizedEmbedding":
         """The layer with packed weights."""
         _no_activation_quantization(quantize_input)
-        return QuantizedEmbedding.from_embedding(self, group_size, bits, mode)
+        packed = QuantizedEmbedding.from_embedding(self, group_size, bits, mode)  # type: ignore[arg-type]
+        return cast(QuantizedEmbedding, packed)
 
 
 class QuantizedEmbedding(nn.QuantizedEmbedding):

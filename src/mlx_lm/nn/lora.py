@@ -9,6 +9,8 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
+from .linear import QuantizedSwitchLinear, SwitchLinear
+
 __all__ = ["LoRAEmbedding", "LoRALinear", "LoRASwitchLinear", "lora_layer"]
 
 
@@ -39,7 +41,7 @@ class LoRALinear(nn.Module):
 class LoRASwitchLinear(nn.Module):
     """Stacked experts with lora_a (E, r, input_dims) and lora_b (E, output_dims, r)."""
 
-    def __init__(self, linear: nn.Module, r: int, dropout: float, scale: float):
+    def __init__(self, linear: SwitchLinear | QuantizedSwitchLinear, r: int, dropout: float, scale: float):
         super().__init__()
         experts, output_dims, input_dims = linear.num_experts, linear.output_dims, linear.input_dims
         self.linear = linear
@@ -50,7 +52,9 @@ class LoRASwitchLinear(nn.Module):
         self.lora_b = mx.zeros((experts, output_dims, r))
 
     @classmethod
-    def from_base(cls, linear: nn.Module, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> "LoRASwitchLinear":
+    def from_base(
+        cls, linear: SwitchLinear | QuantizedSwitchLinear, r: int = 8, dropout: float = 0.0, scale: float = 20.0
+    ) -> "LoRASwitchLinear":
         """An adapter of rank `r` for each expert that changes nothing yet."""
         return cls(linear, r, dropout, scale)
 
@@ -93,7 +97,7 @@ class LoRAEmbedding(nn.Module):
 
 def lora_layer(module: nn.Module, r: int, dropout: float, scale: float) -> nn.Module | None:
     """The adapter for a layer, or None for a kind of layer that takes none."""
-    if hasattr(module, "num_experts") and hasattr(module, "output_dims"):
+    if isinstance(module, SwitchLinear | QuantizedSwitchLinear):
         return LoRASwitchLinear.from_base(module, r, dropout, scale)
     if isinstance(module, nn.Linear | nn.QuantizedLinear):
         return LoRALinear.from_base(module, r, dropout, scale)

@@ -6,11 +6,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
+from mlx.utils import tree_map_with_path, tree_unflatten
 
 from ..errors import RequestError
 from ..models.describe import dense_parameters
 from ..nn import Embedding, Linear, QuantizedSwitchLinear, SwitchLinear
+from ..nn.parameters import flat_parameters
 
 __all__ = [
     "MODES",
@@ -128,7 +129,7 @@ def dequantize_model(model: nn.Module, dtype: mx.Dtype | None = None) -> nn.Modu
             layer = Linear(1, 1, bias=False)
         layer.weight = weight
         if "bias" in module:
-            layer.bias = module.bias
+            layer["bias"] = module["bias"]
         return layer
 
     leaves = tree_map_with_path(dense, model.leaf_modules(), is_leaf=nn.Module.is_module)
@@ -138,14 +139,14 @@ def dequantize_model(model: nn.Module, dtype: mx.Dtype | None = None) -> nn.Modu
 
 def bits_per_weight(model: nn.Module) -> float:
     """Stored bits for each parameter of the dense model."""
-    stored = sum(p.nbytes for _, p in tree_flatten(model.parameters()))
+    stored = sum(p.nbytes for _, p in flat_parameters(model))
     return stored * 8 / dense_parameters(model)
 
 
 def cast_model(model: nn.Module, dtype: mx.Dtype) -> nn.Module:
     """Casts floating parameters to `dtype`, but for those that the family keeps exact."""
     keep = getattr(model, "cast_predicate", None)
-    flat = tree_flatten(model.parameters())
+    flat = flat_parameters(model)
     cast = [
         (k, v.astype(dtype) if mx.issubdtype(v.dtype, mx.floating) and (keep is None or keep(k)) else v)
         for k, v in flat

@@ -115,7 +115,8 @@ class State(ABC):
         """Takes over the content of a state of the same class, which must not be used afterwards."""
         if type(other) is not type(self):
             raise CacheStateError(f"A {type(self).__name__} cannot become a {type(other).__name__}.")
-        self.__dict__ = other.__dict__
+        vars(self).clear()
+        vars(self).update(vars(other))
 
     def size(self) -> int:
         """Number of tokens held (fewer than `offset` once a window has moved)."""

@@ -4,10 +4,12 @@ Growth is geometric, so appending n tokens one by one copies O(n) in all. This m
 mean or which of them are visible.
 """
 
+from typing import Any
+
 import mlx.core as mx
 
 from ..errors import UnsupportedError
-from ..kernels import QuantizedTensor
+from ..kernels import QuantizedTensor, fused
 
 __all__ = ["TokenBuffer", "fitting_group_size"]
 
@@ -35,20 +37,67 @@ class TokenBuffer:
         self.group_size = group_size
         self.steady = steady
         self.length = 0
-        self._parts: list[mx.array] = []  # [data] or [packed, scales, biases], each (B, H, capacity, ...)
+        self._arrays: list[mx.array] = []  # [data] or [packed, scales, biases], each (B, H, capacity, ...)
+        self._store: Any = None  # while kernels write the data in place, it is here and not in _arrays
+        self._written: mx.array | None = None  # the node that wrote last
+
+    @property
+    def _parts(self) -> list[mx.array]:
+        if self._store is not None:
+            if self._written is not None:
+                mx.eval(self._written)
+            self._arrays, self._store, self._written = [self._store.array()], None, None
+        return self._arrays
+
+    @_parts.setter
+    def _parts(self, parts: list[mx.array]) -> None:
+        self._arrays, self._store, self._written = parts, None, None
 
     @property
     def capacity(self) -> int:
-        return self._parts[0].shape[2] if self._parts else 0
+        if self._store is not None:
+            return self._store.capacity
+        return self._arrays[0].shape[2] if self._arrays else 0
 
     @property
     def nbytes(self) -> int:
-        return sum(p.nbytes for p in self._parts)
+        return sum(p.nbytes for p in self._arrays) if self._store is None else self._store.nbytes
 
     @property
     def held(self) -> list[mx.array]:
-        """The arrays held, slack included."""
-        return self._parts
+        """The arrays held, slack included; while kernels write them in place, the node that wrote last."""
+        if self._store is not None:
+            return [] if self._written is None else [self._written]
+        return self._arrays
+
+    def writable(self, shape: tuple[int, int, int, int], dtype: mx.Dtype) -> Any:
+        """The tokens as memory with room for (B, H, L, D) more, for kernels that write in place; `wrote` follows.
+
+        Reading the buffer in any other way takes the memory back and waits for what was written.
+        """
+        end = self.length + shape[2]
+        if self._store is None and not self._arrays:
+            self._store = fused.allocate_tokens((*shape[:2], self._capacity_for(end), shape[3]), dtype)
+        elif end > self.capacity:
+            if self._store is None:
+                self._adopt()
+            elif self._written is not None:
+                mx.eval(self._written)
+            self._store.grow(self._capacity_for(end), self.length)
+        elif self._store is None:
+            self._adopt()
+        return self._store
+
+    def wrote(self, tokens: int, node: mx.array) -> None:
+        """Counts `tokens` that `node` writes when it is evaluated."""
+        self.length += tokens
+        self._written = node
+
+    def _adopt(self) -> None:
+        (array,) = self._arrays
+        mx.eval(array)
+        self._arrays = []
+        self._store = fused.adopt_tokens(array)
 
     @property
     def parts(self) -> list[mx.array]:
@@ -121,11 +170,14 @@ class TokenBuffer:
         return list(mx.quantize(x, group_size=self.group_size, bits=self.bits))
 
     def _grow(self, parts: list[mx.array], needed: int) -> None:
-        # An eighth of slack keeps appends amortized O(1) and measured bytes near the declared ones.
-        wanted, step = (needed, _STEP // 4) if self.steady else (max(needed, self.length + self.length // 8), _STEP)
-        capacity = -(-wanted // step) * step
+        capacity = self._capacity_for(needed)
         grown = []
         for i, new in enumerate(parts):
             room = mx.zeros((*new.shape[:2], capacity - self.length, *new.shape[3:]), new.dtype)
             grown.append(mx.concatenate([self._parts[i][:, :, : self.length], room], axis=2) if self._parts else room)
         self._parts = grown
+
+    def _capacity_for(self, needed: int) -> int:
+        # An eighth of slack keeps appends amortized O(1) and measured bytes near the declared ones.
+        wanted, step = (needed, _STEP // 4) if self.steady else (max(needed, self.length + self.length // 8), _STEP)
+        return -(-wanted // step) * step

@@ -80,6 +80,22 @@ class AttentionState(State):
         self._offset += keys.shape[2]
         return self.view()
 
+    def writable(self, shape: tuple[int, int, int, int], dtype: mx.Dtype) -> tuple[Any, Any, list[mx.array]]:
+        """Memory for keys and values (B, Hkv, L, D) that kernels write in place, and the nodes that wrote last.
+
+        For plain states; `wrote` must follow at once.
+        """
+        dtype = dtype if self.dtype is None else getattr(mx, self.dtype)
+        self._drop_old(shape[2])
+        keys, values = self._keys.writable(shape, dtype), self._values.writable(shape, dtype)
+        return keys, values, [n for n in (self._keys._written, self._values._written) if n is not None]
+
+    def wrote(self, tokens: int, node: mx.array) -> None:
+        """Counts `tokens` that `node` writes when it is evaluated."""
+        self._keys.wrote(tokens, node)
+        self._values.wrote(tokens, node)
+        self._offset += tokens
+
     def view(self) -> KVView:
         """All tokens held."""
         return KVView(self._keys.view(), self._values.view(), self.window, self.keep)

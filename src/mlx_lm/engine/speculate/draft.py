@@ -19,7 +19,7 @@ from ...state import State
 from ...types import FinishReason
 from ..model_states import check_states, context_length, new_states
 from ..request import Request, TokenEvent
-from ..runner import hidden_and_head
+from ..runner import hidden_and_head, token_id
 from ..text import StopSequences
 
 __all__ = ["speculative_events", "speculative_generate_step"]
@@ -125,7 +125,7 @@ def _round(
     pending = backlog
     for _ in range(width):
         logits = draft.feed(pending, 1)
-        proposed.append(int(mx.argmax(logits, axis=-1).item()))
+        proposed.append(token_id(mx.argmax(logits, axis=-1)))
         pending = [proposed[-1]]
         fed += pending
     seen = fed[:-1] if width else []  # what the draft's states hold beyond the marks
@@ -136,7 +136,7 @@ def _round(
     rows = logits if takes_logits else logprobs
     accepted: list[int] = []
     for i in range(width + 1):
-        accepted.append(int(sampler(rows[i : i + 1]).item()))
+        accepted.append(token_id(sampler(rows[i : i + 1])))
         if i < width and accepted[i] != proposed[i]:
             break
     good = len(accepted) - 1  # drafts that were right
