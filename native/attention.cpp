@@ -2,7 +2,6 @@
 #include "attention.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 
 #include "pool.h"
@@ -123,7 +122,7 @@ ThreadSpace thread_space(const AttentionWork& w, const AttentionCut& cut, int64_
   return t;
 }
 
-void attend_split(const AttentionWork& w, const AttentionCut& cut, Team& team, char* shared, char* own) {
+void attend_split(const AttentionWork& w, const AttentionCut& cut, Phases& run, char* shared, char* own) {
   const AttentionKernels& kernels = attention_kernels();
   const int64_t tile = kernels.key_tile, rows = w.length * (w.heads / w.kv_heads);
   float* scores = reinterpret_cast<float*>(shared);
@@ -136,56 +135,60 @@ void attend_split(const AttentionWork& w, const AttentionCut& cut, Team& team, c
   for (int64_t b = 0; b < w.batch; ++b) {
     units += ((w.rows[b].total + tile - 1) / tile - first_tile(b)) * w.kv_heads;
   }
-  Range part = team.share(units);
-  int64_t at = 0;
-  for (int64_t b = 0; b < w.batch; ++b) {
-    int64_t start = first_tile(b), count = (w.rows[b].total + tile - 1) / tile - start;
-    for (int64_t h = 0; h < w.kv_heads; ++h, at += count) {
-      int64_t from = std::max(part.begin - at, int64_t{0}), to = std::min(part.end - at, count);
-      if (from >= to) {
-        continue;
+  run.each(units, 1, [&](int64_t part_begin, int64_t part_end) {
+    int64_t at = 0;
+    for (int64_t b = 0; b < w.batch && at < part_end; ++b) {
+      int64_t start = first_tile(b), count = (w.rows[b].total + tile - 1) / tile - start;
+      for (int64_t h = 0; h < w.kv_heads; ++h, at += count) {
+        int64_t from = std::max(part_begin - at, int64_t{0}), to = std::min(part_end - at, count);
+        if (from >= to) {
+          continue;
+        }
+        int64_t begin = (start + from) * tile, end = std::min((start + to) * tile, w.rows[b].total);
+        if (w.before != nullptr) {
+          w.before(w.context, b, h, begin, end);
+        }
+        Group group{w, kernels, b, h, 0, w.length};
+        float* s = scores + (b * w.kv_heads + h) * cut.row_scores;
+        group.score(begin, end, s, cut.ld, space.q, space.space, space.second, space.tile);
       }
-      int64_t begin = (start + from) * tile, end = std::min((start + to) * tile, w.rows[b].total);
-      if (w.before != nullptr) {
-        w.before(w.context, b, h, begin, end);
-      }
-      Group group{w, kernels, b, h, 0, w.length};
-      float* s = scores + (b * w.kv_heads + h) * cut.row_scores;
-      group.score(begin, end, s, cut.ld, space.q, space.space, space.second, space.tile);
     }
-  }
-  team.barrier();
+  });
   // columns of a head are shared only where there are too few heads for an even split
   const int64_t groups = w.batch * w.kv_heads;
-  const bool whole = groups % team.size() == 0 || groups >= 8 * team.size();
+  const bool whole = groups % run.size() == 0 || groups >= 8 * run.size();
   const int64_t unit = whole ? w.value_dim : 32, per_group = (w.value_dim + unit - 1) / unit;
-  part = team.share(groups * per_group);
-  for (int64_t g = part.begin / per_group; g < groups && g * per_group < part.end; ++g) {
-    int64_t begin = std::max(part.begin - g * per_group, int64_t{0}) * unit;
-    int64_t end = std::min(std::min(part.end - g * per_group, per_group) * unit, w.value_dim);
-    if (begin < end) {
-      Group group{w, kernels, g / w.kv_heads, g % w.kv_heads, 0, w.length};
-      group.finish(scores + g * cut.row_scores, space.second, cut.ld, begin, end, space.acc, space.sums, space.visible, space.tile);
+  run.each(groups * per_group, 1, [&](int64_t part_begin, int64_t part_end) {
+    for (int64_t g = part_begin / per_group; g < groups && g * per_group < part_end; ++g) {
+      int64_t begin = std::max(part_begin - g * per_group, int64_t{0}) * unit;
+      int64_t end = std::min(std::min(part_end - g * per_group, per_group) * unit, w.value_dim);
+      if (begin < end) {
+        Group group{w, kernels, g / w.kv_heads, g % w.kv_heads, 0, w.length};
+        group.finish(scores + g * cut.row_scores, space.second, cut.ld, begin, end, space.acc, space.sums,
+                     space.visible, space.tile);
+      }
     }
-  }
+  });
 }
 
-void attend_blocks(const AttentionWork& w, const AttentionCut& cut, std::atomic<int64_t>& next, char* own) {
+void attend_blocks(const AttentionWork& w, const AttentionCut& cut, Phases& run, char* own) {
   const AttentionKernels& kernels = attention_kernels();
   const int64_t tile = kernels.key_tile, blocks = (w.length + cut.block - 1) / cut.block;
-  const int64_t rows = cut.block * (w.heads / w.kv_heads);
+  const int64_t rows = cut.block * (w.heads / w.kv_heads), groups = w.batch * w.kv_heads;
   ThreadSpace space = thread_space(w, cut, rows, own + align16(rows * cut.ld) * 4);
   float* scores = reinterpret_cast<float*>(own);
-  const int64_t units = w.batch * w.kv_heads * blocks;
-  for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
-    // last blocks first: they see the most keys
-    int64_t group = unit % (w.batch * w.kv_heads), first = (blocks - 1 - unit / (w.batch * w.kv_heads)) * cut.block;
-    Group g{w, kernels, group / w.kv_heads, group % w.kv_heads, first, std::min(cut.block, w.length - first)};
-    Visible oldest = visible_of(w, g.row, g.position(0));
-    int64_t begin = oldest.head > 0 ? 0 : oldest.begin / tile * tile;
-    g.score(begin, g.position(g.rows() - 1) + 1, scores, cut.ld, space.q, space.space, space.second, space.tile);
-    g.finish(scores, scores, cut.ld, 0, w.value_dim, space.acc, space.sums, space.visible, space.tile);
-  }
+  run.each(groups * blocks, 1, [&](int64_t part_begin, int64_t part_end) {
+    for (int64_t unit = part_begin; unit < part_end; ++unit) {
+      // a late block, which sees many keys, after every early one: equal parts take equal time
+      int64_t group = unit % groups, i = unit / groups;
+      int64_t first = (i % 2 == 0 ? i / 2 : blocks - 1 - i / 2) * cut.block;
+      Group g{w, kernels, group / w.kv_heads, group % w.kv_heads, first, std::min(cut.block, w.length - first)};
+      Visible oldest = visible_of(w, g.row, g.position(0));
+      int64_t begin = oldest.head > 0 ? 0 : oldest.begin / tile * tile;
+      g.score(begin, g.position(g.rows() - 1) + 1, scores, cut.ld, space.q, space.space, space.second, space.tile);
+      g.finish(scores, scores, cut.ld, 0, w.value_dim, space.acc, space.sums, space.visible, space.tile);
+    }
+  });
 }
 
 }  // namespace
@@ -221,17 +224,16 @@ AttentionCut cut_attention(const AttentionWork& w, int threads) {
   }
   cut.shared_bytes = (cut.shared_bytes + 127) / 64 * 64;
   cut.thread_bytes = (own + 127) / 64 * 64;
-  cut.bytes = 64 + cut.shared_bytes + cut.thread_bytes * static_cast<size_t>(threads);
+  cut.bytes = cut.shared_bytes + cut.thread_bytes * static_cast<size_t>(threads);
   return cut;
 }
 
-void attend(const AttentionWork& work, const AttentionCut& cut, Team& team, char* scratch) {
-  char* shared = scratch + 64;
-  char* own = shared + cut.shared_bytes + cut.thread_bytes * static_cast<size_t>(team.rank());
+void attend(const AttentionWork& work, const AttentionCut& cut, Phases& run, int slot, char* scratch) {
+  char* own = scratch + cut.shared_bytes + cut.thread_bytes * static_cast<size_t>(slot);
   if (cut.split) {
-    attend_split(work, cut, team, shared, own);
+    attend_split(work, cut, run, scratch, own);
   } else {
-    attend_blocks(work, cut, *reinterpret_cast<std::atomic<int64_t>*>(scratch), own);
+    attend_blocks(work, cut, run, own);
   }
 }
 

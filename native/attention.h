@@ -94,11 +94,11 @@ struct AttentionWork {
 };
 
 #if !defined(MLX_LM_ISA)
-class Team;
+class Phases;
 
 // How the work is cut; results do not depend on it.
 struct AttentionCut {
-  bool split;             // few queries: keys, then columns are shared out, with a barrier between
+  bool split;             // few queries: keys, then columns are shared out
   int64_t block;          // positions per block otherwise
   int64_t ld;             // floats per row of scores
   int64_t row_scores;     // floats of one (row, kv head) in split work
@@ -107,9 +107,8 @@ struct AttentionCut {
   size_t bytes;           // for all threads
 };
 AttentionCut cut_attention(const AttentionWork& work, int threads);
-// Called by every thread of the team; all inputs must be visible (barrier before), as the output is only after one.
-// scratch: cut.bytes, 64-aligned, its first 64 bytes zero.
-void attend(const AttentionWork& work, const AttentionCut& cut, Team& team, char* scratch);
+// Run by every thread; `slot` numbers the threads. scratch: cut.bytes, 64-aligned.
+void attend(const AttentionWork& work, const AttentionCut& cut, Phases& run, int slot, char* scratch);
 #endif
 
 }  // namespace mlx_lm

@@ -1,4 +1,5 @@
 // MLX primitive for attention over a list of views: unlike lengths, strided, plain or packed, grouped heads, windows.
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <tuple>
@@ -179,13 +180,14 @@ class Attention : public CpuPrimitive {
     work.out_batch = work.heads * work.out_head;
     AttentionCut cut = cut_attention(work, num_threads());
     char* scratch = workspace(cut.bytes);
-    std::memset(scratch, 0, 64);
+    std::atomic<int> slots{0};
     double keys = 0;
     for (const AttentionRow& row : rows) {
       keys += static_cast<double>(row.total);
     }
-    parallel([&](Team& team) { attend(work, cut, team, scratch); },
-             threads_for(keys * static_cast<double>(work.heads * work.length * (work.key_dim + work.value_dim))));
+    parallel_phases(
+        [&](Phases& run) { attend(work, cut, run, slots.fetch_add(1, std::memory_order_relaxed), scratch); },
+        threads_for(keys * static_cast<double>(work.heads * work.length * (work.key_dim + work.value_dim))));
   }
 
   const char* name() const override { return "MlxLmAttention"; }

@@ -13,6 +13,7 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..nn import DecoderLayer, Embedding, Linear, RMSNorm
+from ..nn.fuse import LayerRunner
 from ..nn.parameters import flat_parameters
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec, dtype_name
 from .config import BaseModelArgs, DecoderArgs

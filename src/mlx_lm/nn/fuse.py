@@ -1,0 +1,342 @@
+"""Runs decoder layers, fused where the native kernels can, one by one where they cannot.
+
+A `LayerRunner` inspects the layers once: consecutive plain decoder layers (grouped-query attention with an ordinary
+rope, a feed-forward with or without a gate, root-mean-square norms, dense or packed linear layers) become one node
+for each step; everything else (adapters, experts, other mixers, packed states, tracing, training) takes the ordinary
+path. It looks again whenever a module or a weight was replaced. Numbers kept on modules (eps, scales) are read once.
+
+Packed weights are kept regrouped for the kernels; the modules' own arrays become views that are computed when
+somebody asks for them, so memory is not doubled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from operator import is_
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..kernels import fused
+from ..kernels.activations import NATIVE_NAMES
+from ..kernels.linear import can_interleave, deinterleave, interleave
+from ..state import AttentionState, LayerState, State
+from .attention import Attention
+from .decoder import DecoderLayer
+from .linear import Linear, QuantizedLinear
+from .mlp import MLP, GatedMLP
+from .norm import RMSNorm
+from .rope import Rope
+
+__all__ = ["LayerRunner"]
+
+_FLOATS = (mx.float32, mx.bfloat16, mx.float16)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Layers [start, stop); plan None: one by one."""
+
+    start: int
+    stop: int
+    plan: Any = None
+    normed: bool = False  # the final norm is part of the plan
+    dtypes: tuple[mx.Dtype, ...] = ()  # of the weights, which the result's type follows
+    shapes: tuple[tuple[int, int], ...] = ()  # (num_kv_heads, head_dim) of each layer
+    windows: tuple[int | None, ...] = ()
+
+
+class LayerRunner:
+    """Calls layers in order with their states, then the final norm. Belongs to one model."""
+
+    def __init__(self) -> None:
+        self._segments: list[_Segment] = []
+        self._layers: list[nn.Module] = []
+        self._watch: Any = None
+        self._packed: dict[int, tuple[mx.array, mx.array]] = {}
+        self._results: dict[tuple[mx.Dtype, ...], mx.Dtype] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LayerRunner":
+        return LayerRunner()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return LayerRunner, ()
+
+    def __call__(
+        self, layers: list[nn.Module], norm: nn.Module, x: mx.array, cache: Sequence[LayerState] | None
+    ) -> mx.array:
+        """x (B, L, D) -> normalized hidden states (B, L, D)."""
+        if cache is None or not self._usable(x):
+            return norm(_one_by_one(layers, x, cache))
+        if self._watch is None or len(layers) != len(self._layers) or not all(map(is_, layers, self._layers)):
+            self._look(layers, norm)
+        elif not self._watch.unchanged():
+            self._look(layers, norm)
+        normed = False
+        for segment in self._segments:
+            y = None
+            if segment.plan is not None:
+                y = self._step(segment, x, cache[segment.start : segment.stop])
+            if y is None:
+                x = _one_by_one(layers[segment.start : segment.stop], x, cache[segment.start : segment.stop])
+            else:
+                x, normed = y, segment.normed
+        return x if normed else norm(x)
+
+    @staticmethod
+    def _usable(x: mx.array) -> bool:
+        return fused.available() and x.dtype in _FLOATS and x.ndim == 3 and x.size > 0 and not fused.traced(x)
+
+    def _step(self, segment: _Segment, x: mx.array, cache: Sequence[LayerState]) -> mx.array | None:
+        """One fused step, or None when a state is not plain attention of one kind for all layers."""
+        alone = isinstance(cache[0], State)
+        rows: list[Sequence[Any]] = [(s,) if alone else s for s in cache]  # type: ignore[misc, list-item]
+        count, length = len(rows[0]), x.shape[1]
+        if not alone and count != x.shape[0]:
+            return None
+        for states in rows:
+            if len(states) != count or not all(isinstance(s, AttentionState) and s.bits is None for s in states):
+                return None
+        dtype = self._result_type((x.dtype, *segment.dtypes))
+        batch = x.shape[0] if alone else 1
+        keys, values, lengths, windows, keeps = [], [], [], [], []
+        after: dict[int, mx.array] = {}
+        for states, shape, window in zip(rows, segment.shapes, segment.windows, strict=True):
+            for state in states:
+                k, v, written = state.writable((batch, shape[0], length, shape[1]), dtype)
+                keys.append(k)
+                values.append(v)
+                lengths.append(state.size())
+                inner = window is not None and (state.window is None or state.window > window)
+                windows.append((window if inner else state.window) or 0)
+                keeps.append(0 if inner else state.keep)
+                for node in written:
+                    after[id(node)] = node
+        positions = [s.offset for s in rows[0]] if not alone else [rows[0][0].offset] * x.shape[0]
+        y = fused.run_layers(
+            segment.plan,
+            x,
+            keys=keys,
+            values=values,
+            lengths=lengths,
+            windows=windows,
+            keeps=keeps,
+            positions=positions,
+            after=list(after.values()),
+            dtype=dtype,
+        )
+        for states in rows:
+            for state in states:
+                state.wrote(length, y)
+        return y
+
+    def _result_type(self, dtypes: tuple[mx.Dtype, ...]) -> mx.Dtype:
+        if dtypes not in self._results:
+            self._results[dtypes] = sum((mx.zeros((), d) for d in dtypes[1:]), mx.zeros((), dtypes[0])).dtype
+        return self._results[dtypes]
+
+    # Inspection.
+
+    def _look(self, layers: list[nn.Module], norm: nn.Module) -> None:
+        described = [self._describe(layer) for layer in layers]
+        segments: list[_Segment] = []
+        start = 0
+        while start < len(layers):
+            stop = start + 1
+            while stop < len(layers) and (described[stop] is None) == (described[start] is None):
+                stop += 1
+            segments.append(self._segment(layers, norm, described, start, stop))
+            start = stop
+        self._segments, self._layers = segments, list(layers)
+        self._watch = fused.new_watch()
+        kept: set[int] = set()
+        for module in (*layers, norm):
+            _watch_all(self._watch, module, kept)
+        self._packed = {key: pair for key, pair in self._packed.items() if key in kept}
+
+    def _segment(
+        self,
+        layers: list[nn.Module],
+        norm: nn.Module,
+        described: list[fused.FusedLayer | None],
+        start: int,
+        stop: int,
+    ) -> _Segment:
+        chosen = [d for d in described[start:stop] if d is not None]
+        if not chosen:
+            return _Segment(start, stop)
+        final = _norm(norm) if stop == len(layers) else None
+        hidden = chosen[0].down.weight.shape[0]
+        plan = fused.make_plan(chosen, hidden, final)
+        dtypes = {d for layer in chosen for d in _dtypes(layer)}
+        options = [_attention(layer)._options for layer in layers[start:stop]]
+        return _Segment(
+            start,
+            stop,
+            plan,
+            final is not None,
+            tuple(sorted(dtypes | ({final.weight.dtype} if final else set()), key=str)),
+            tuple((layer.num_kv_heads, layer.head_dim) for layer in chosen),
+            tuple(o.window for o in options),
+        )
+
+    def _describe(self, layer: nn.Module) -> fused.FusedLayer | None:
+        """The layer as arrays and numbers, or None when it is not one that the kernels know."""
+        if not isinstance(layer, DecoderLayer) or layer.parallel or not _same(layer, DecoderLayer, "_mix", "_feed"):
+            return None
+        n = layer._names
+        mixer, mlp = (layer.get(name) if name else None for name in (n.mixer, n.feed_forward))
+        if not isinstance(mixer, Attention) or not _same(mixer, Attention, "_project", "_place"):
+            return None
+        norms = [layer[name] if name else None for name in n.norms()]
+        o = mixer._options
+        qk = [mixer[mixer.q_norm_name], mixer[mixer.k_norm_name]] if o.qk_norm is not None else [None, None]
+        if any(m is not None and (type(m) is not RMSNorm or fused.traced(m.weight)) for m in (*norms, *qk)):
+            return None
+        if o.gated or o.clip is not None or (o.rope is not None and type(o.rope) is not Rope) or "sinks" in mixer:
+            return None
+        parts = self._feed_forward(mlp)
+        names = (mixer.qkv_name,) if o.fused else ("q_proj", "k_proj", "v_proj")
+        qkv = [self._linear(mixer[name]) for name in names]
+        out = self._linear(mixer[mixer.out_name])
+        if parts is None or out is None or any(w is None for w in qkv):
+            return None
+        gate, up, down, act = parts
+        pre_mixer, post_mixer, pre_feed, post_feed = (None if m is None else _norm(m) for m in norms)
+        q_norm, k_norm = (None if m is None else _norm(m) for m in qk)
+        rope = o.rope
+        return fused.FusedLayer(
+            qkv=tuple(w for w in qkv if w is not None),
+            out=out,
+            up=up,
+            down=down,
+            gate=gate,
+            act=act,
+            num_heads=o.num_heads,
+            num_kv_heads=o.num_kv_heads,
+            head_dim=o.head_dim,
+            scale=mixer.scale,
+            softcap=o.softcap,
+            rope=rope and fused.FusedRope(rope.dims, rope.freqs, rope.base, rope.scale, rope.traditional),
+            residual_scale=layer.residual_scale,
+            pre_mixer=pre_mixer,
+            post_mixer=post_mixer,
+            pre_feed_forward=pre_feed,
+            post_feed_forward=post_feed,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            qk_norm_full=o.qk_norm_full,
+        )
+
+    def _feed_forward(
+        self, mlp: nn.Module | None
+    ) -> tuple[fused.FusedLinear | None, fused.FusedLinear, fused.FusedLinear, str] | None:
+        """Gate, up, down and activation."""
+        if isinstance(mlp, GatedMLP) and _same(mlp, GatedMLP):
+            down = self._linear(mlp[mlp.down_name])
+            if mlp.fused_name in mlp:
+                both = self._linear(mlp[mlp.fused_name])
+                half = 0 if both is None else both.weight.shape[0] // 2
+                if both is None or (both.interleaved and half % 16):
+                    return None
+                gate, up = (_rows(both, first, half) for first in (0, half))
+            else:
+                gate, up = self._linear(mlp[mlp.gate_name]), self._linear(mlp[mlp.up_name])
+            if gate is None:
+                return None
+        elif isinstance(mlp, MLP) and _same(mlp, MLP):
+            gate, up, down = None, self._linear(mlp[mlp.up_name]), self._linear(mlp[mlp.down_name])
+        else:
+            return None
+        if up is None or down is None or mlp.act not in NATIVE_NAMES:
+            return None
+        return gate, up, down, mlp.act
+
+    def _linear(self, linear: nn.Module) -> fused.FusedLinear | None:
+        arrays = [linear[name] for name in ("weight", "scales", "biases", "bias") if name in linear]
+        if any(fused.traced(a) for a in arrays):
+            return None
+        bias = linear.get("bias")
+        if type(linear) in (Linear, nn.Linear):
+            weight = linear["weight"]
+            if weight.dtype not in _FLOATS:
+                return None
+            weight = mx.contiguous(weight)
+            mx.eval(weight)
+            return fused.FusedLinear(weight, bias=bias)
+        if type(linear) not in (QuantizedLinear, nn.QuantizedLinear):
+            return None
+        scales, biases = linear["scales"], linear.get("biases")
+        if linear.mode == "affine":
+            if biases is None or scales.dtype not in _FLOATS or biases.dtype != scales.dtype:
+                return None
+        elif linear.mode not in ("mxfp4", "mxfp8", "nvfp4"):
+            return None
+        mixed = can_interleave(linear["weight"])
+        pack = self._regroup if mixed else lambda _, __, a: mx.contiguous(a)
+        parts = [pack(linear, name, linear[name]) for name in ("weight", "scales", "biases") if name in linear]
+        mx.eval(parts)
+        return fused.FusedLinear(
+            parts[0],
+            parts[1],
+            parts[2] if len(parts) > 2 else None,
+            bias,
+            linear.mode,
+            linear.bits,
+            linear.group_size,
+            mixed,
+        )
+
+    def _regroup(self, linear: nn.Module, name: str, array: mx.array) -> mx.array:
+        """The interleaved form; the module's entry becomes its lazy inverse."""
+        known = self._packed.get(id(array))
+        if known is not None and known[0] is array:
+            return known[1]
+        packed = interleave(array)
+        mx.eval(packed)
+        plain = deinterleave(packed)
+        linear[name] = plain
+        self._packed[id(plain)] = (plain, packed)
+        return packed
+
+
+def _one_by_one(layers: Sequence[nn.Module], x: mx.array, cache: Sequence[LayerState] | None) -> mx.array:
+    for i, layer in enumerate(layers):
+        x = layer(x, None if cache is None else cache[i])
+    return x
+
+
+def _same(module: nn.Module, base: type, *names: str) -> bool:
+    """Whether the module computes as `base` does: a subclass that only renames parameters does."""
+    return all(getattr(type(module), name) is getattr(base, name) for name in ("__call__", *names))
+
+
+def _attention(layer: nn.Module) -> Any:
+    return layer[layer._names.mixer]  # type: ignore[index]
+
+
+def _norm(norm: nn.Module) -> fused.FusedNorm | None:
+    return fused.FusedNorm(norm.weight, norm.eps, norm.offset) if type(norm) is RMSNorm else None
+
+
+def _rows(linear: fused.FusedLinear, first: int, count: int) -> fused.FusedLinear:
+    return replace(linear, first=first, count=count)
+
+
+def _dtypes(layer: fused.FusedLayer) -> set[mx.Dtype]:
+    linears = (*layer.qkv, layer.out, layer.up, layer.down)
+    kinds = {w.weight.dtype if w.scales is None else w.scales.dtype for w in linears}
+    norms = (layer.pre_mixer, layer.post_mixer, layer.pre_feed_forward, layer.post_feed_forward)
+    return {d for d in kinds | {n.weight.dtype for n in norms if n is not None} if d in _FLOATS}
+
+
+def _watch_all(watch: Any, value: Any, kept: set[int]) -> None:
+    if isinstance(value, nn.Module):
+        for key, inner in value.items():
+            if isinstance(inner, mx.array | nn.Module):
+                watch.add(value, key, inner)
+            kept.add(id(inner))
+            _watch_all(watch, inner, kept)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _watch_all(watch, inner, kept)
