@@ -129,7 +129,11 @@ def test_nested_text_configs_are_lifted() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-4, 40) | st.sampled_from([math.nan, math.inf, -1.5, 0.5, 3.0, 1e30]) | st.sampled_from(["", "silu", "yarn", "x"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-4, 40)
+    | st.sampled_from([math.nan, math.inf, -1.5, 0.5, 3.0, 1e30])
+    | st.sampled_from(["", "silu", "yarn", "x"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["rope_type", "factor", "x"]), inner),
     max_leaves=4,
 )

@@ -74,7 +74,8 @@ class ModelArgs(DecoderArgs):
         )
 
     def routing(self) -> Routing:
-        assert self.num_experts_per_tok is not None
+        if self.num_experts_per_tok is None:
+            raise ConfigError("config.json has no 'num_experts_per_tok'.")
         grouped = self.topk_method == "group_limited_greedy"
         normalize = self.norm_topk_prob and self.num_experts_per_tok > 1
         return Routing(

@@ -33,7 +33,8 @@ class ModelArgs(deepseek_v2.ModelArgs):
             )
 
     def routing(self) -> Routing:
-        assert self.num_experts_per_tok is not None
+        if self.num_experts_per_tok is None:
+            raise ConfigError("config.json has no 'num_experts_per_tok'.")
         return Routing(
             self.num_experts_per_tok,
             "sigmoid",

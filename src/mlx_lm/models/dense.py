@@ -134,8 +134,6 @@ class DenseModel(CausalLM):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if args.intermediate_size < 1:
-            raise ConfigError("config.json has no 'intermediate_size', which this model type needs.")
         bias = getattr(args, "mlp_bias", False)
         return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=bias)
 

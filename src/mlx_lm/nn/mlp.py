@@ -4,9 +4,17 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
+from ..errors import ConfigError
 from .linear import Linear
 
 __all__ = ["MLP", "GatedMLP"]
+
+
+def checked_width(intermediate_size: int) -> int:
+    """`intermediate_size`; raises ConfigError when a config gave none."""
+    if intermediate_size < 1:
+        raise ConfigError(f"config.json: the intermediate_size of a layer must be at least 1, not {intermediate_size}.")
+    return intermediate_size
 
 
 class GatedMLP(nn.Module):
@@ -24,6 +32,7 @@ class GatedMLP(nn.Module):
         self, hidden_size: int, intermediate_size: int, act: str = "silu", *, bias: bool = False, fused: bool = False
     ):
         super().__init__()
+        checked_width(intermediate_size)
         self.act = act
         if fused:
             self[self.fused_name] = Linear(hidden_size, 2 * intermediate_size, bias=bias)
@@ -48,6 +57,7 @@ class MLP(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, act: str, *, bias: bool = False):
         super().__init__()
+        checked_width(intermediate_size)
         self.act = act
         self[self.up_name] = Linear(hidden_size, intermediate_size, bias=bias)
         self[self.down_name] = Linear(intermediate_size, hidden_size, bias=bias)
