@@ -118,7 +118,8 @@ class Model(DenseModel):
 
     @staticmethod
     def embed_scale(args: Any) -> float:
-        return float(mx.array(args.hidden_size**0.5, mx.bfloat16).item())  # rounded so in training
+        rounded = mx.array(args.hidden_size**0.5, mx.bfloat16)  # as in training
+        return rounded.astype(mx.float32).tolist()
 
     @staticmethod
     def logit_softcap(args: Any) -> float | None:

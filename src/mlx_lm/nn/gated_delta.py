@@ -171,7 +171,7 @@ class SeparateDelta(GatedDelta):
         return kernels.causal_conv(mixed, mx.concatenate(self._kernels(), axis=0), None, tail)
 
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-        mixed = mx.concatenate([self.q_proj(x), self.k_proj(x), self.v_proj(x)], axis=-1)
+        mixed = mx.concatenate([self[f"{name}_proj"](x) for name in "qkv"], axis=-1)
         return mixed, self.g_proj(x), self._log_decay(self.a_proj(x)), self.b_proj(x)
 
 

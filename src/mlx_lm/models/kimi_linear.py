@@ -1,0 +1,145 @@
+"""Kimi Linear: delta layers that forget by channel, latent attention without positions, DeepSeek-V3's experts.
+
+Source: https://arxiv.org/abs/2510.26692.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import CausalConv, DeltaOptions, Linear, Rope, SeparateDelta
+from . import deepseek_v3
+from .config import flatten_config
+from .weights import Rename, Rule, Split, Transform, conv_layout, expert_rules
+
+
+@dataclass
+class ModelArgs(deepseek_v3.ModelArgs):
+    aliases: ClassVar = {
+        "model_max_length": "max_position_embeddings",
+        "moe_renormalize": "norm_topk_prob",
+        "moe_router_activation_func": "scoring_func",
+        "num_expert_group": "n_group",
+        "num_experts": "n_routed_experts",
+        "num_experts_per_token": "num_experts_per_tok",
+        "num_shared_experts": "n_shared_experts",
+    }
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    q_lora_rank: int | None = None
+    first_k_dense_replace: int = 1
+    n_group: int | None = 1
+    topk_group: int | None = 1
+    mla_use_nope: bool = True
+    layer_types: list[str] | None = None
+    mlp_layer_types: list[str] | None = None
+    linear_head_dim: int = 128
+    linear_num_heads: int = 32
+    linear_conv_kernel_dim: int = 4
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for every family; published configs keep the delta layers in `linear_attn_config`, counted from 1."""
+        flat = flatten_config(config)
+        linear = flat.pop("linear_attn_config", None)
+        if isinstance(linear, Mapping):
+            full = linear.get("full_attn_layers") or []
+            kinds = ("linear_attention", "full_attention")
+            flat["layer_types"] = [kinds[i + 1 in full] for i in range(int(flat.get("num_hidden_layers", 0)))]
+            names = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads"}
+            names["short_conv_kernel_size"] = "linear_conv_kernel_dim"
+            flat |= {own: linear[other] for other, own in names.items() if other in linear}
+        return super().from_dict(flat)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.mla_use_nope:
+            raise ConfigError("config.json: mla_use_nope=false is not supported for model type 'kimi_linear'.")
+        for kinds in (self.layer_types, self.mlp_layer_types):
+            if kinds is not None and len(kinds) != self.num_hidden_layers:
+                raise ConfigError(f"config.json: {len(kinds)} layer kinds for {self.num_hidden_layers} layers.")
+
+    def is_linear(self, index: int) -> bool:
+        return self.layer_types is not None and self.layer_types[index] == "linear_attention"
+
+    def has_experts(self, index: int) -> bool:
+        return super().has_experts(index) if self.mlp_layer_types is None else self.mlp_layer_types[index] == "sparse"
+
+
+class NamedConv(nn.Module):
+    """A convolution, one name further down."""
+
+    def __init__(self, channels: int, kernel: int):
+        super().__init__()
+        self.conv = CausalConv(channels, kernel, bias=False)
+
+
+class KimiDelta(SeparateDelta):
+    """Decays for each channel, through a narrow projection; so is the output's gate."""
+
+    def _build_conv(self, name: str, size: int) -> None:
+        self[f"{name}_conv"] = NamedConv(size, self._options.kernel)
+
+    def _build_gates(self, o: DeltaOptions) -> None:
+        for name in "fg":
+            self[f"{name}_a_proj"] = Linear(o.hidden_size, o.value_dim, bias=False)
+            self[f"{name}_b_proj"] = Linear(o.value_dim, o.value_size, bias=False)
+        self.b_proj = Linear(o.hidden_size, o.value_heads, bias=False)
+        self.dt_bias = mx.ones((o.key_size,))
+
+    def _kernels(self) -> list[mx.array]:
+        return [self[f"{name}_conv"].conv.weight for name in "qkv"]
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        o = self._options
+        mixed = mx.concatenate([self[f"{name}_proj"](x) for name in "qkv"], axis=-1)
+        steps = nn.softplus(self.f_b_proj(self.f_a_proj(x)).astype(mx.float32) + self.dt_bias.astype(mx.float32))
+        decay = -mx.exp(self.A_log.astype(mx.float32)).reshape(o.value_heads, 1)
+        return (
+            mixed,
+            self.g_b_proj(self.g_a_proj(x)),
+            decay * mx.unflatten(steps, -1, (o.key_heads, o.key_dim)),
+            self.b_proj(x),
+        )
+
+
+class Model(deepseek_v3.Model):
+    def weight_rules(self) -> tuple[Rule, ...]:
+        parts = tuple(rf"\1.{name}_conv.conv.weight" for name in "qkv")
+        return (
+            Rename(r"\.block_sparse_moe\.", ".mlp."),
+            *expert_rules("mlp", ("w1", "w3", "w2")),
+            *super().weight_rules(),
+            Rename(r"\.self_attn\.forget_gate\.", ".self_attn."),
+            Split(r"(.*\.self_attn)\.conv1d\.weight", parts),
+            Rename(r"(\.self_attn\.[qkv])_conv1d\.weight$", r"\1_conv.conv.weight"),
+            Transform(r"_conv\.conv\.weight$", conv_layout),
+            Transform(r"\.A_log$", lambda a: a.reshape(1, 1, -1, 1)),
+        )
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return None
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        if not args.is_linear(index):
+            return super().mixer(args, index)
+        heads, size = args.linear_num_heads, args.linear_head_dim
+        options = DeltaOptions(
+            args.hidden_size,
+            heads,
+            heads,
+            size,
+            size,
+            args.linear_conv_kernel_dim,
+            norm_eps=args.rms_norm_eps,
+            act=args.hidden_act,
+            gate_act="sigmoid",
+        )
+        layer = KimiDelta(options)
+        layer.A_log = layer.A_log.reshape(1, 1, heads, 1)
+        return layer
