@@ -20,11 +20,11 @@ _TEXT = [
 ]
 _COMMON = {
     "vocab_size": 320,
-    "hidden_size": 32,
+    "hidden_size": 64,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
     "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
@@ -82,7 +82,9 @@ def _write_model(folder: Path, kind: str, *, template: bool = True, seed: int = 
     _tokenizer(folder, template=template)
     # Only printable tokens can be the likeliest: answers are readable, and run until something else stops them.
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-    good = {i for token, i in vocabulary.items() if token.replace("\u0120", "").isascii() and token.isprintable() and i > 1}
+    good = {
+        i for token, i in vocabulary.items() if token.replace("\u0120", "").isascii() and token.isprintable() and i > 1
+    }
     mask = mx.array([[float(i in good)] for i in range(320)])
     weights["lm_head.weight"] = weights["lm_head.weight"] * mask
     mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})

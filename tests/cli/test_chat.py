@@ -1,5 +1,6 @@
 """`mlx_lm.chat` over scripted lines, signals and a terminal."""
 
+import contextlib
 import io
 import json
 import os
@@ -74,7 +75,7 @@ def test_refused(tiny: str, capsys: Capture) -> None:
     [
         ("one\n", "one"),
         ("one\\\ntwo\\\nthree\nfour\n", "one\ntwo\nthree"),
-        ("one\\\n", "one\n"),
+        ("one\\\n", "one"),
         ('"""one\ntwo"""\nfour\n', "one\ntwo"),
         ('"""\none\n\n  two\n"""\n', "one\n\n  two"),
         ('"""one"""\n', "one"),
@@ -104,7 +105,7 @@ class _Chat:
             command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=os.environ | {"TERM": "dumb"}
         )
         self._rest: dict[str, bytes] = {"stdout": b"", "stderr": b""}
-        self._watchdog = threading.Timer(120, self.process.kill)
+        self._watchdog = threading.Timer(30, self.process.kill)
 
     def __enter__(self) -> "_Chat":
         self._watchdog.start()
@@ -122,6 +123,14 @@ class _Chat:
     def type(self, keys: bytes) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(keys)
+
+    def type_until_it_ends(self, key: bytes) -> None:
+        """Presses a key again and again: readline misses a signal between showing its prompt and waiting for keys."""
+        while self.process.poll() is None:
+            with contextlib.suppress(BrokenPipeError):
+                self.type(key)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.5)
 
     def expect(self, wanted: bytes, stream: str = "stdout") -> None:
         while wanted not in self._rest[stream]:
@@ -171,5 +180,5 @@ def test_in_a_terminal(tiny: str, leave: bytes) -> None:
         running.type(b"\x03")
         running.expect(b"[stopped]")
         running.expect(b">> ")
-        running.type(leave)
+        running.type_until_it_ends(leave)
         assert running.end() == 0

@@ -102,9 +102,7 @@ def test_stopped_inside_the_prompt(start: Start, kind: str) -> None:
     conversation = start(kind)
     conversation.add_user("the quick brown fox " * 8)
     done: list[int] = []
-    answer = conversation.answer(
-        lambda _: None, stopped=lambda: len(done) >= 3, progress=lambda n, _: done.append(n)
-    )
+    answer = conversation.answer(lambda _: None, stopped=lambda: len(done) >= 3, progress=lambda n, _: done.append(n))
     assert answer.interrupted and answer.last is None and conversation.messages[-1]["role"] == "user"
     again = conversation.answer(lambda _: None)
     assert again.text == fresh_answer(start, conversation, kind)

@@ -95,9 +95,7 @@ def test_template_options(make_model: Callable[..., str], capsys: Capture) -> No
         tokenizer.apply_chat_template([system, user], add_generation_prompt=True)
     )
     begun = [user, {"role": "assistant", "content": "the"}]
-    assert count("--prefill-response", "the") == len(
-        tokenizer.apply_chat_template(begun, continue_final_message=True)
-    )
+    assert count("--prefill-response", "the") == len(tokenizer.apply_chat_template(begun, continue_final_message=True))
     assert "--system-prompt" in fails(capsys, *base, "--ignore-chat-template", "--system-prompt", "x")
 
 

@@ -56,9 +56,14 @@ def _run(args: argparse.Namespace) -> int:
     from . import saved_prompt
 
     prompt = saved_prompt.SavedPrompt(
-        text=text, system=args.system_prompt, template=chat.template, variables=chat.variables, kv=kv
+        text=text,
+        system=args.system_prompt,
+        template=chat.template,
+        variables=chat.variables,
+        kv=kv,
+        eos=args.eos_token,
     )
-    prompt = prompt.with_tokens(chat.encode(saved_prompt.render(prompt, chat)), args.eos_token)
+    prompt = saved_prompt.with_tokens(prompt, chat)
     start = time.perf_counter()
     states = _compute(loaded.model, prompt.tokens, kv, args.prefill_step_size)
     seconds = time.perf_counter() - start

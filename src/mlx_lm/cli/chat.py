@@ -183,8 +183,8 @@ def _answer(conversation: Any, args: argparse.Namespace) -> None:
     if args.verbose:
         last = answer.last
         say(
-            f"Prompt: {answer.prompt_tokens:,} tokens, {answer.reused:,} of them reused, {last.prompt_tps:.1f} tokens/s; "
-            f"generation: {last.generation_tokens:,} tokens, {last.generation_tps:.1f} tokens/s; "
+            f"Prompt: {answer.prompt_tokens:,} tokens, {answer.reused:,} of them reused, {last.prompt_tps:.1f} tokens/s;"
+            f" generation: {last.generation_tokens:,} tokens, {last.generation_tps:.1f} tokens/s; "
             f"peak memory: {last.peak_memory:.3f} GB"
         )
 

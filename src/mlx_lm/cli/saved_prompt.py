@@ -13,19 +13,24 @@ from typing import Any
 from ..errors import CacheMismatchError, ModelNotFoundError, RequestError
 from .loading import Loaded, stable_name
 from .prompt import ChatFormat
-from .turns import Turns
+from .turns import Turns, common_prefix
 
 __all__ = ["SavedPrompt", "load_saved_prompt", "read_model_name", "save_prompt"]
 
 _KEY = "mlx_lm.prompt"
+_PROBES = ("a", " a", "A", "1", ".", ",", "\n", "\n\n", " ", "  ")  # what may follow, and merge with the last token
 _MARK = "\ue000prompt\ue001"  # private-use characters: no prompt has them
 
 
 @dataclass(frozen=True)
 class SavedPrompt:
-    """What the cached tokens are: `text` began the first user message (or the whole text, with template None)."""
+    """What the cached tokens are: `text` began the first user message (or the whole text, with template None).
+
+    `tokens` are those that stay the same whatever follows, and that the states hold; `tail` those after them.
+    """
 
     tokens: list[int] = field(default_factory=list)
+    tail: list[int] = field(default_factory=list)
     text: str = ""
     system: str | None = None
     template: str | None = None
@@ -33,10 +38,6 @@ class SavedPrompt:
     kv: dict[str, Any] = field(default_factory=dict)
     eos: str | None = None  # one more token that ends generation
     known: bool = True  # False for a file without this description
-
-    def with_tokens(self, tokens: list[int], eos: str | None) -> "SavedPrompt":
-        """The same prompt as these ids."""
-        return replace(self, tokens=tokens, eos=eos)
 
     def messages(self, text: str) -> list[dict[str, str]]:
         """The conversation whose first user message begins with the cached text and goes on with `text`."""
@@ -133,7 +134,17 @@ def continue_prompt(
         return turns.tokens, tokens[len(turns.tokens) :]
     if not whole.startswith(before):
         raise CacheMismatchError("The chat template changes the cached part of the prompt when more text follows.")
-    return turns.tokens, list(chat.tokenizer.encode(whole[len(before) :], add_special_tokens=False))
+    rest = chat.tokenizer.encode(whole[len(before) :], add_special_tokens=False)
+    return turns.tokens, [*prompt.tail, *rest]
+
+
+def with_tokens(prompt: SavedPrompt, chat: ChatFormat) -> SavedPrompt:
+    """The prompt with its ids, divided where they no longer depend on what follows."""
+    text = render(prompt, chat)
+    tokens = chat.encode(text)
+    stable = min(common_prefix(tokens, chat.encode(text + probe)) for probe in _PROBES)
+    stable = stable or len(tokens)
+    return replace(prompt, tokens=tokens[:stable], tail=tokens[stable:])
 
 
 def render(prompt: SavedPrompt, chat: ChatFormat, text: str | None = None, prefill: str | None = None) -> str:

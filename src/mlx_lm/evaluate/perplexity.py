@@ -2,8 +2,8 @@
 
 Texts are joined in shuffled order and cut into windows of equal length, which begin with the beginning-of-text token
 where the tokenizer puts one: some models predict nothing sensible without it. Every window is computed without a
-cache, its first token is given and all others count. Log-softmax is done in float32 over a bounded number of positions at a
-time. The standard error is the delta method's: perplexity times the standard error of the mean surprise.
+cache, its first token is given and all others count. Log-softmax is done in float32 over a bounded number of
+positions at a time. The standard error is the delta method's: perplexity times the standard error of the mean.
 """
 
 import json
@@ -133,8 +133,8 @@ def measure_perplexity(
     for first in range(0, len(windows), batch_size):
         batch = mx.array([list(w) for w in windows[first : first + batch_size]], mx.int32)
         for nll in _surprise(model, batch):
-            n, part = nll.size, float(nll.mean().item())
-            inner = float(((nll - part) ** 2).sum().item())
+            n, part = nll.size, float(nll.mean())
+            inner = float(((nll - part) ** 2).sum())
             delta = part - mean
             spread += inner + delta * delta * count * n / (count + n)
             mean += delta * n / (count + n)
