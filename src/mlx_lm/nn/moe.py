@@ -140,6 +140,18 @@ class SwitchMLP(nn.Module):
         return self.fc2(kernels.activation(self.fc1(x, indices, in_order), self.act), indices, in_order)
 
 
+class Router(Linear):
+    """A linear layer that keeps what stands beside its weight (the selection bias) when the weight is packed."""
+
+    def to_quantized(  # type: ignore[override]
+        self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
+    ) -> nn.Module:
+        packed = super().to_quantized(group_size, bits, mode, quantize_input)
+        for name in self.keys() - {"weight", "bias"}:
+            packed[name] = self[name]
+        return packed
+
+
 class MoE(nn.Module):
     """Router, stacked experts, and optionally shared experts with or without a gate. x (B, L, D) -> (B, L, D).
 
@@ -166,7 +178,7 @@ class MoE(nn.Module):
     ):
         super().__init__()
         self.routing = routing
-        self[self.router_name] = Linear(hidden_size, num_experts, bias=router_bias)
+        self[self.router_name] = Router(hidden_size, num_experts, bias=router_bias)
         if correction:
             owner = self[self.router_name] if self.correction_on_router else self
             owner[self.correction_name] = mx.zeros((num_experts,))
