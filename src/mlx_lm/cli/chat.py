@@ -86,7 +86,7 @@ def _begin(args: argparse.Namespace, kv: dict[str, Any]) -> tuple[Any, str]:
     def make() -> list[list[Any]]:
         return [new_states(model, kv_options(**kv)) for model in models]
 
-    if states is None or begun is None:
+    if states is None or begun is None or args.prompt_cache_file is None:
         turns = Turns(make)
         chat = ChatFormat.choose(loaded.tokenizer, use_default=True, variables=args.chat_template_config)
         if chat.template == "plain":
@@ -183,9 +183,9 @@ def _answer(conversation: Any, args: argparse.Namespace) -> None:
     if args.verbose:
         last = answer.last
         say(
-            f"Prompt: {answer.prompt_tokens:,} tokens, {answer.reused:,} of them reused, {last.prompt_tps:.1f} tokens/s;"
-            f" generation: {last.generation_tokens:,} tokens, {last.generation_tps:.1f} tokens/s; "
-            f"peak memory: {last.peak_memory:.3f} GB"
+            f"Prompt: {answer.prompt_tokens:,} tokens, {answer.reused:,} of them reused, "
+            f"{last.prompt_tps:.1f} tokens/s; generation: {last.generation_tokens:,} tokens, "
+            f"{last.generation_tps:.1f} tokens/s; peak memory: {last.peak_memory:.3f} GB"
         )
 
 

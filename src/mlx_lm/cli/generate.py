@@ -6,6 +6,7 @@ answer unless an option does; when something cut it off, a line on stderr says w
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -202,10 +203,14 @@ def _logprob(token: int, logprobs: Any, top: int, tokenizer: Any) -> dict[str, A
     """The log-probability of one token, and the `top` likeliest in falling order."""
     import mlx.core as mx
 
-    entry: dict[str, Any] = {"id": token, "token": tokenizer.decode([token]), "logprob": float(logprobs[token].item())}
+    def value(i: int) -> float | None:
+        number = float(logprobs[i].item())
+        return number if math.isfinite(number) else None  # JSON has no infinity
+
+    entry: dict[str, Any] = {"id": token, "token": tokenizer.decode([token]), "logprob": value(token)}
     if top:
         best: list[int] = mx.argsort(-logprobs)[:top].tolist()  # type: ignore[assignment]
-        entry["top"] = [{"id": i, "token": tokenizer.decode([i]), "logprob": float(logprobs[i].item())} for i in best]
+        entry["top"] = [{"id": i, "token": tokenizer.decode([i]), "logprob": value(i)} for i in best]
     return entry
 
 
