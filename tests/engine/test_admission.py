@@ -4,8 +4,7 @@ import time
 
 import mlx.core as mx
 import pytest
-from conftest import tiny
-from test_engine import plain_greedy, prompts
+from tiny_models import plain_greedy, prompts, tiny
 
 from mlx_lm.engine import Engine, Request, TokenEvent
 from mlx_lm.engine.model_states import predict

@@ -4,24 +4,12 @@ import random
 
 import mlx.core as mx
 import pytest
-from conftest import tiny
+from tiny_models import plain_greedy, prompts, tiny
 
 from mlx_lm.engine import BatchGenerator, Engine, Request, TokenEvent, generate_step, speculative_generate_step
 from mlx_lm.errors import CacheMismatchError, ContextLengthError, RequestError, UnsupportedError
 from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache, trim_prompt_cache
 from mlx_lm.sampling import make_logits_processors, make_sampler
-
-
-def plain_greedy(model, prompt, count):
-    ids = list(prompt)
-    for _ in range(count):
-        ids.append(int(mx.argmax(model(mx.array([ids]))[0, -1]).item()))
-    return ids[len(prompt) :]
-
-
-def prompts(vocab, lengths, seed=0):
-    chance = random.Random(seed)
-    return [[chance.randrange(vocab) for _ in range(n)] for n in lengths]
 
 
 def tokens(prompt, model, **kwargs):

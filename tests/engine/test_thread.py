@@ -6,8 +6,7 @@ import threading
 
 import mlx.core as mx
 import pytest
-from conftest import tiny
-from test_engine import plain_greedy, prompts
+from tiny_models import plain_greedy, prompts, tiny
 
 from mlx_lm.engine import Engine, Request
 from mlx_lm.engine.request import PrefillProgress
