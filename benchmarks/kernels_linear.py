@@ -48,7 +48,7 @@ def pack(ext, n: int, k: int, bits: int, group: int):
     words = mx.random.randint(0, 2**31 - 1, (n, k * bits // 32)).astype(mx.uint32)
     scales = (mx.random.uniform(shape=(n, k // group)) * 0.01).astype(mx.bfloat16)
     rows = (words, scales, -8 * scales)
-    mixed = tuple(ext.interleave(a, False) for a in rows)
+    mixed = tuple(ext.interleave(a) for a in rows)
     mx.eval(rows, mixed)
     return {"rows": rows, "interleaved": mixed, "bytes": sum(a.nbytes for a in rows)}
 

@@ -86,6 +86,18 @@ const char* undo_interleaving(const char* from, int64_t rows, int64_t columns, i
   return to.data();
 }
 
+// Calls body(segment, first, last) for every segment that [begin, end) of the concatenated ranges touches.
+template <class Body>
+void for_segments(const std::vector<int64_t>& starts, int64_t begin, int64_t end, Body&& body) {
+  auto i = static_cast<size_t>(std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin()) - 1;
+  for (; i + 1 < starts.size() && starts[i] < end; ++i) {
+    int64_t first = std::max(begin, starts[i]) - starts[i], last = std::min(end, starts[i + 1]) - starts[i];
+    if (first < last) {
+      body(i, first, last);
+    }
+  }
+}
+
 // Prepares and multiplies all segments; x rows are picked by index, y rows are in segment order.
 void run_segments(const std::vector<Matrix>& matrices, const std::vector<Segment>& segments, const Product& product,
                   const void* x, Float x_type, int64_t ldx, const int32_t* index, void* y, Float y_type,
@@ -107,25 +119,32 @@ void run_segments(const std::vector<Matrix>& matrices, const std::vector<Segment
     rows[i] = lay_out_rows(views[i], rows[i].kind, segments[i].count, space);
     space += rows_bytes(views[i], rows[i].kind, segments[i].count);
   }
+  // Two phases for all segments together: a decode step of 8 experts would otherwise wait 16 times.
+  std::vector<int64_t> pieces = {0}, parts = {0};
+  const int64_t part = product.transpose ? 1 : 64;
+  for (size_t i = 0; i < segments.size(); ++i) {
+    pieces.push_back(pieces.back() + pieces_of(rows[i]));
+    parts.push_back(parts.back() + (product.transpose ? panels_of(matrices[i]) : (columns + part - 1) / part));
+  }
   auto body = [&](Phases& run) {
-    for (size_t i = 0; i < segments.size(); ++i) {
-      const int32_t* rows_index = index == nullptr ? nullptr : index + segments[i].begin;
-      run.each(pieces_of(rows[i]), 4, [&](int64_t begin, int64_t end) {
-        kernels.prepare(views[i], rows[i], x, x_type, ldx, rows_index, begin, end);
+    run.each(pieces.back(), 4, [&](int64_t begin, int64_t end) {
+      for_segments(pieces, begin, end, [&](size_t i, int64_t first, int64_t last) {
+        const int32_t* rows_index = index == nullptr ? nullptr : index + segments[i].begin;
+        kernels.prepare(views[i], rows[i], x, x_type, ldx, rows_index, first, last);
       });
-    }
-    for (size_t i = 0; i < segments.size(); ++i) {
-      char* to = static_cast<char*>(y) + segments[i].begin * columns * float_bytes(y_type);
-      if (product.transpose) {
-        run.each(panels_of(matrices[i]), segments[i].count > 8 ? 2 : 1, [&](int64_t begin, int64_t end) {
-          kernels.multiply(matrices[i], rows[i], to, y_type, columns, begin, end);
-        });
-      } else {
-        run.each(columns, 64, [&](int64_t begin, int64_t end) {
-          kernels.multiply_plain(matrices[i], rows[i], to, y_type, columns, begin, end);
-        });
-      }
-    }
+    });
+    run.each(parts.back(), segments.size() == 1 && segments[0].count > 8 && product.transpose ? 2 : 1,
+             [&](int64_t begin, int64_t end) {
+      for_segments(parts, begin, end, [&](size_t i, int64_t first, int64_t last) {
+        char* to = static_cast<char*>(y) + segments[i].begin * columns * float_bytes(y_type);
+        if (product.transpose) {
+          kernels.multiply(matrices[i], rows[i], to, y_type, columns, first, last);
+        } else {
+          kernels.multiply_plain(matrices[i], rows[i], to, y_type, columns, first * part,
+                                 std::min(last * part, columns));
+        }
+      });
+    });
   };
   parallel_phases(body, threads_for(work));
 }
@@ -304,6 +323,9 @@ mx::array build(const Product& product, std::vector<mx::array> inputs) {
   if (!dense && (k % product.weight.group != 0 || inputs[2].shape(-1) != k / product.weight.group)) {
     throw std::invalid_argument("matrix product: scales do not fit the weight, group size and bits");
   }
+  if (product.weight.interleaved && (n % 16 != 0 || (dense && k % 64 != 0))) {
+    throw std::invalid_argument("matrix product: an interleaved weight has 16 * i rows (and 64 * j columns when dense)");
+  }
   mx::Shape shape;
   if (product.gathered) {
     mx::Shape batch(x.shape().begin(), x.shape().end() - 2);
@@ -470,7 +492,12 @@ class Interleave : public CpuPrimitive {
   bool undo_;
 };
 
-mx::array interleave(const mx::array& a, bool undo) {
+// Words, scales and biases as they are; dense 16-bit elements in pairs, because a lane holds 32 bits.
+mx::array interleave(const mx::array& a, bool undo, bool dense) {
+  if (dense && a.itemsize() == 2) {
+    auto s = cpu_stream();
+    return mx::view(interleave(mx::view(a, mx::uint32, s), undo, false), a.dtype(), s);
+  }
   if (a.ndim() < 2 || a.shape(-2) % 16 != 0 || a.itemsize() == 8) {
     throw std::invalid_argument("interleave: the number of rows must be a multiple of 16");
   }
@@ -492,5 +519,5 @@ MLX_LM_BIND(m) {
         "group_size"_a, "bits"_a, "mode"_a, "transpose"_a = true, "interleaved"_a = false);
   m.def("matmul", &matmul, "x"_a, "w"_a, "transpose"_a = true, "interleaved"_a = false);
   m.def("gather_matmul", &gather_matmul, "x"_a, "w"_a, "indices"_a, "transpose"_a = true);
-  m.def("interleave", &interleave, "a"_a, "undo"_a = false);
+  m.def("interleave", &interleave, "a"_a, "undo"_a = false, "dense"_a = false);
 }

@@ -236,8 +236,10 @@ inline void transpose_dwords(const char* from, int64_t row_bytes, int64_t rows, 
       if (i >= rows) {
         in[i] = zero_i();
       } else if (n == 64) {
-        // rows of a panel are 16 short streams; the next panel's are fetched while this one is worked on
-        __builtin_prefetch(p + 16 * row_bytes);
+        // short rows are no streams that the hardware would follow: fetch the next panel, in memory order
+        if (row_bytes <= 2048) {
+          __builtin_prefetch(from + 16 * row_bytes + 16 * (first_byte + at) + 64 * i);
+        }
         in[i] = load_i(p);
       } else {
 #if defined(MLX_LM_ISA_avx512)

@@ -160,7 +160,7 @@ def test_a_row_does_not_depend_on_its_batch_layout_or_threads(isa, fmt, mode):
     x = _array(4, (260, k))
     kwargs = {"group_size": fmt[1], "bits": fmt[2], "mode": fmt[0]}
     alone = mx.concatenate([kernels.quantized_matmul(x[i : i + 1], w, s, b, **kwargs) for i in range(26)])
-    mixed = [None if a is None else kernels.linear.interleave(a) for a in (w, s, b)]
+    mixed = [None if a is None else linear.interleave(a, dense=False) for a in (w, s, b)]
     for threads in (1, 2, 3):
         EXT.set_num_threads(threads)
         for rows in (2, 3, 5, 7, 8, 9, 13, 26, 260):
@@ -181,6 +181,20 @@ def test_a_dense_row_does_not_depend_on_its_batch(isa, dtype, mode):
         EXT.set_num_threads(threads)
         for rows in (3, 8, 9, 20, 140):
             assert mx.array_equal(kernels.matmul(x[:rows], w)[:20], alone[:rows])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_interleaved_dense_weight_is_the_same_weight(dtype, monkeypatch):
+    x, w = _array(1, (9, 128), dtype), _array(2, (48, 128), dtype)
+    mixed = linear.interleave(w)
+    assert mx.array_equal(linear.deinterleave(mixed), w)
+    ids = mx.array([[3, 47], [16, 0]])
+    assert mx.array_equal(linear.interleaved_rows(mixed, ids), w[ids])
+    for rows in (1, 9):
+        assert mx.array_equal(kernels.matmul(x[:rows], mixed, interleaved=True), kernels.matmul(x[:rows], w))
+    monkeypatch.setattr(native, "extension", lambda: None)
+    assert mx.array_equal(linear.interleave(w), mixed)
+    _close(kernels.matmul(x, mixed, interleaved=True), _numpy(x) @ _numpy(w).T, _tolerance(dtype))
 
 
 @needs_native
@@ -244,7 +258,7 @@ def test_gathered_experts_agree_with_mlx(isa, fmt, interleaved):
         else:
             packed, _ = _packed(2, (experts, n, k), fmt)
             kwargs = {"group_size": fmt[1], "bits": fmt[2], "mode": fmt[0]}
-            weights = [a if a is None or not interleaved else kernels.linear.interleave(a) for a in packed]
+            weights = [a if a is None or not interleaved else linear.interleave(a, dense=False) for a in packed]
             y = kernels.gather_quantized_matmul(x, *weights, indices, **kwargs, interleaved=interleaved)
             expected = mx.gather_qmm(x, *packed, rhs_indices=indices, **kwargs)
         _close(y, _numpy(expected), 3e-6)
@@ -281,7 +295,7 @@ def test_gradients_by_finite_differences():
         assert abs(slope - (gradient * direction).sum().item()) < 2e-3 * max(1.0, abs(slope)), name
     by_weight = mx.grad(lambda v: (kernels.matmul(x, v) * weigh).sum())(dense)
     _close(by_weight, _numpy(weigh).T @ _numpy(x), 3e-6)
-    mixed = [kernels.linear.interleave(a[:16]) for a in (w, s, b)]
+    mixed = [linear.interleave(a[:16], dense=False) for a in (w, s, b)]
     plain = mx.grad(lambda v: kernels.quantized_matmul(v, w[:16], s[:16], b[:16], group_size=32).sum())(x)
     same = mx.grad(lambda v: kernels.quantized_matmul(v, *mixed, group_size=32, interleaved=True).sum())(x)
     assert mx.array_equal(plain, same)
@@ -290,13 +304,13 @@ def test_gradients_by_finite_differences():
 def test_interleaving_is_undone_and_has_a_plain_path(monkeypatch):
     for dtype in (mx.uint32, mx.bfloat16, mx.uint8):
         a = mx.arange(2 * 32 * 6).reshape(2, 32, 6).astype(dtype)
-        mixed = linear.interleave(a)
-        assert mx.array_equal(linear.deinterleave(mixed), a)
+        mixed = linear.interleave(a, dense=False)
+        assert mx.array_equal(linear.deinterleave(mixed, dense=False), a)
         assert mx.array_equal(mixed.reshape(2, 2, 6, 16), a.reshape(2, 2, 16, 6).swapaxes(-1, -2))
         with monkeypatch.context() as patch:
             patch.setattr(native, "extension", lambda: None)
-            assert mx.array_equal(linear.interleave(a), mixed)
-            assert mx.array_equal(linear.deinterleave(mixed), a)
+            assert mx.array_equal(linear.interleave(a, dense=False), mixed)
+            assert mx.array_equal(linear.deinterleave(mixed, dense=False), a)
             assert not linear.can_interleave(a)
 
 
@@ -305,7 +319,7 @@ def test_the_plain_path_serves_everything(monkeypatch):
     x = _array(2, (3, 128))
     monkeypatch.setattr(native, "extension", lambda: None)
     _close(kernels.quantized_matmul(x, w, s, b), _numpy(x) @ wide.T, 3e-6)
-    mixed = [linear.interleave(a) for a in (w, s, b)]
+    mixed = [linear.interleave(a, dense=False) for a in (w, s, b)]
     _close(kernels.quantized_matmul(x, *mixed, interleaved=True), _numpy(x) @ wide.T, 3e-6)
     assert native.describe() == "plain MLX"
 

@@ -21,6 +21,7 @@ __all__ = [
     "gather_matmul",
     "gather_quantized_matmul",
     "interleave",
+    "interleaved_rows",
     "matmul",
     "quantized_matmul",
 ]
@@ -39,12 +40,17 @@ def _serves(mode: str, group_size: int, bits: int, x: mx.array, scales: mx.array
     return scales.dtype == mx.uint8
 
 
-def matmul(x: mx.array, w: mx.array, bias: mx.array | None = None) -> mx.array:
-    """Dense product `x @ w.T (+ bias)`: x (..., K), w (N, K), bias (N,) -> (..., N)."""
+def matmul(x: mx.array, w: mx.array, bias: mx.array | None = None, *, interleaved: bool = False) -> mx.array:
+    """Dense product `x @ w.T (+ bias)`: x (..., K), w (N, K), bias (N,) -> (..., N).
+
+    `interleaved`: w went through `interleave`.
+    """
     module = native.extension()
     if module is not None and w.ndim == 2 and x.dtype in _FLOATS and w.dtype in _FLOATS:
-        y = module.matmul(x, w)
+        y = module.matmul(x, w, True, interleaved)
         return y if bias is None else y + bias
+    if interleaved:
+        w = deinterleave(w)
     if bias is None:
         return x @ w.T
     return mx.addmm(bias, x, w.T)
@@ -126,30 +132,43 @@ def gather_quantized_matmul(
 
 
 def can_interleave(w: mx.array) -> bool:
-    """Whether `interleave` is worth doing and possible: native kernels in use and rows in whole blocks of 16."""
-    return native.extension() is not None and w.ndim in (2, 3) and w.shape[-2] % 16 == 0
+    """Whether `interleave` is possible and worth doing: native kernels in use, rows in whole blocks of 16."""
+    if native.extension() is None or w.ndim not in (2, 3) or w.shape[-2] % 16:
+        return False
+    return w.dtype == mx.uint32 or (w.dtype in _FLOATS and w.shape[-1] % 64 == 0)
 
 
-def interleave(a: mx.array) -> mx.array:
+def interleave(a: mx.array, *, dense: bool = True) -> mx.array:
     """Regroups rows for the native kernels: a (..., N, C), N a multiple of 16, to (N/16, C, 16) in the same shape.
 
-    Apply it to w, scales and biases alike. The result has the shape and dtype of `a`.
+    Apply it to w, scales and biases alike, scales and biases with `dense=False`: elements of a dense weight of 16
+    bits move in pairs. The result has the shape and dtype of `a`.
     """
-    module = native.extension()
-    if module is not None:
-        return module.interleave(a, False)
-    blocks = a.reshape(*a.shape[:-2], a.shape[-2] // 16, 16, a.shape[-1])
-    return blocks.swapaxes(-1, -2).reshape(a.shape)
+    return _regroup(a, undo=False, dense=dense)
 
 
-def deinterleave(a: mx.array) -> mx.array:
+def deinterleave(a: mx.array, *, dense: bool = True) -> mx.array:
     """Undoes `interleave`."""
+    return _regroup(a, undo=True, dense=dense)
+
+
+def interleaved_rows(a: mx.array, rows: mx.array, *, dense: bool = True) -> mx.array:
+    """Rows (...) of an interleaved matrix a (N, C) in their plain order, (..., C): an embedding's lookup."""
+    if dense and a.itemsize == 2:
+        return interleaved_rows(a.view(mx.uint32), rows).view(a.dtype)
+    return a.reshape(-1, a.shape[-1], 16)[rows // 16, :, rows % 16]
+
+
+def _regroup(a: mx.array, *, undo: bool, dense: bool) -> mx.array:
     module = native.extension()
     if module is not None:
-        return module.interleave(a, True)
-    blocks = a.reshape(*a.shape[:-2], a.shape[-2] // 16, a.shape[-1], 16)
-    return blocks.swapaxes(-1, -2).reshape(a.shape)
+        return module.interleave(a, undo, dense)
+    if dense and a.itemsize == 2:
+        return _regroup(a.view(mx.uint32), undo=undo, dense=False).view(a.dtype)
+    inner = (a.shape[-1], 16) if undo else (16, a.shape[-1])
+    return a.reshape(*a.shape[:-2], a.shape[-2] // 16, *inner).swapaxes(-1, -2).reshape(a.shape)
 
 
 def _plain_layout(w: mx.array, scales: mx.array, biases: mx.array | None) -> tuple[mx.array, mx.array, mx.array | None]:
-    return deinterleave(w), deinterleave(scales), None if biases is None else deinterleave(biases)
+    plain = deinterleave(w), deinterleave(scales, dense=False)
+    return *plain, None if biases is None else deinterleave(biases, dense=False)
