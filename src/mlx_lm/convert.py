@@ -1,9 +1,10 @@
 """Where mlx-lm's users import conversion from; `python -m mlx_lm.convert` is the command."""
 
-from .cli.convert import main
+if __name__ == "__main__":  # first, so that the command's help does not wait for MLX
+    from mlx_lm.cli.convert import main
+
+    raise SystemExit(main())
+
 from .quant import convert
 
-__all__ = ["convert", "main"]
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+__all__ = ["convert"]

@@ -1,5 +1,10 @@
 """Where mlx-lm's users import generation from; `python -m mlx_lm.generate` is the command."""
 
+if __name__ == "__main__":  # first, so that the command's help does not wait for MLX
+    from mlx_lm.cli.generate import main
+
+    raise SystemExit(main())
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -66,9 +71,3 @@ def maybe_quantize_kv_cache(
 ) -> None:
     """Packs a prompt cache's attention states to `kv_bits` once they hold more than `quantized_kv_start` tokens."""
     apply_kv_options(prompt_cache, kv_options(kv_bits, kv_group_size, quantized_kv_start))
-
-
-if __name__ == "__main__":
-    from .cli.generate import main
-
-    raise SystemExit(main())

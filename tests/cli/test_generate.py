@@ -200,3 +200,9 @@ def test_interrupt(tiny: str) -> None:
         process.stdout.read()
         assert process.stderr.read().strip() == b""
     assert process.returncode == 130
+
+
+@pytest.mark.real_model("smollm2")
+def test_packaged_model_answers(capsys: Capture) -> None:
+    out, _ = run(capsys, "--model", "smollm2", "-p", "What is the capital of France?", "-m", "8", "--verbose", "0")
+    assert out.strip() == "The capital of France is Paris."
