@@ -249,12 +249,13 @@ def _llama(keys: _Keys, config: dict[str, Any], shapes: Shapes) -> None:
 
 def _qwen2(keys: _Keys, config: dict[str, Any], shapes: Shapes) -> None:
     _full_rope(keys, config)
+    config.pop("attention_bias")  # not a key of this family: its queries, keys and values always have biases
     config.update(model_type="qwen2", hidden_act="silu", use_sliding_window=False)
 
 
 def _qwen3(keys: _Keys, config: dict[str, Any], shapes: Shapes) -> None:
-    _qwen2(keys, config, shapes)
-    config["model_type"] = "qwen3"
+    _full_rope(keys, config)
+    config.update(model_type="qwen3", hidden_act="silu", use_sliding_window=False)
 
 
 def _qwen3moe(keys: _Keys, config: dict[str, Any], shapes: Shapes) -> None:
