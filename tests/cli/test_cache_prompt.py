@@ -65,6 +65,9 @@ def test_refusals(make_model: Callable[..., str], tmp_path: Path, capsys: Captur
     assert "--max-kv-size" in fails(capsys, *base, "--max-kv-size", "64")
     assert "--system-prompt" in fails(capsys, *base, "--system-prompt", "x")
     assert ask(capsys, *base, "--kv-bits", "8", "--model", model)["text"]
+    make(capsys, file, model)
+    packed = ("--kv-bits", "8", "--kv-group-size", "32", "--quantized-kv-start", "0")
+    assert ask(capsys, *base, *packed)["text"]
     assert "does not exist" in fails(capsys, "--prompt-cache-file", str(tmp_path / "none"))
     assert "without a draft model" in fails(capsys, *base, "--draft-model", make_model(seed=8))
 

@@ -78,6 +78,7 @@ def _begin(args: argparse.Namespace, kv: dict[str, Any]) -> tuple[Any, str]:
             raise RequestError("Only a prompt that mlx_lm.cache_prompt saved with a chat template can begin a chat.")
         given = {k: getattr(args, k) for k in ("kv_bits", "kv_group_size", "quantized_kv_start", "max_kv_size")}
         saved_prompt.check_kv(begun, args.prompt_cache_file, given)
+        kv = {name: begun.kv.get(name, value) if given[name] is None else value for name, value in kv.items()}
     loaded = load_model(name, adapter_path=args.adapter_path, trust_remote_code=args.trust_remote_code)
     draft = load_draft(args.draft_model, trust_remote_code=args.trust_remote_code)
     models = [loaded.model] if draft is None else [loaded.model, draft]

@@ -107,11 +107,13 @@ def check_made_for(metadata: dict[str, str], file: str, loaded: Loaded, adapter:
 
 def check_kv(prompt: SavedPrompt, file: str, given: dict[str, Any]) -> None:
     """CacheMismatchError when kv options that were given differ from those the file was made with."""
+    plain = prompt.kv.get("kv_bits") is None  # plain states can still be packed from here on
     for name, value in given.items():
-        saved = prompt.kv.get(name)
-        if value is not None and name in prompt.kv and value != saved and not (name == "kv_bits" and saved is None):
+        if value is None or name not in prompt.kv or (plain and name != "max_kv_size"):
+            continue
+        if value != prompt.kv[name]:
             option = f"--{name.replace('_', '-')}"
-            raise CacheMismatchError(f"{file} was made with {option} {saved}, not {value}; leave the option out.")
+            raise CacheMismatchError(f"{file} was made with {option} {prompt.kv[name]}, not {value}; leave it out.")
 
 
 def continue_prompt(
