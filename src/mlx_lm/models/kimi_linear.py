@@ -96,11 +96,11 @@ class KimiDelta(SeparateDelta):
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         o = self._options
         mixed = mx.concatenate([self[f"{name}_proj"](x) for name in "qkv"], axis=-1)
-        steps = nn.softplus(self.f_b_proj(self.f_a_proj(x)).astype(mx.float32) + self.dt_bias.astype(mx.float32))
+        steps = nn.softplus(self["f_b_proj"](self["f_a_proj"](x)).astype(mx.float32) + self.dt_bias.astype(mx.float32))
         decay = -mx.exp(self.A_log.astype(mx.float32)).reshape(o.value_heads, 1)
         return (
             mixed,
-            self.g_b_proj(self.g_a_proj(x)),
+            self["g_b_proj"](self["g_a_proj"](x)),
             decay * mx.unflatten(steps, -1, (o.key_heads, o.key_dim)),
             self.b_proj(x),
         )

@@ -119,7 +119,7 @@ class Model(DenseModel):
     @staticmethod
     def embed_scale(args: Any) -> float:
         rounded = mx.array(args.hidden_size**0.5, mx.bfloat16)  # as in training
-        return rounded.astype(mx.float32).tolist()
+        return rounded.astype(mx.float32).item()  # type: ignore[return-value]
 
     @staticmethod
     def logit_softcap(args: Any) -> float | None:

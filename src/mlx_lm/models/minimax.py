@@ -1,0 +1,125 @@
+"""MiniMax-01: linear attention that fades at a fixed rate for each head, softmax attention between, experts.
+
+Source: https://arxiv.org/abs/2501.08313.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import DecoderLayer, LayerNames, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Drop, Rename, expert_rules
+
+_KINDS = ("linear_attention", "full_attention")
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = field(default=4096 * 32, kw_only=True)
+    rope_theta: float = field(default=1000000.0, kw_only=True)
+    layer_types: list[str] | None = None
+    num_local_experts: int = 8
+    num_experts_per_tok: int = 2
+    full_attn_alpha_factor: float = 1.0
+    full_attn_beta_factor: float = 1.0
+    linear_attn_alpha_factor: float = 1.0
+    linear_attn_beta_factor: float = 1.0
+    mlp_alpha_factor: float = 1.0
+    mlp_beta_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer_types is None:
+            self.layer_types = [_KINDS[(i + 1) % 2] for i in range(self.num_hidden_layers)]
+        if len(self.layer_types) != self.num_hidden_layers or set(self.layer_types) - set(_KINDS):
+            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {self.layer_types!r}.")
+
+    def is_linear(self, index: int) -> bool:
+        return self.layer_types is not None and self.layer_types[index] == "linear_attention"
+
+
+class LightningAttention(nn.Module):
+    """S <- S*exp(-slope) + v k^T; y = S q, for each head; x (B, L, D). Source: https://arxiv.org/abs/2405.17381."""
+
+    def __init__(self, args: ModelArgs, index: int):
+        super().__init__()
+        heads, _, size = args.heads
+        self.num_heads, self.head_dim, self.act = heads, size, args.hidden_act
+        self.qkv_proj = Linear(args.hidden_size, 3 * heads * size, bias=False)
+        self.out_proj = Linear(heads * size, args.hidden_size, bias=False)
+        self.output_gate = Linear(args.hidden_size, heads * size, bias=False)
+        self.norm = RMSNorm(heads * size, 1e-6)
+        depth = 1 - index / (args.num_hidden_layers - 1 + 1e-5) + 1e-5
+        self._slopes = [depth * 2 ** (-8 * (h + 1) / heads) for h in range(heads)]
+
+    def state_spec(self) -> StateSpec:
+        """What the layer keeps for a sequence: the matrix of each head."""
+        return RecurrentSpec((ArraySlot((self.num_heads, self.head_dim, self.head_dim), mx.float32),))
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        qkv = kernels.activation(self.qkv_proj(x), self.act)
+        q, k, v = mx.split(mx.unflatten(qkv, -1, (self.num_heads, 3 * self.head_dim)), 3, axis=-1)
+        steps, fading = mx.ones(q.shape[:3]), -mx.array(self._slopes, mx.float32)
+        y, memory = kernels.selective_scan(v, steps, fading, k, q, None, gather_slot(state, 0))
+        scatter_slots(state, [memory], x.shape[1])
+        return self.out_proj(mx.sigmoid(self.output_gate(x)) * self.norm(y.flatten(2)))
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What is kept of a branch's input, and what is added of its output."""
+
+    keep: float
+    add: float
+
+
+class Layer(DecoderLayer):
+    """Residuals start from the normalized input and are weighted on both sides."""
+
+    mixer_factors: Factors
+    feed_factors: Factors
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        h = self["input_layernorm"](x)
+        x = h * self.mixer_factors.keep + self._mix(h, state) * self.mixer_factors.add
+        h = self["post_attention_layernorm"](x)
+        return h * self.feed_factors.keep + self._feed(h) * self.feed_factors.add
+
+
+class Model(DenseModel):
+    layer_type = Layer
+    layer_names = LayerNames(feed_forward="block_sparse_moe")
+    rules = (
+        Drop(r"\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)$"),
+        Rename(r"(layers\.\d+)\.mlp\.", r"\1.block_sparse_moe."),
+        *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
+    )
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        assert isinstance(layer, Layer)
+        if args.is_linear(index):
+            layer.mixer_factors = Factors(args.linear_attn_alpha_factor, args.linear_attn_beta_factor)
+        else:
+            layer.mixer_factors = Factors(args.full_attn_alpha_factor, args.full_attn_beta_factor)
+        layer.feed_factors = Factors(args.mlp_alpha_factor, args.mlp_beta_factor)
+        return layer
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        return LightningAttention(args, index) if args.is_linear(index) else super().mixer(args, index)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        width, count = args.hidden_size, args.num_local_experts
+        experts = SwitchGLU(width, args.intermediate_size, count, act=args.hidden_act)
+        return MoE(width, count, Routing(args.num_experts_per_tok), experts)
