@@ -36,7 +36,11 @@ class PrefixReuse:
 
     def begin(self, request: Request, states: Sequence[State]) -> int:
         """Fills fresh states with what is known of the prompt and returns how many tokens that is."""
-        return self.cache.reuse(self.space(request), request.prompt, states).tokens
+        try:
+            return self.cache.reuse(self.space(request), request.prompt, states).tokens
+        except Exception:  # the states are filled last and all at once, so they are still fresh
+            _log.exception("A prefix could not be looked up")
+            return 0
 
     def keep(self, request: Request, tokens: Sequence[int], states: Sequence[State]) -> None:
         """Stores what `states` hold of `tokens`."""

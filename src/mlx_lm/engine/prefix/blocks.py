@@ -86,7 +86,7 @@ def restore(states: Sequence[State], blocks: Sequence[Payload]) -> None:
             else:
                 assert last.checkpoint is not None and last.checkpoint_fields is not None
                 state.become(type(state).load(_own(last.checkpoint, i), last.checkpoint_fields[str(i)]))
-    except (KeyError, AssertionError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, AssertionError, TypeError, ValueError, AttributeError) as error:
         raise CacheMismatchError(f"A cached prefix does not fit the model's states: {error!r}.") from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import CacheMismatchError
 from ...state import State
 from .blocks import Payload, checkpoint, cut, needs_checkpoints, restore
-from .index import BlockIndex
+from .index import Block, BlockIndex
 from .keys import BLOCK_TOKENS, chain
 
 __all__ = ["Buffer", "DiskTier", "PrefixCache", "PrefixStats", "Reuse"]
@@ -39,7 +39,10 @@ class StoredBlock(Protocol):
 class DiskTier(Protocol):
     """What the prefix cache needs of a disk store."""
 
-    def contains(self, namespace: bytes, key: bytes) -> bool: ...
+    @property
+    def read_only(self) -> bool: ...
+
+    def contains(self, namespace: bytes, key: bytes, *, complete: bool = False) -> bool: ...
 
     def get(self, namespace: bytes, key: bytes) -> StoredBlock | None: ...
 
@@ -94,21 +97,21 @@ class PrefixCache:
         known = 0
         while known < len(keys) and self._known(space, keys[known]):
             known += 1
-        while known:
-            blocks, from_disk = self._collect(space, keys[:known], resumable)
-            known = len(blocks)
-            if not blocks:
-                break
-            try:
-                restore(states, blocks)
-            except CacheMismatchError:  # a block of another format under our key: as good as absent
-                self.index.remove(keys[known - 1])
-                break
-            self.index.touch(keys[:known])
-            self.stats.reused_tokens += known * BLOCK_TOKENS
-            self.stats.disk_tokens += from_disk * BLOCK_TOKENS
-            return Reuse(known * BLOCK_TOKENS, tuple(keys[:known]))
-        return Reuse(0, ())
+        while known and not resumable and not self._known(space, keys[known - 1], complete=True):
+            known -= 1
+        if known == 0:
+            return Reuse(0, ())
+        blocks, from_disk = self._collect(space, keys[:known], resumable)
+        known = len(blocks)
+        if known == 0:
+            return Reuse(0, ())
+        if not self._fill(states, blocks):
+            self.index.remove(keys[known - 1])
+            return Reuse(0, ())
+        self.index.touch(keys[:known])
+        self.stats.reused_tokens += known * BLOCK_TOKENS
+        self.stats.disk_tokens += from_disk * BLOCK_TOKENS
+        return Reuse(known * BLOCK_TOKENS, tuple(keys[:known]))
 
     def store(self, space: bytes, tokens: Sequence[int], states: Sequence[State], *, at: int | None = None) -> int:
         """Keeps the whole blocks of `tokens` that `states` hold; returns how many are new.
@@ -120,21 +123,27 @@ class PrefixCache:
         usable = min(len(tokens), stands) // BLOCK_TOKENS
         keys = chain(space, tokens[: usable * BLOCK_TOKENS])
         pages_only = not needs_checkpoints(states)
-        new = 0
+        durable = self.disk is not None and not self.disk.read_only and len(keys) * BLOCK_TOKENS >= self.disk_min_tokens
+        new, room = 0, True
         for i, key in enumerate(keys):
             last = stands == (i + 1) * BLOCK_TOKENS
             complete = pages_only or last
             old = self.index.get(key)
-            if old is not None and (old.complete or not complete):
+            wanted = room and (old is None or (complete and not old.complete))
+            complete = complete or (old is not None and old.complete)
+            # A block may be in memory only: the prefix was too short for the disk then, or the disk too busy.
+            unwritten = durable and self.disk is not None and not self.disk.contains(space, key, complete=complete)
+            if not wanted and not unwritten:
                 continue
-            page = cut(states, i * BLOCK_TOKENS, (i + 1) * BLOCK_TOKENS) if old is None else old.payload
-            payload = page if pages_only or not last else Payload(page.pages, page.fields, *checkpoint(states))
-            mx.eval(list(payload.pages.values()), list((payload.checkpoint or {}).values()))
+            payload = self._payload(states, i, old, checkpoint_here=last and not pages_only)
             parent = keys[i - 1] if i else None
-            if not self.index.put(key, parent, payload, payload.nbytes, complete=complete):
+            if wanted:
+                room = self.index.put(key, parent, payload, payload.nbytes, complete=complete)
+                new += room
+            if unwritten and self.disk is not None:
+                self.disk.put(space, key, parent, *_to_stored(payload, complete))
+            if not room and not durable:
                 break
-            new += 1
-            self._write(space, key, parent, payload, complete, len(keys) * BLOCK_TOKENS)
         self.stats.stored_blocks += new
         return new
 
@@ -146,8 +155,30 @@ class PrefixCache:
         """Raises AssertionError when the books do not balance."""
         self.index.check()
 
-    def _known(self, space: bytes, key: bytes) -> bool:
-        return key in self.index or (self.disk is not None and self.disk.contains(space, key))
+    def _known(self, space: bytes, key: bytes, *, complete: bool = False) -> bool:
+        held = self.index.get(key)
+        if held is not None and (held.complete or not complete):
+            return True
+        return self.disk is not None and self.disk.contains(space, key, complete=complete)
+
+    def _fill(self, states: Sequence[State], blocks: Sequence[Payload]) -> bool:
+        """All states or none; False when the blocks are of another format under our key: as good as absent."""
+        filled = [state.copy() for state in states]
+        try:
+            restore(filled, blocks)
+        except CacheMismatchError:
+            return False
+        for state, content in zip(states, filled, strict=True):
+            state.become(content)
+        return True
+
+    def _payload(self, states: Sequence[State], i: int, old: Block | None, *, checkpoint_here: bool) -> Payload:
+        """Block i of `states`, evaluated; what is in memory already is used again."""
+        page = cut(states, i * BLOCK_TOKENS, (i + 1) * BLOCK_TOKENS) if old is None else old.payload
+        if checkpoint_here and page.checkpoint is None:
+            page = Payload(page.pages, page.fields, *checkpoint(states))
+        mx.eval(list(page.pages.values()), list((page.checkpoint or {}).values()))
+        return page
 
     def _collect(self, space: bytes, keys: Sequence[bytes], resumable: bool) -> tuple[list[Payload], int]:
         """Payloads of the longest run of `keys` that can be resumed at its end, and how many came from disk."""
@@ -157,17 +188,18 @@ class PrefixCache:
         for i, key in enumerate(keys):
             held = self.index.get(key)
             payload, complete = (held.payload, held.complete) if held is not None else self._read(space, key)
+            stale = held is None
             # A block may be in memory without its checkpoint and on disk with it.
-            if held is not None and not complete and i == len(keys) - 1 and self.disk is not None:
+            if held is not None and not complete and not resumable and i == len(keys) - 1:
                 stored, whole = self._read(space, key)
-                payload, complete = (stored, True) if stored is not None and whole else (payload, complete)
+                if stored is not None and whole:
+                    payload, complete, stale = stored, True, True
             if payload is None:
                 break
-            if held is None:
-                parent = keys[i - 1] if i else None
-                self.index.put(key, parent, payload, payload.nbytes, complete=complete)
+            if stale:
+                self.index.put(key, keys[i - 1] if i else None, payload, payload.nbytes, complete=complete)
             blocks.append(payload)
-            disk.append(held is None)
+            disk.append(stale)
             if complete or resumable:
                 good = i + 1
         return blocks[:good], sum(disk[:good])
@@ -187,15 +219,12 @@ class PrefixCache:
         except (KeyError, TypeError, ValueError):
             return None, False
 
-    def _write(
-        self, space: bytes, key: bytes, parent: bytes | None, payload: Payload, complete: bool, tokens: int
-    ) -> None:
-        if self.disk is None or tokens < self.disk_min_tokens:
-            return
-        arrays = {f"p.{n}": _to_buffer(a) for n, a in payload.pages.items()}
-        arrays |= {f"c.{n}": _to_buffer(a) for n, a in (payload.checkpoint or {}).items()}
-        meta = {"fields": payload.fields, "checkpoint_fields": payload.checkpoint_fields, "complete": complete}
-        self.disk.put(space, key, parent, arrays, meta)
+
+def _to_stored(payload: Payload, complete: bool) -> tuple[dict[str, Buffer], dict[str, Any]]:
+    """What the disk tier takes."""
+    arrays = {f"p.{n}": _to_buffer(a) for n, a in payload.pages.items()}
+    arrays |= {f"c.{n}": _to_buffer(a) for n, a in (payload.checkpoint or {}).items()}
+    return arrays, {"fields": payload.fields, "checkpoint_fields": payload.checkpoint_fields, "complete": complete}
 
 
 _NAMES = {

@@ -58,10 +58,10 @@ class BlockIndex:
         if old is not None and (old.complete or not complete):
             self._blocks.move_to_end(key)
             return True
-        protected = self._ancestors(parent)
         if old is not None:
             self.nbytes -= old.nbytes
-        if not self._make_room(nbytes, {*protected, key}):
+        fits = self.nbytes + nbytes <= self.budget
+        if not fits and not self._make_room(nbytes, {*self._ancestors(parent), key}):
             if old is not None:
                 self.nbytes += old.nbytes
             return False
@@ -76,14 +76,15 @@ class BlockIndex:
 
     def remove(self, key: bytes) -> None:
         """Forgets a block and everything that hangs on it."""
-        block = self._blocks.pop(key, None)
-        if block is None:
-            return
-        self.nbytes -= block.nbytes
-        if block.parent is not None and block.parent in self._blocks:
-            self._blocks[block.parent].children.discard(key)
-        for child in list(block.children):
-            self.remove(child)
+        doomed = [key]
+        while doomed:
+            block = self._blocks.pop(doomed.pop(), None)
+            if block is None:
+                continue
+            self.nbytes -= block.nbytes
+            if block.parent is not None and block.parent in self._blocks:
+                self._blocks[block.parent].children.discard(block.key)
+            doomed.extend(block.children)
 
     def trim_to(self, budget: int) -> None:
         """Evicts until at most `budget` bytes are held."""
