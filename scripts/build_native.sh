@@ -2,14 +2,19 @@
 # Builds the native kernels in place, into src/mlx_lm/kernels/ (git-ignored), for use with PYTHONPATH=src.
 #   scripts/build_native.sh [--sanitize]      PYTHON=... selects the interpreter (default .venv/bin/python)
 # Needs mlx[cpu], nanobind, cmake and ninja in that interpreter's environment.
+# --sanitize builds with AddressSanitizer and UndefinedBehaviorSanitizer beside a copy of the sources instead; run
+#   LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
+#   ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/native-sanitize/src python -m pytest tests/kernels
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$root/.venv/bin/python}
 build=$root/build/native
 flags=""
+target=$root/src
 if [ "${1:-}" = "--sanitize" ]; then
     build=$root/build/native-sanitize
     flags="-DMLX_LM_SANITIZE=ON"
+    target=$build/src
 fi
 PATH=$(dirname "$python"):$PATH
 mkdir -p "$build"
@@ -18,8 +23,12 @@ cmake -S "$root" -B "$build" -G Ninja -DPython_EXECUTABLE="$python" -DCMAKE_BUIL
     exit 1
 }
 cmake --build "$build"
+if [ "$target" != "$root/src" ]; then
+    mkdir -p "$target"
+    cp -r "$root/src/." "$target/"
+fi
 # rename is atomic: a process that has the old module mapped keeps it
 for module in "$build"/_native*.so; do
-    cp "$module" "$root/src/mlx_lm/kernels/.$(basename "$module").new"
-    mv "$root/src/mlx_lm/kernels/.$(basename "$module").new" "$root/src/mlx_lm/kernels/$(basename "$module")"
+    cp "$module" "$target/mlx_lm/kernels/.$(basename "$module").new"
+    mv "$target/mlx_lm/kernels/.$(basename "$module").new" "$target/mlx_lm/kernels/$(basename "$module")"
 done
