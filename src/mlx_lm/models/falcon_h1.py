@@ -38,6 +38,8 @@ class ModelArgs(Mamba2Args):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.embedding_multiplier:
+            raise ConfigError("config.json: embedding_multiplier must not be 0.")
         for name, count in (("mlp_multipliers", 2), ("ssm_multipliers", 5)):
             if len(getattr(self, name)) != count:
                 raise ConfigError(f"config.json: {name} must have {count} numbers, not {getattr(self, name)!r}.")

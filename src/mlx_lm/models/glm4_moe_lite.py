@@ -29,7 +29,9 @@ class ModelArgs(deepseek_v3.ModelArgs):
             raise ConfigError(f"config.json: mlp_layer_types must name each layer's kind, not {kinds!r}.")
 
     def has_experts(self, index: int) -> bool:
-        return super().has_experts(index) if self.mlp_layer_types is None else self.mlp_layer_types[index] == "sparse"
+        if self.mlp_layer_types is None:
+            return super().has_experts(index)
+        return bool(self.n_routed_experts) and self.mlp_layer_types[index] == "sparse"
 
 
 class Model(deepseek_v3.Model):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..errors import ConfigError
 from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm, Rope, Routing, SwitchGLU
 from .base import ModelNames
 from .config import DecoderArgs
@@ -30,6 +31,13 @@ class ModelArgs(DecoderArgs):
     mamba_conv_bias: bool = True
     mamba_proj_bias: bool = False
     layers_block_type: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mamba_dt_rank == "auto":
+            self.mamba_dt_rank = math.ceil(self.hidden_size / 16)
+        if isinstance(self.mamba_dt_rank, str):
+            raise ConfigError(f"config.json: mamba_dt_rank must be a number or 'auto', not {self.mamba_dt_rank!r}.")
 
     def is_attention(self, index: int) -> bool:
         if self.layers_block_type is not None:
@@ -77,12 +85,11 @@ class Model(DenseModel):
     def mixer(cls, args: Any, index: int) -> nn.Module | None:
         if args.is_attention(index):
             return super().mixer(args, index)
-        rank = math.ceil(args.hidden_size / 16) if args.mamba_dt_rank == "auto" else args.mamba_dt_rank
         options = MambaOptions(
             args.hidden_size,
             int(args.mamba_expand * args.hidden_size),
             args.mamba_d_state,
-            rank,
+            args.mamba_dt_rank,
             args.mamba_d_conv,
             bias=args.mamba_proj_bias,
             conv_bias=args.mamba_conv_bias,

@@ -66,7 +66,9 @@ class ModelArgs(deepseek_v3.ModelArgs):
         return self.layer_types is not None and self.layer_types[index] == "linear_attention"
 
     def has_experts(self, index: int) -> bool:
-        return super().has_experts(index) if self.mlp_layer_types is None else self.mlp_layer_types[index] == "sparse"
+        if self.mlp_layer_types is None:
+            return super().has_experts(index)
+        return bool(self.n_routed_experts) and self.mlp_layer_types[index] == "sparse"
 
 
 class NamedConv(nn.Module):

@@ -51,6 +51,8 @@ class ModelArgs(DecoderArgs):
             if self.block_ffn_dim_multiplier is not None:
                 size = int(self.block_ffn_dim_multiplier * size)
                 size = -(-size // self.block_multiple_of) * self.block_multiple_of
+        if not 1 <= size < 2**31:
+            raise ConfigError(f"config.json: the feed-forward size comes out as {size}.")
         return size
 
 
@@ -80,9 +82,7 @@ class Model(DenseModel):
 
     @classmethod
     def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(
-            args, index, qk_norm=lambda size: RMSNorm(size, args.rms_norm_eps), **changes
-        )
+        return super().attention_options(args, index, qk_norm=lambda size: RMSNorm(size, args.rms_norm_eps), **changes)
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:

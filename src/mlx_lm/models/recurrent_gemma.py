@@ -33,6 +33,8 @@ class ModelArgs(DecoderArgs):
     def __post_init__(self) -> None:
         self.head_dim = None  # published configs' value is the same
         super().__post_init__()
+        if (self.lru_width or self.hidden_size) % self.num_attention_heads:
+            raise ConfigError("config.json: lru_width must be a multiple of num_attention_heads.")
         if not self.block_types or set(self.block_types) - {"recurrent", "attention"}:
             raise ConfigError(f"config.json: block_types may name 'recurrent' and 'attention', not {self.block_types}.")
 

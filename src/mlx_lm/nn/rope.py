@@ -176,6 +176,8 @@ def _yarn(dims: int, params: RopeParameters) -> tuple[mx.array, float]:
     trained = params.number("original_max_position_embeddings", params.max_position)
     factor = params.scaling.get("factor")
     factor = params.max_position / trained if factor is None else params.number("factor")
+    if params.theta == 1:
+        raise ConfigError("rope_theta must not be 1 for rope type 'yarn'.")
 
     def dimension(rotations: float) -> float:
         return dims * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(params.theta))
