@@ -77,11 +77,14 @@ _POSITIVE = frozenset((
     "linear_num_heads", "linear_num_key_heads", "linear_num_value_heads", "linear_value_head_dim", "lru_width",
     "mamba_d_conv", "mamba_d_ssm", "mamba_d_state", "mamba_dt_rank", "mamba_expand", "mamba_head_dim",
     "mamba_n_groups", "mamba_n_heads", "mamba_num_heads", "moe_latent_size", "moe_layer_freq", "moe_shared_expert_intermediate_size", "n_group", "n_groups",
-    "num_heads", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "shared_intermediate_size", "ssm_state_size",
+    "num_heads", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "ssm_state_size",
     "state_size", "time_step_rank", "topk_group", "v_head_dim",
 ))  # fmt: skip
 
-_COUNTS = frozenset(("n_routed_experts", "n_shared_experts", "num_experts", "num_local_experts"))  # 0: has none
+# Where 0 means that there are none.
+_COUNTS = frozenset(
+    ("n_routed_experts", "n_shared_experts", "num_experts", "num_local_experts", "shared_intermediate_size")
+)
 
 _LARGEST = {"num_hidden_layers": 4096, "num_attention_heads": 65536, "num_key_value_heads": 65536}
 
@@ -156,7 +159,8 @@ class BaseModelArgs:
             elif isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"config.json: {spec.name} must be finite, not {value!r}.")
             elif spec.name in _POSITIVE | _COUNTS and isinstance(value, int | float):
-                least, largest = int(spec.name in _POSITIVE), _LARGEST.get(spec.name, 2**31 - 1)
+                least = 1 if spec.name in _POSITIVE else 0
+                largest = _LARGEST.get(spec.name, 2**31 - 1)
                 if not least <= value <= largest:
                     raise ConfigError(f"config.json: {spec.name} must be from {least} to {largest}, not {value!r}.")
             values[spec.name] = _whole(value, hints[spec.name])
