@@ -76,7 +76,8 @@ _POSITIVE = frozenset((
     "expert_layer_period", "kv_lora_rank", "linear_conv_kernel_dim", "linear_head_dim", "linear_key_head_dim",
     "linear_num_heads", "linear_num_key_heads", "linear_num_value_heads", "linear_value_head_dim", "lru_width",
     "mamba_d_conv", "mamba_d_ssm", "mamba_d_state", "mamba_dt_rank", "mamba_expand", "mamba_head_dim",
-    "mamba_n_groups", "mamba_n_heads", "mamba_num_heads", "moe_latent_size", "moe_layer_freq", "moe_shared_expert_intermediate_size", "n_group", "n_groups",
+    "mamba_n_groups", "mamba_n_heads", "mamba_num_heads", "moe_latent_size", "moe_layer_freq",
+    "moe_shared_expert_intermediate_size", "n_group", "n_groups",
     "num_heads", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "ssm_state_size",
     "state_size", "time_step_rank", "topk_group", "v_head_dim",
 ))  # fmt: skip
