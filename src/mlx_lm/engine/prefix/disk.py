@@ -147,7 +147,7 @@ class DiskStore:
             if place in self._pending and (self._pending[place] or not complete):
                 return True
             nbytes = sum(memoryview(array.data).nbytes for array in arrays.values())
-            refused = self.read_only or nbytes > self.budget_bytes
+            refused = self.read_only or nbytes > self.budget_bytes or not self._reachable(namespace, parent)
             job = _Job(Name(namespace, key, parent, complete), arrays, meta)
             if refused or not self._writer.offer(job, nbytes):
                 self._counts.dropped += 1
@@ -304,7 +304,7 @@ class DiskStore:
         name = job.name
         frame = Frame(name.namespace, name.key, name.parent, job.arrays or {}, job.meta or {}, complete=name.complete)
         with self._lock:
-            room = self._make_room(frame.size, name)
+            room = self._reachable(name.namespace, name.parent) and self._make_room(frame.size, name)
         if not room:
             with self._lock:
                 self._counts.dropped += 1
@@ -317,6 +317,12 @@ class DiskStore:
             if old is not None and old.name != name:
                 self._unlink(old.name)
         return True
+
+    def _reachable(self, namespace: bytes, parent: bytes | None) -> bool:
+        """Whether a block with this parent can ever be found: one whose chain is broken only takes up room."""
+        if parent is None or (namespace, parent) in self._pending:
+            return True
+        return self._index.get(namespace, parent) is not None
 
     def _make_room(self, size: int, name: Name) -> bool:
         """Evicts until a file of `size` fits the budget; never what it is chained to."""
