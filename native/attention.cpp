@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "pool.h"
+#include "stages.h"
 
 namespace mlx_lm {
 
@@ -122,7 +122,7 @@ ThreadSpace thread_space(const AttentionWork& w, const AttentionCut& cut, int64_
   return t;
 }
 
-void attend_split(const AttentionWork& w, const AttentionCut& cut, Phases& run, char* shared, char* own) {
+void attend_split(const AttentionWork& w, const AttentionCut& cut, Stages& run, char* shared, char* own) {
   const AttentionKernels& kernels = attention_kernels();
   const int64_t tile = kernels.key_tile, rows = w.length * (w.heads / w.kv_heads);
   float* scores = reinterpret_cast<float*>(shared);
@@ -171,7 +171,7 @@ void attend_split(const AttentionWork& w, const AttentionCut& cut, Phases& run, 
   });
 }
 
-void attend_blocks(const AttentionWork& w, const AttentionCut& cut, Phases& run, char* own) {
+void attend_blocks(const AttentionWork& w, const AttentionCut& cut, Stages& run, char* own) {
   const AttentionKernels& kernels = attention_kernels();
   const int64_t tile = kernels.key_tile, blocks = (w.length + cut.block - 1) / cut.block;
   const int64_t rows = cut.block * (w.heads / w.kv_heads), groups = w.batch * w.kv_heads;
@@ -228,7 +228,7 @@ AttentionCut cut_attention(const AttentionWork& w, int threads) {
   return cut;
 }
 
-void attend(const AttentionWork& work, const AttentionCut& cut, Phases& run, int slot, char* scratch) {
+void attend(const AttentionWork& work, const AttentionCut& cut, Stages& run, int slot, char* scratch) {
   char* own = scratch + cut.shared_bytes + cut.thread_bytes * static_cast<size_t>(slot);
   if (cut.split) {
     attend_split(work, cut, run, scratch, own);

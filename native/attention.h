@@ -94,7 +94,7 @@ struct AttentionWork {
 };
 
 #if !defined(MLX_LM_ISA)
-class Phases;
+class Stages;
 
 // How the work is cut; results do not depend on it.
 struct AttentionCut {
@@ -108,7 +108,7 @@ struct AttentionCut {
 };
 AttentionCut cut_attention(const AttentionWork& work, int threads);
 // Run by every thread; `slot` numbers the threads. scratch: cut.bytes, 64-aligned.
-void attend(const AttentionWork& work, const AttentionCut& cut, Phases& run, int slot, char* scratch);
+void attend(const AttentionWork& work, const AttentionCut& cut, Stages& run, int slot, char* scratch);
 #endif
 
 }  // namespace mlx_lm

@@ -10,7 +10,7 @@
 #include <nanobind/stl/tuple.h>
 
 #include "mlx/ops.h"
-#include "pool.h"
+#include "stages.h"
 #include "primitive.h"
 #include "workspace.h"
 
@@ -185,8 +185,8 @@ class Attention : public CpuPrimitive {
     for (const AttentionRow& row : rows) {
       keys += static_cast<double>(row.total);
     }
-    parallel_phases(
-        [&](Phases& run) { attend(work, cut, run, slots.fetch_add(1, std::memory_order_relaxed), scratch); },
+    parallel_stages(false,
+        [&](Stages& run) { attend(work, cut, run, slots.fetch_add(1, std::memory_order_relaxed), scratch); },
         threads_for(keys * static_cast<double>(work.heads * work.length * (work.key_dim + work.value_dim))));
   }
 

@@ -57,11 +57,40 @@ MLX_INLINE void with_bits(int bits, Body&& body) {
   }
 }
 
+#if defined(MLX_LM_ISA_avx512)
+// 16 dwords of 16 tokens. Loading tokens r, r+4, r+8 and r+12 into the quarters of one register leaves half of the
+// shuffles of a transposition in registers.
+MLX_INLINE void transpose_block(const char* from, int64_t token_bytes, uint32_t* to) {
+  _Pragma("GCC unroll 4") for (int j = 0; j < 4; ++j) {
+    __m512i v[4];
+    _Pragma("GCC unroll 4") for (int r = 0; r < 4; ++r) {
+      const char* p = from + r * token_bytes + 16 * j;
+      v[r] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)p));
+      v[r] = _mm512_mask_broadcast_i32x4(v[r], 0x00f0, _mm_loadu_si128((const __m128i*)(p + 4 * token_bytes)));
+      v[r] = _mm512_mask_broadcast_i32x4(v[r], 0x0f00, _mm_loadu_si128((const __m128i*)(p + 8 * token_bytes)));
+      v[r] = _mm512_mask_broadcast_i32x4(v[r], 0xf000, _mm_loadu_si128((const __m128i*)(p + 12 * token_bytes)));
+    }
+    __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpacklo_epi32(v[2], v[3]);
+    __m512i c = _mm512_unpackhi_epi32(v[0], v[1]), d = _mm512_unpackhi_epi32(v[2], v[3]);
+    _mm512_storeu_si512(to + 64 * j, _mm512_unpacklo_epi64(a, b));
+    _mm512_storeu_si512(to + 64 * j + 16, _mm512_unpackhi_epi64(a, b));
+    _mm512_storeu_si512(to + 64 * j + 32, _mm512_unpacklo_epi64(c, d));
+    _mm512_storeu_si512(to + 64 * j + 48, _mm512_unpackhi_epi64(c, d));
+  }
+}
+#endif
+
 // Dwords [0, bytes/4) of up to 16 tokens, a token per lane; missing tokens are 0.
 void transpose_tokens(const char* from, int64_t token_bytes, int64_t count, int64_t bytes, uint32_t* to) {
   for (int64_t at = 0; at < bytes; at += 64) {
     int64_t n = bytes - at < 64 ? bytes - at : 64;
     I in[16], out[16];
+#if defined(MLX_LM_ISA_avx512)
+    if (n == 64 && count == 16) {
+      transpose_block(from + at, token_bytes, to + 4 * at);
+      continue;
+    }
+#endif
     for (int i = 0; i < 16; ++i) {
       const char* p = from + i * token_bytes + at;
       if (i >= count) {
@@ -137,9 +166,27 @@ MLX_INLINE F lane_scales(const char* base, int64_t token_bytes, Float type, int6
   return load(t);
 }
 
+template <Float T>
+MLX_INLINE F load_as(const char* p) {
+  if constexpr (T == Float::bf16) {
+    return load_bf16((const uint16_t*)p);
+  } else if constexpr (T == Float::f16) {
+    return load_f16((const uint16_t*)p);
+  } else {
+    return load((const float*)p);
+  }
+}
+
 // ---------------------------------------------------------------- scores
 
-// Keys [k, k + count) as [dim][16] floats, a token per lane; missing tokens are 0.
+// AVX-512 converts 16-bit keys when it multiplies them; the others once for all queries.
+#if defined(MLX_LM_ISA_avx512)
+constexpr bool half_tiles = true;
+#else
+constexpr bool half_tiles = false;
+#endif
+
+// Keys [k, k + count) as [dim][16] elements, a token per lane; missing tokens are 0.
 void load_keys(const TokenRows& keys, int64_t dim, int64_t k, int64_t count, uint32_t* words, float* to) {
   const char* from = keys.data + k * keys.token_bytes;
   if (keys.bits > 0) {
@@ -163,6 +210,16 @@ void load_keys(const TokenRows& keys, int64_t dim, int64_t k, int64_t count, uin
     return;
   }
   transpose_tokens(from, keys.token_bytes, count, dim * 2, words);
+#if defined(MLX_LM_ISA_avx512)
+  // pairs of features apart: 16 tokens of the even one, then of the odd one
+  alignas(64) static constexpr uint16_t order[32] = {0, 2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                                     1, 3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+  const __m512i index = _mm512_load_si512(order);
+  for (int64_t d = 0; d < dim; d += 2) {
+    _mm512_storeu_si512((uint16_t*)to + 16 * d, _mm512_permutexvar_epi16(index, _mm512_loadu_si512(words + 8 * d)));
+  }
+  return;
+#endif
   for (int64_t d = 0; d < dim; d += 2) {
     I pair = load_i(words + 8 * d);
     bool brain = keys.type == Float::bf16;
@@ -173,16 +230,17 @@ void load_keys(const TokenRows& keys, int64_t dim, int64_t k, int64_t count, uin
   }
 }
 
-template <int R>
-__attribute__((noinline)) void score_tile(const float* keys, const float* q, int64_t dim, float* to, int64_t ld) {
+template <int R, Float T>
+__attribute__((noinline)) void score_tile(const char* keys, const float* q, int64_t dim, float* to, int64_t ld) {
   constexpr int V = key_vectors;
-  const int64_t panel = dim * 16;
+  constexpr int64_t item = T == Float::f32 ? 4 : 2;
+  const int64_t panel = padded(dim) * 16 * item;
   F a[R][V];
   _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r)
   _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) a[r][v] = zero();
   for (int64_t d = 0; d < dim; ++d) {
     F k[V];
-    _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) k[v] = load(keys + v * panel + 16 * d);
+    _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) k[v] = load_as<T>(keys + v * panel + 16 * item * d);
     _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r) {
       F x = set1(q[d * R + r]);
       _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) a[r][v] = fma(k[v], x, a[r][v]);
@@ -204,21 +262,32 @@ void pack_rows(const float* q, int64_t rows, int64_t dim, float* to) {
 void scores(const TokenRows& keys, const float* q, int64_t rows, int64_t dim, int64_t begin, int64_t end, float* to,
             int64_t ld, char* scratch) {
   scratch = (char*)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
-  float* tile = (float*)scratch;
-  uint32_t* words = (uint32_t*)(tile + padded(dim) * key_tile);
+  const bool halves = half_tiles && keys.bits == 0 && keys.type != Float::f32;
+  const int64_t panel = padded(dim) * 16 * (halves ? 2 : 4);
+  char* tile = scratch;
+  uint32_t* words = (uint32_t*)(tile + padded(dim) * key_tile * 4);
   for (int64_t k = begin; k < end; k += key_tile) {
     for (int v = 0; v < key_vectors; ++v) {
       int64_t at = k + 16 * v, count = end - at < 16 ? end - at : 16;
       if (count > 0) {
-        load_keys(keys, dim, at, count, words, tile + v * dim * 16);
+        load_keys(keys, dim, at, count, words, (float*)(tile + v * panel));
       } else {
-        std::memset(tile + v * dim * 16, 0, (size_t)dim * 64);
+        std::memset(tile + v * panel, 0, (size_t)panel);
       }
     }
     for (int64_t first = 0; first < rows; first += max_rows) {
       int64_t n = rows - first < max_rows ? rows - first : max_rows;
       with_rows<max_rows>((int)n, [&](auto r) {
-        score_tile<decltype(r)::value>(tile, q + first * dim, dim, to + first * ld + k, ld);
+        constexpr int R = decltype(r)::value;
+        const float* rows_q = q + first * dim;
+        float* rows_to = to + first * ld + k;
+        if constexpr (half_tiles) {
+          if (halves) {
+            return keys.type == Float::f16 ? score_tile<R, Float::f16>(tile, rows_q, dim, rows_to, ld)
+                                           : score_tile<R, Float::bf16>(tile, rows_q, dim, rows_to, ld);
+          }
+        }
+        score_tile<R, Float::f32>(tile, rows_q, dim, rows_to, ld);
       });
     }
   }
@@ -329,17 +398,6 @@ float softmax(const float* s, float* p, Visible keys, float softcap, const float
 }
 
 // ---------------------------------------------------------------- weighted sums
-
-template <Float T>
-MLX_INLINE F load_as(const char* p) {
-  if constexpr (T == Float::bf16) {
-    return load_bf16((const uint16_t*)p);
-  } else if constexpr (T == Float::f16) {
-    return load_f16((const uint16_t*)p);
-  } else {
-    return load((const float*)p);
-  }
-}
 
 // out[r][0..16C) += sum over keys [k0, k1) of p[r][k] * v[k], v at the first of the columns.
 template <int R, int C, Float T>
