@@ -1,0 +1,138 @@
+"""One measurement of `mlx_lm` in this process, printed as a line of JSON. Runs under our Python and under mlx-lm's.
+
+    python worker.py decode|prefill|batch|bandwidth [--model MODEL] [--depth 512] [--tokens 128] [--fill]
+
+It uses only names that both packages have, except for `batch` and `bandwidth`, which are ours alone. Prompts are the
+same random ids at every start. `--fill` puts random keys and values into the cache instead of computing the depth, for
+an engine that would take minutes for it: the cost of a decode step does not depend on what the cache holds.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import random
+import time
+from typing import Any
+
+import mlx.core as mx
+
+
+def _ids(count: int, seed: int = 0) -> list[int]:
+    source = random.Random(seed)
+    return [source.randrange(1_000, 30_000) for _ in range(count)]
+
+
+def _kernels() -> str:
+    if importlib.util.find_spec("mlx_lm.kernels.native") is None:
+        return "plain MLX"
+    from mlx_lm.kernels import native
+
+    return native.describe()
+
+
+def _weight_bytes(model: Any) -> int:
+    """Bytes that a decode step reads: all weights, without the embedding table when the head has its own."""
+    from mlx.utils import tree_flatten
+
+    weights: list[tuple[str, Any]] = tree_flatten(model.parameters())  # type: ignore[assignment]
+    untied = any("lm_head" in name for name, _ in weights)
+    return sum(array.nbytes for name, array in weights if not (untied and "embed_tokens" in name))
+
+
+def _filled(model: Any, depth: int) -> Any:
+    """A prompt cache that holds `depth` random tokens."""
+    from mlx_lm.models.cache import make_prompt_cache
+
+    cache = make_prompt_cache(model)
+    mx.eval(model(mx.array([_ids(1)]), cache=cache))
+    for layer in cache:
+        layer.state = tuple(mx.random.normal((*a.shape[:2], depth, a.shape[3])).astype(a.dtype) for a in layer.state)
+        layer.offset = depth
+    mx.eval([layer.state for layer in cache])
+    return cache
+
+
+def _decode(model: Any, depth: int, tokens: int, fill: bool) -> float:
+    """Tokens per second of one sequence, after `depth` tokens."""
+    from mlx_lm.generate import generate_step
+
+    ids = mx.array(_ids(1 if fill else depth))
+    cache = _filled(model, depth - 1) if fill else None
+    steps = generate_step(ids, model, max_tokens=tokens + 1, prompt_cache=cache)
+    next(steps)
+    start = time.perf_counter()
+    count = sum(1 for _ in itertools.islice(steps, tokens))
+    return count / (time.perf_counter() - start)
+
+
+def _prefill(model: Any, tokens: int, warm: bool) -> float:
+    """Tokens per second from a prompt to the first token after it; no other logits are computed."""
+    from mlx_lm.generate import generate_step
+
+    next(generate_step(mx.array(_ids(tokens if warm else 2, seed=1)), model, max_tokens=1))
+    ids = mx.array(_ids(tokens))
+    start = time.perf_counter()
+    next(generate_step(ids, model, max_tokens=1))
+    return tokens / (time.perf_counter() - start)
+
+
+def _batch(model: Any, size: int, depth: int, tokens: int) -> float:
+    """Tokens per second of all sequences together, while all are decoding."""
+    from mlx_lm.engine import BatchGenerator
+
+    generator = BatchGenerator(
+        model, max_tokens=tokens + size, completion_batch_size=size, prefer_prefill_when_pending=True
+    )
+    generator.insert([_ids(depth, seed=i) for i in range(size)])
+    started: set[int] = set()
+    while len(started) < size:
+        started |= {r.uid for r in generator.next_generated()}
+    count, start = 0, time.perf_counter()
+    while count < size * tokens:
+        results = generator.next_generated()
+        count += len(results)
+        if len(results) < size:
+            break
+    seconds = time.perf_counter() - start
+    generator.close()
+    return count / seconds
+
+
+def _bandwidth() -> float | None:
+    """Gigabytes per second of a parallel read of 1 GB, the best of five; None without the native kernels."""
+    from mlx_lm.kernels import native
+
+    module = native.extension()
+    return None if module is None else max(module.read_bandwidth(1 << 30) for _ in range(5)) / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("measure", choices=["decode", "prefill", "batch", "bandwidth"])
+    parser.add_argument("--model")
+    parser.add_argument("--depth", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--size", type=int, default=8)
+    parser.add_argument("--fill", action="store_true")
+    parser.add_argument("--no-warm", action="store_true")
+    args = parser.parse_args()
+    found: dict[str, Any] = {"kernels": _kernels()}
+    if args.measure == "bandwidth":
+        print(json.dumps({**found, "value": _bandwidth()}))
+        return
+    from mlx_lm import load
+
+    model = load(args.model)[0]
+    found["weight_bytes"] = _weight_bytes(model)
+    if args.measure == "decode":
+        found["value"] = _decode(model, args.depth, args.tokens, args.fill)
+    elif args.measure == "prefill":
+        found["value"] = _prefill(model, args.tokens, not args.no_warm)
+    else:
+        found["value"] = _batch(model, args.size, args.depth, args.tokens)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
