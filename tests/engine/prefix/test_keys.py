@@ -34,8 +34,10 @@ def test_moved_blocks_have_other_keys():
 def test_thirty_changes_of_what_computes():
     """Model, adapter, tokenizer, states, settings, salt: no two of them share a key."""
     names = ("model", "adapter", "tokenizer", "states", "kv", "salt")
-    spaces = [namespace({name: str(value) for name, value in zip(names, values, strict=True)})
-              for values in itertools.islice(itertools.product(("a", "b"), repeat=6), 64)]
+    spaces = [
+        namespace({name: str(value) for name, value in zip(names, values, strict=True)})
+        for values in itertools.islice(itertools.product(("a", "b"), repeat=6), 64)
+    ]
     assert len(set(spaces)) == 64
     assert len({chain(space, [1] * BLOCK_TOKENS)[0] for space in spaces}) == 64
 

@@ -9,24 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import mlx.core as mx
-import numpy as np
 
 from ...errors import CacheMismatchError
 from ...state import State
 from .blocks import Payload, checkpoint, cut, needs_checkpoints, restore
+from .buffers import Buffer, to_array, to_buffer
 from .index import Block, BlockIndex
 from .keys import BLOCK_TOKENS, chain
 
 __all__ = ["Buffer", "DiskTier", "PrefixCache", "PrefixStats", "Reuse"]
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """One array's bytes as the disk tier takes and gives them; `dtype` as safetensors spells it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: Any  # anything with the buffer protocol
 
 
 class StoredBlock(Protocol):
@@ -209,7 +200,7 @@ class PrefixCache:
         if stored is None:
             return None, False
         try:
-            arrays = {name: _to_array(buffer) for name, buffer in stored.arrays.items()}
+            arrays = {name: to_array(buffer) for name, buffer in stored.arrays.items()}
             pages = {n.removeprefix("p."): a for n, a in arrays.items() if n.startswith("p.")}
             marks = {n.removeprefix("c."): a for n, a in arrays.items() if n.startswith("c.")}
             meta = stored.meta
@@ -222,30 +213,6 @@ class PrefixCache:
 
 def _to_stored(payload: Payload, complete: bool) -> tuple[dict[str, Buffer], dict[str, Any]]:
     """What the disk tier takes."""
-    arrays = {f"p.{n}": _to_buffer(a) for n, a in payload.pages.items()}
-    arrays |= {f"c.{n}": _to_buffer(a) for n, a in (payload.checkpoint or {}).items()}
+    arrays = {f"p.{n}": to_buffer(a) for n, a in payload.pages.items()}
+    arrays |= {f"c.{n}": to_buffer(a) for n, a in (payload.checkpoint or {}).items()}
     return arrays, {"fields": payload.fields, "checkpoint_fields": payload.checkpoint_fields, "complete": complete}
-
-
-_NAMES = {
-    mx.float32: ("F32", np.float32),
-    mx.float16: ("F16", np.float16),
-    mx.bfloat16: ("BF16", np.uint16),
-    mx.uint32: ("U32", np.uint32),
-    mx.int32: ("I32", np.int32),
-    mx.uint8: ("U8", np.uint8),
-}
-_DTYPES = {name: (dtype, plain) for dtype, (name, plain) in _NAMES.items()}
-
-
-def _to_buffer(array: mx.array) -> Buffer:
-    """The evaluated array's bytes, not copied; numpy has no bfloat16, so its bits go as uint16."""
-    name, _ = _NAMES[array.dtype]
-    plain = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
-    return Buffer(name, tuple(array.shape), np.array(plain, copy=False).data.cast("B"))
-
-
-def _to_array(buffer: Any) -> mx.array:
-    dtype, plain = _DTYPES[buffer.dtype]
-    array = mx.array(np.frombuffer(buffer.data, plain).reshape(buffer.shape))
-    return array.view(mx.bfloat16) if dtype == mx.bfloat16 else array

@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import CacheMismatchError
 from .folder import BlockFolder, Name
 from .frame import BufferView, Frame, StoredBlock, decode
-from .lru import DiskEntry, DiskIndex
+from .disk_index import DiskEntry, DiskIndex
 from .writer import Writer
 
 __all__ = ["CheckReport", "DiskEntry", "DiskStats", "DiskStore"]
