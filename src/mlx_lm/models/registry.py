@@ -25,6 +25,7 @@ _INFRASTRUCTURE = {
     "describe",
     "load",
     "multimodal",
+    "per_layer",
     "positions",
     "registry",
     "weights",

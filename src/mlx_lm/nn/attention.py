@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
+from ..kernels import KVView
 from ..state import KVSpec, LayerState, StateSpec, attend_states, offsets
 from .linear import Linear
 from .rope import Rope
@@ -89,13 +90,18 @@ class Attention(nn.Module):
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         o = self._options
         queries, keys, values, gate = self._project(x)
-        queries, keys = self._place(queries, keys, offsets(state))
+        position = offsets(state)
+        queries, keys = self._place(queries, keys, position)
         views = attend_states(state, keys, values, o.window)
-        out = kernels.attention(queries, views, scale=self.scale, softcap=o.softcap, sinks=self.get("sinks"))
-        out = out.transpose(0, 2, 1, 3).flatten(2)  # (B, L, H*D)
+        out = self._attend(queries, views, position).transpose(0, 2, 1, 3).flatten(2)  # (B, L, H*D)
         if gate is not None:
             out = out * mx.sigmoid(gate)
         return self[self.out_name](out)
+
+    def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
+        """Queries (B, H, L, D), of which the first stands at `position`, over the rows' views -> (B, H, L, Dv)."""
+        o = self._options
+        return kernels.attention(queries, views, scale=self.scale, softcap=o.softcap, sinks=self.get("sinks"))
 
     def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
         """Queries and keys rotated to their positions; the first token's is `position`, one number or (B,)."""

@@ -186,7 +186,7 @@ class LayerRunner:
             return None
         n = layer._names
         mixer, mlp = (layer.get(name) if name else None for name in (n.mixer, n.feed_forward))
-        if not isinstance(mixer, Attention) or not _same(mixer, Attention, "_project", "_place"):
+        if not isinstance(mixer, Attention) or not _same(mixer, Attention, "_project", "_place", "_attend"):
             return None
         norms = [layer[name] if name else None for name in n.norms()]
         o = mixer._options

@@ -1,4 +1,4 @@
-"""Rotary position embeddings in all flavours that configs name: default, linear, dynamic, llama3, yarn, longrope.
+"""Rotary position embeddings in all flavours that configs name: default, linear, dynamic, llama3, yarn, longrope, proportional.
 
 Sources: RoPE https://arxiv.org/abs/2104.09864, YaRN https://arxiv.org/abs/2309.00071, LongRoPE
 https://arxiv.org/abs/2402.13753, Llama 3.1 https://arxiv.org/abs/2407.21783. This module reads a `RopeParameters`,
@@ -23,7 +23,7 @@ class RopeParameters:
     """What a config says of its rotary embedding.
 
     Attributes:
-        kind: "default", "linear", "dynamic", "llama3", "yarn", "longrope" (or "su"), "mrope".
+        kind: "default", "linear", "dynamic", "llama3", "yarn", "longrope" (or "su"), "proportional", "mrope".
         theta: base of the geometric series of wavelengths.
         partial: share of the head size that is rotated.
         max_position: `max_position_embeddings`.
@@ -134,6 +134,11 @@ def make_rope(head_dim: int, params: RopeParameters, *, traditional: bool = Fals
     kind = params.kind
     if kind in ("default", "mrope"):
         return Rope(dims, freqs=None, base=params.theta, scale=1.0, traditional=traditional)
+    if kind == "proportional":
+        # The first `dims` features' wavelengths are those of a rope over the whole head; the others do not turn.
+        turning = _wavelengths(head_dim, params.theta)[: dims // 2] * params.number("factor", 1.0)
+        freqs = mx.concatenate([turning, mx.full((head_dim // 2 - dims // 2,), mx.inf)])
+        return Rope(head_dim, freqs=freqs, base=None, scale=1.0, traditional=traditional)
     if kind == "linear":
         freqs = _wavelengths(dims, params.theta) * params.number("factor")
         return Rope(dims, freqs=freqs, base=None, scale=1.0, traditional=traditional)
@@ -146,7 +151,7 @@ def make_rope(head_dim: int, params: RopeParameters, *, traditional: bool = Fals
         return Rope(dims, freqs=freqs, base=None, scale=scale, traditional=traditional)
     if kind in ("longrope", "su"):
         return _LongRope(dims, params, traditional)
-    raise ConfigError(f"rope type {kind!r} is not supported; known: default, linear, dynamic, llama3, yarn, longrope.")
+    raise ConfigError(f"rope type {kind!r} is not supported; known: default, linear, dynamic, llama3, yarn, longrope, proportional.")
 
 
 def _wavelengths(dims: int, theta: float) -> mx.array:

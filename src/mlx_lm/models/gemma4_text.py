@@ -1,0 +1,211 @@
+"""Gemma 4: two kinds of heads, layers that share keys and values, inputs of each layer's own, optional experts.
+
+Source: https://ai.google.dev/gemma/docs/core/model_card_4.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import SANDWICH_NORM, DecoderLayer, GatedMLP, Linear, RMSNorm, Rope, Routing, SwitchGLU, make_rope, route
+from .dense import DenseModel, SlidingArgs
+from .per_layer import PerLayerInputs, Shared, SharingAttention
+from .weights import Drop, Rule, expert_rules
+
+_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+}
+
+
+@dataclass
+class ModelArgs(SlidingArgs):
+    """Full layers have heads of another size, given by layer (`per_layer_config`) or for all (`global_...`)."""
+
+    head_dim: int | None = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 131072
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    sliding_window: int | None = 512
+    sliding_window_pattern: int | None = 6
+    attention_bias: bool = False
+    final_logit_softcapping: float | None = None
+    use_bidirectional_attention: str | bool | None = None
+    vocab_size_per_layer_input: int = 262144
+    hidden_size_per_layer_input: int | None = 256
+    attention_k_eq_v: bool = False
+    num_kv_shared_layers: int = 0
+    enable_moe_block: bool = False
+    use_double_wide_mlp: bool = False
+    num_experts: int | None = None
+    top_k_experts: int | None = None
+    moe_intermediate_size: int | None = None
+    global_head_dim: int | None = None
+    num_global_key_value_heads: int | None = None
+    per_layer_config: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.hidden_act = self.hidden_activation
+        super().__post_init__()
+        self.rope_by_layer_type = self.rope_by_layer_type or _ROPES
+        if self.use_bidirectional_attention == "all":
+            raise ConfigError("config.json: use_bidirectional_attention='all' makes an encoder; it cannot generate.")
+        if self.per_layer_config is None:
+            other: dict[str, Any] = {"head_dim": self.global_head_dim or 512}
+            if self.attention_k_eq_v and self.num_global_key_value_heads is not None:
+                other["num_key_value_heads"] = self.num_global_key_value_heads
+            full = [i for i in range(self.num_hidden_layers) if self.window(i) is None]
+            self.per_layer_config = {str(i): other for i in full}
+        for index, entry in self.per_layer_config.items():
+            if not isinstance(entry, dict) or not set(entry) <= {"head_dim", "num_key_value_heads"}:
+                raise ConfigError(f"config.json: per_layer_config has the unknown entry {index}: {entry!r}.")
+        if self.enable_moe_block and not (self.num_experts and self.top_k_experts and self.moe_intermediate_size):
+            raise ConfigError("config.json: enable_moe_block needs num_experts, top_k_experts, moe_intermediate_size.")
+        check_sharing(self)
+
+    def layer_heads(self, index: int) -> tuple[int, int, int]:
+        """Query heads, key-value heads and head size of layer `index`."""
+        heads, kv_heads, head_dim = self.heads
+        own = (self.per_layer_config or {}).get(str(index), {})
+        return heads, own.get("num_key_value_heads", kv_heads), own.get("head_dim", head_dim)
+
+    def reads(self, index: int) -> bool:
+        """Whether layer `index` has no keys and values of its own."""
+        return index >= self.num_hidden_layers - self.num_kv_shared_layers
+
+
+def check_sharing(args: Any) -> None:
+    """Every layer that reads has one of its kind to read from, or ConfigError."""
+    first = args.num_hidden_layers - args.num_kv_shared_layers
+    kinds = [args.layer_type(i) for i in range(args.num_hidden_layers)]
+    if not 0 <= args.num_kv_shared_layers < args.num_hidden_layers or not set(kinds[first:]) <= set(kinds[:first]):
+        raise ConfigError(
+            f"config.json: num_kv_shared_layers={args.num_kv_shared_layers} leaves layers with nothing to read."
+        )
+
+
+class ExpertRouter(nn.Module):
+    """Indices and weights of experts from unnormalized hidden states."""
+
+    def __init__(self, args: Any):
+        super().__init__()
+        self.proj = Linear(args.hidden_size, args.num_experts, bias=False)
+        self.scale = mx.ones((args.hidden_size,))
+        self.per_expert_scale = mx.ones((args.num_experts,))
+        self._routing = Routing(args.top_k_experts)
+        self._eps = args.rms_norm_eps
+
+    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        x = kernels.rms_norm(x, None, self._eps) * self.scale * x.shape[-1] ** -0.5
+        indices, weights = route(self.proj(x), self._routing)
+        return indices, weights * self.per_expert_scale[indices]
+
+
+class Experts(nn.Module):
+    """The weighted sum of a token's experts."""
+
+    def __init__(self, args: Any):
+        super().__init__()
+        sizes = args.hidden_size, args.moe_intermediate_size, args.num_experts
+        self.switch_glu = SwitchGLU(*sizes, act=args.hidden_act)
+
+    def __call__(self, x: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
+        y = self.switch_glu(x, indices)
+        return (y * weights[..., None].astype(y.dtype)).sum(axis=-2)
+
+
+class Layer(DecoderLayer):
+    """Norms around attention and around the feed-forward, experts beside it, then the layer's own input."""
+
+    def add(self, args: Any) -> None:
+        """The parts that not every model has."""
+        norm = partial(RMSNorm, args.hidden_size, args.rms_norm_eps)
+        self.act = args.hidden_act
+        self.layer_scalar = mx.ones((1,))
+        if args.enable_moe_block:
+            self.router, self.experts = ExpertRouter(args), Experts(args)
+            self.post_feedforward_layernorm_1 = norm()
+            self.post_feedforward_layernorm_2 = norm()
+            self.pre_feedforward_layernorm_2 = norm()
+        if size := args.hidden_size_per_layer_input:
+            self.per_layer_input_gate = Linear(args.hidden_size, size, bias=False)
+            self.per_layer_projection = Linear(size, args.hidden_size, bias=False)
+            self.post_per_layer_input_norm = norm()
+
+    def __call__(
+        self, x: mx.array, state: Any = None, extra: mx.array | None = None, shared: Shared | None = None
+    ) -> mx.array:
+        h = self.self_attn(self.input_layernorm(x), state, shared)
+        x = x + self.post_attention_layernorm(h)
+        h = self.mlp(self.pre_feedforward_layernorm(x))
+        if "router" in self:
+            flat = x.reshape(-1, x.shape[-1])
+            chosen = self.experts(self.pre_feedforward_layernorm_2(flat), *self.router(flat)).reshape(x.shape)
+            h = self.post_feedforward_layernorm_1(h) + self.post_feedforward_layernorm_2(chosen)
+        x = x + self.post_feedforward_layernorm(h)
+        if extra is not None:
+            h = kernels.gated_activation(self.per_layer_input_gate(x), extra, self.act)
+            x = x + self.post_per_layer_input_norm(self.per_layer_projection(h))
+        return x * self.layer_scalar
+
+
+def drop_unread(args: Any) -> Rule:
+    """Forgets the key and value weights that checkpoints have for layers which only read."""
+    layers = "|".join(str(i) for i in range(args.num_hidden_layers) if args.reads(i))
+    return Drop(rf"layers\.({layers or 'none'})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.")
+
+
+class Model(DenseModel):
+    layer_names = SANDWICH_NORM
+    layer_type = Layer
+    backbone_type = PerLayerInputs
+    rules = expert_rules(r"layers\.\d+", target="experts.switch_glu")
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        layer.add(args)  # type: ignore[operator]
+        return layer
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        heads, kv_heads, head_dim = args.layer_heads(index)
+        norm = partial(RMSNorm, eps=args.rms_norm_eps)
+        sizes = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
+        options = cls.attention_options(args, index, **sizes, scale=1.0, qk_norm=norm)
+        return SharingAttention(
+            options,
+            kind=args.layer_type(index),
+            reads=args.reads(index),
+            eps=args.rms_norm_eps,
+            values_are_keys=args.attention_k_eq_v and args.window(index) is None and not args.reads(index),
+        )
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return make_rope(args.layer_heads(index)[2], args.rope_parameters(args.layer_type(index)))
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        width = args.intermediate_size * (2 if args.use_double_wide_mlp and args.reads(index) else 1)
+        return GatedMLP(args.hidden_size, width, args.hidden_act)
+
+    @staticmethod
+    def input_norm(args: Any, size: int) -> nn.Module:
+        return RMSNorm(size, args.rms_norm_eps)
+
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return args.hidden_size**0.5
+
+    @staticmethod
+    def logit_softcap(args: Any) -> float | None:
+        return args.final_logit_softcapping or None
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        return (*super().weight_rules(), drop_unread(self.args))

@@ -1,0 +1,13 @@
+"""Gemma 4 with one tower for all modalities: Gemma 4's text model without experts and inputs of each layer's own."""
+
+from dataclasses import dataclass
+
+from . import gemma4_text
+from .gemma4_text import Model
+
+__all__ = ["Model", "ModelArgs"]
+
+
+@dataclass
+class ModelArgs(gemma4_text.ModelArgs):
+    hidden_size_per_layer_input: int | None = None
