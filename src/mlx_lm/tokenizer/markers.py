@@ -1,16 +1,16 @@
-"""Which strings a model puts around its reasoning and its tool calls.
+"""Which strings a model puts around its reasoning.
 
 Contract: pure look-ups in the vocabulary and the chat template's text; nothing is rendered or run. A format that is
 not in the tables is not guessed.
 
-This module does not parse tool calls.
+This module does not know tool calls; `parsers` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["find_thinking", "find_tool_calls"]
+__all__ = ["find_thinking"]
 
 _THINKING = (
     ("<think>", "</think>"),
@@ -21,19 +21,6 @@ _THINKING = (
 )
 _GEMMA_CHANNEL = ("<|channel>", "<channel|>")  # Gemma 4: the channel's name follows the opening token
 
-_TOOL_CALLS = (
-    ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
-    ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),  # noqa: RUF001
-    ("<minimax:tool_call>", "</minimax:tool_call>"),
-    ("<longcat_tool_call>", "</longcat_tool_call>"),
-    ("<start_function_call>", "<end_function_call>"),
-    ("<|tool_call_start|>", "<|tool_call_end|>"),
-    ("<|tool_call>", "<tool_call|>"),
-    ("<tool_call>", "</tool_call>"),
-    ("[TOOL_CALLS]", ""),
-    ("<|python_tag|>", ""),
-)
-
 
 def find_thinking(token_id: Callable[[str], int | None], template: str) -> tuple[str, str] | None:
     """The strings that open and close reasoning: both in the vocabulary, or both written in the template."""
@@ -43,8 +30,3 @@ def find_thinking(token_id: Callable[[str], int | None], template: str) -> tuple
     if all(token_id(mark) is not None for mark in _GEMMA_CHANNEL):
         return f"{_GEMMA_CHANNEL[0]}thought", _GEMMA_CHANNEL[1]
     return next(((start, end) for start, end in _THINKING if start in template and end in template), None)
-
-
-def find_tool_calls(template: str) -> tuple[str, str] | None:
-    """The strings around a tool call that the chat template writes; an empty end means the end of the turn."""
-    return next(((start, end) for start, end in _TOOL_CALLS if start in template and end in template), None)

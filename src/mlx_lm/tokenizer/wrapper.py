@@ -25,7 +25,8 @@ from mlx_lm.tokenizer.detokenize import (
     read_decoder,
 )
 from mlx_lm.tokenizer.fast import FastTokenizer
-from mlx_lm.tokenizer.markers import find_thinking, find_tool_calls
+from mlx_lm.tokenizer.markers import find_thinking
+from mlx_lm.tokenizer.parsers import ParserChoice, ToolCallReader, choose_parsers
 
 __all__ = ["TokenizerWrapper", "pick_detokenizer"]
 
@@ -38,6 +39,16 @@ def pick_detokenizer(tokenizer: Any) -> StreamingDetokenizer:
     if isinstance(plan, SpmDecoder):
         return SPMStreamingDetokenizer(tokenizer, decoder=plan)
     return plan(tokenizer) if plan is not None else NaiveStreamingDetokenizer(tokenizer)
+
+
+class _Vocabulary:
+    """`token in vocabulary`, without building a dict of all tokens."""
+
+    def __init__(self, owner: TokenizerWrapper) -> None:
+        self._owner = owner
+
+    def __contains__(self, token: object) -> bool:
+        return isinstance(token, str) and self._owner._token_id(token) is not None
 
 
 class TokenizerWrapper:
@@ -71,6 +82,7 @@ class TokenizerWrapper:
         self._thinking: tuple[str, str] | bool | None = False  # False: not looked up yet
         self._tool_calls = None if tool_call_start is None else (tool_call_start, tool_call_end or "")
         self._tool_parser = tool_parser
+        self._parsers: tuple[tuple[str, Any], ParserChoice] | None = None
         self.eos_token_ids = eos_token_ids
         if chat_template is not None:
             self.chat_template = chat_template
@@ -242,8 +254,21 @@ class TokenizerWrapper:
     @property
     def _thinking_pair(self) -> tuple[str, str] | None:
         if isinstance(self._thinking, bool):
-            self._thinking = find_thinking(self._token_id, self._template_text)
+            self._thinking = find_thinking(self._token_id, self._template_text) or self._style_pair()
         return self._thinking
+
+    def _style_pair(self) -> tuple[str, str] | None:
+        style = choose_parsers(self._template_text, _Vocabulary(self)).reasoning
+        return None if style is None else (style.start, style.end)
+
+    @property
+    def parsers(self) -> ParserChoice:
+        """How the model writes reasoning and tool calls. Raises TokenizerError for an unknown `tool_parser_type`."""
+        override = getattr(self._inner, "init_kwargs", {}).get("tool_parser_type")
+        key = (self._template_text, override)
+        if self._parsers is None or self._parsers[0] != key:
+            self._parsers = (key, choose_parsers(self._template_text, _Vocabulary(self), override))
+        return self._parsers[1]
 
     @property
     def has_thinking(self) -> bool:
@@ -282,7 +307,8 @@ class TokenizerWrapper:
 
     @property
     def _tool_pair(self) -> tuple[str, str] | None:
-        return self._tool_calls or find_tool_calls(self._template_text)
+        tools = self.parsers.tools if self._tool_calls is None else None
+        return self._tool_calls if tools is None else (tools.start, tools.end)
 
     @property
     def tool_call_start(self) -> str | None:
@@ -303,7 +329,10 @@ class TokenizerWrapper:
 
     @property
     def tool_parser(self) -> Callable[..., Any] | None:
-        return self._tool_parser
+        """Called with the text between the markers, and the tools; gives the call's name and arguments."""
+        if self._tool_parser is not None or self._tool_calls is not None or self.parsers.tools is None:
+            return self._tool_parser
+        return ToolCallReader(self.parsers.tools)
 
     def _ids(self, text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(self._inner.encode(text, add_special_tokens=False))

@@ -4,6 +4,7 @@ Imports no MLX.
 """
 
 from mlx_lm.tokenizer.parsers.budget import ThinkingBudget
+from mlx_lm.tokenizer.parsers.calls import ToolCallReader
 from mlx_lm.tokenizer.parsers.detect import ParserChoice, choose_parsers, prompt_opens_thinking
 from mlx_lm.tokenizer.parsers.events import (
     Event,
@@ -37,6 +38,7 @@ __all__ = [
     "ToolCallArguments",
     "ToolCallEnd",
     "ToolCallFailed",
+    "ToolCallReader",
     "ToolCallStart",
     "ToolFormat",
     "choose_parsers",

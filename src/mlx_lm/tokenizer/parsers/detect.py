@@ -9,7 +9,7 @@ This module does not parse output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from mlx_lm.tokenizer.parsers.formats import FORMATS, STYLES, tool_format
@@ -78,18 +78,18 @@ class ParserChoice:
 
 
 def choose_parsers(
-    template: str | None, vocab: Mapping[str, int] | None = None, override: str | None = None
+    template: str | None, vocab: Container[str] | None = None, override: str | None = None
 ) -> ParserChoice:
     """Finds the parsers of a model.
 
     Args:
         template: the source of its chat template.
-        vocab: its tokens.
+        vocab: its tokens, such as the mapping of `get_vocab()`.
         override: `tool_parser_type` of its tokenizer_config.json; "none" turns tool calls off.
 
     Raises TokenizerError for an unknown override.
     """
-    text, tokens = template or "", vocab or {}
+    text, tokens = template or "", () if vocab is None else vocab
     if override:
         tools = None if override.strip().lower() == "none" else tool_format(override)
     else:
@@ -97,7 +97,7 @@ def choose_parsers(
     return ParserChoice(_find_style(text, tokens, tools), tools)
 
 
-def _find_tools(text: str, tokens: Mapping[str, int]) -> ToolFormat | None:
+def _find_tools(text: str, tokens: Container[str]) -> ToolFormat | None:
     for name, needles in _RULES:
         # Inside a quoted string of the template, quotes are escaped.
         if all(needle in text or needle.replace('"', '\\"') in text for needle in needles):
@@ -107,7 +107,7 @@ def _find_tools(text: str, tokens: Mapping[str, int]) -> ToolFormat | None:
     return None
 
 
-def _find_style(text: str, tokens: Mapping[str, int], tools: ToolFormat | None) -> ReasoningStyle | None:
+def _find_style(text: str, tokens: Container[str], tools: ToolFormat | None) -> ReasoningStyle | None:
     if tools is not None and tools.name in _SPECIAL_STYLES:
         return STYLES[_SPECIAL_STYLES[tools.name]]
     for style in _MARKED_STYLES:
