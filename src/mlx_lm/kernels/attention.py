@@ -77,8 +77,8 @@ def attention(
 
     queries (B, H, L, Dk); views as in the module's contract; sinks (H,) are extra logits that take probability
     and give nothing (https://arxiv.org/abs/2508.10925); `softcap` c replaces a score s by c*tanh(s/c)
-    (https://arxiv.org/abs/2408.00118). `mask`, boolean and broadcastable to (B, H, L, T), replaces the causal
-    rule. Returns (B, H, L, Dv).
+    (https://arxiv.org/abs/2408.00118). `mask`, broadcastable to (B, H, L, T), replaces the causal rule: boolean,
+    or of the queries' type to be added to the scores. Returns (B, H, L, Dv).
     """
     if mask is None:
         out = _native(queries, None, views, scale, softcap, sinks)
@@ -124,7 +124,7 @@ def _attend(
     if mask is not None:
         if mask.ndim == 4:
             mask = mask[:, :, None] if mask.shape[1] == 1 else mx.unflatten(mask, 1, (kv_heads, heads // kv_heads))
-        scores = mx.where(mask, scores, -mx.inf)
+        scores = mx.where(mask, scores, -mx.inf) if mask.dtype == mx.bool_ else scores + mask
     probabilities = _softmax(scores, sinks, kv_heads).astype(queries.dtype)
     return _matmul(probabilities, _expand(values), transpose=False).flatten(1, 2).astype(queries.dtype)
 

@@ -17,14 +17,15 @@ class ModelArgs(SlidingArgs):
 
 
 class GrowingQueries(Attention):
-    """Queries are multiplied by 1 + beta * log(1 + floor(position / trained length)), as in Llama 4."""
+    """Queries are multiplied by 1 + beta * log(1 + floor((position + first) / trained length))."""
 
     beta = 0.0
     trained = 1
+    first = 0
 
     def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
         queries, keys = super()._place(queries, keys, position)
-        positions = mx.arange(queries.shape[2])[None, None, :, None]
+        positions = mx.arange(self.first, self.first + queries.shape[2])[None, None, :, None]
         positions = positions + (position if isinstance(position, int) else position[:, None, None, None])
         growth = 1 + self.beta * mx.log(1 + mx.floor(positions / self.trained))
         return queries * growth.astype(queries.dtype), keys

@@ -1,6 +1,7 @@
 """Blocks that families are built from."""
 
 from .attention import Attention, AttentionOptions, HeadwiseAttention
+from .biased import AlibiAttention, BiasedAttention, alibi_slopes
 from .conv import CausalConv, ShortConv
 from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer
 from .gated_delta import DeltaOptions, GatedDelta, SeparateDelta, delta_state_dtype, unit_heads
@@ -19,8 +20,10 @@ __all__ = [
     "POST_NORM",
     "PRE_NORM",
     "SANDWICH_NORM",
+    "AlibiAttention",
     "Attention",
     "AttentionOptions",
+    "BiasedAttention",
     "CausalConv",
     "DecoderLayer",
     "DeltaOptions",
@@ -57,6 +60,7 @@ __all__ = [
     "SwitchGLU",
     "SwitchLinear",
     "SwitchMLP",
+    "alibi_slopes",
     "delta_state_dtype",
     "make_rope",
     "route",

@@ -1,0 +1,215 @@
+"""Gemma 3n: four streams of which one is computed (AltUp), low-rank residuals, sparse feed-forwards.
+
+Sources: https://ai.google.dev/gemma/docs/gemma-3n, AltUp https://arxiv.org/abs/2301.13310, LAuReL
+https://arxiv.org/abs/2411.07501.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import NormalDist
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import SANDWICH_NORM, DecoderLayer, GatedMLP, Linear, RMSNorm
+from .base import CausalLM
+from .dense import DenseModel, TwoRopeArgs
+from .gemma4_text import check_sharing, drop_unread
+from .per_layer import PerLayerInputs, Shared, SharingAttention
+from .weights import Rule
+
+
+@dataclass
+class ModelArgs(TwoRopeArgs):
+    intermediate_size: int | list[int] = field(default=16384, kw_only=True)  # type: ignore[assignment]
+    head_dim: int | None = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 32768
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rope_theta: float = field(default=1000000.0, kw_only=True)
+    rope_local_base_freq: float | None = 10000.0
+    sliding_window: int | None = 512
+    sliding_window_pattern: int | None = 5
+    attention_bias: bool = False
+    final_logit_softcapping: float | None = 30.0
+    vocab_size_per_layer_input: int = 262144
+    hidden_size_per_layer_input: int = 256
+    num_kv_shared_layers: int = 15
+    altup_active_idx: int = 0
+    altup_correct_scale: bool = True
+    altup_num_inputs: int = 4
+    laurel_rank: int = 64
+    activation_sparsity_pattern: float | list[float] | None = None
+
+    def __post_init__(self) -> None:
+        self.hidden_act, layers = self.hidden_activation, self.num_hidden_layers
+        super().__post_init__()
+        if self.activation_sparsity_pattern is None:
+            sparse = 10 if layers > 10 else 0
+            self.activation_sparsity_pattern = [0.95] * sparse + [0.0] * (layers - sparse)
+        if not isinstance(self.activation_sparsity_pattern, list):
+            self.activation_sparsity_pattern = [self.activation_sparsity_pattern] * layers
+        if not isinstance(self.intermediate_size, list):
+            self.intermediate_size = [self.intermediate_size] * layers
+        if not len(self.intermediate_size) == len(self.activation_sparsity_pattern) == layers:
+            raise ConfigError("config.json: intermediate_size, activation_sparsity_pattern must have one entry a layer.")
+        if not all(0 <= share < 1 for share in self.activation_sparsity_pattern):
+            raise ConfigError("config.json: activation_sparsity_pattern must be from 0 to below 1.")
+        if not 0 <= self.altup_active_idx < self.altup_num_inputs:
+            raise ConfigError(f"config.json: altup_active_idx={self.altup_active_idx} is not an input.")
+        check_sharing(self)
+
+    def reads(self, index: int) -> bool:
+        """Whether layer `index` has no keys and values of its own."""
+        return index >= self.num_hidden_layers - self.num_kv_shared_layers
+
+
+class SparseMLP(GatedMLP):
+    """Only gates over a quantile, estimated from a token's mean and deviation, stay."""
+
+    deviations = 0.0
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate = self.gate_proj(x)
+        wide = gate.astype(mx.float32)
+        cut = wide.mean(axis=-1, keepdims=True) + self.deviations * wide.std(axis=-1, keepdims=True)
+        gate = mx.maximum(gate - cut.astype(gate.dtype), 0)
+        return self.down_proj(kernels.gated_activation(gate, self.up_proj(x), self.act))
+
+
+class Laurel(nn.Module):
+    def __init__(self, args: Any):
+        super().__init__()
+        self.linear_left = Linear(args.hidden_size, args.laurel_rank, bias=False)
+        self.linear_right = Linear(args.laurel_rank, args.hidden_size, bias=False)
+        self.post_laurel_norm = RMSNorm(args.hidden_size, args.rms_norm_eps)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x + self.post_laurel_norm(self.linear_right(self.linear_left(x)))
+
+
+class AltUp(nn.Module):
+    """Predicts all streams from all, and corrects them by what the computed one became; streams (B, L, S, D)."""
+
+    def __init__(self, args: Any):
+        super().__init__()
+        streams = args.altup_num_inputs
+        self._active = args.altup_active_idx
+        self.correct_output_scale = mx.zeros((args.hidden_size,))
+        self.correction_coefs = Linear(streams, streams, bias=False)
+        self.prediction_coefs = Linear(streams, streams**2, bias=False)
+        self.modality_router = Linear(args.hidden_size, streams, bias=False)
+        self.router_norm = RMSNorm(args.hidden_size, args.rms_norm_eps)
+
+    def predict(self, streams: mx.array) -> mx.array:
+        count = streams.shape[2]
+        mixing = self.prediction_coefs(self._modalities(streams[:, :, self._active]))
+        return mx.unflatten(mixing, -1, (count, count)) @ streams + streams
+
+    def correct(self, streams: mx.array, computed: mx.array) -> mx.array:
+        weights = self.correction_coefs(self._modalities(computed)) + 1
+        return streams + weights[..., None] * (computed - streams[:, :, self._active])[:, :, None]
+
+    def _modalities(self, x: mx.array) -> mx.array:
+        routed = self.modality_router(self.router_norm(x) * x.shape[-1] ** -1.0)
+        return mx.tanh(routed.astype(mx.float32)).astype(x.dtype)
+
+
+class Layer(DecoderLayer):
+    """Gets and gives all streams (B, L, S, D)."""
+
+    def add(self, args: Any) -> None:
+        """The parts beside attention, feed-forward and their norms."""
+        size, width = args.hidden_size_per_layer_input, args.hidden_size
+        self.act, self._active, self._rescale = args.hidden_act, args.altup_active_idx, args.altup_correct_scale
+        self.altup, self.laurel = AltUp(args), Laurel(args)
+        self.per_layer_input_gate = Linear(width, size, bias=False)
+        self.per_layer_projection = Linear(size, width, bias=False)
+        self.post_per_layer_input_norm = RMSNorm(width, args.rms_norm_eps)
+
+    def __call__(
+        self, x: mx.array, state: Any = None, extra: mx.array | None = None, shared: Shared | None = None
+    ) -> mx.array:
+        assert extra is not None
+        streams = self.altup.predict(x)
+        active = streams[:, :, self._active]
+        normed = self.input_layernorm(active)
+        h = active + self.post_attention_layernorm(self.self_attn(normed, state, shared))
+        h = (h + self.laurel(normed)) * 2**-0.5
+        h = h + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(h)))
+        streams = self.altup.correct(streams, h)
+        first = streams[:, :, self._active]
+        if self._rescale:
+            first = first * self.altup.correct_output_scale
+        first = kernels.gated_activation(self.per_layer_input_gate(first), extra, self.act)
+        first = self.post_per_layer_input_norm(self.per_layer_projection(first))
+        return mx.concatenate([streams[:, :, :1], streams[:, :, 1:] + first[:, :, None]], axis=2)
+
+
+class Streams(PerLayerInputs):
+    """Makes the streams from the embeddings, and hidden states from their mean; all have one magnitude."""
+
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        width, others = args.hidden_size, range(1, args.altup_num_inputs)
+        self.altup_projections = [Linear(width, width, bias=False) for _ in others]
+        self.altup_unembed_projections = [Linear(width, width, bias=False) for _ in others]
+
+    def widen(self, h: mx.array) -> mx.array:
+        return mx.stack([h, *(_as_large(p(h), h) for p in self.altup_projections)], axis=2)
+
+    def narrow(self, h: mx.array) -> mx.array:
+        first = h[:, :, 0]
+        others = [_as_large(p(h[:, :, i]), first) for i, p in enumerate(self.altup_unembed_projections, 1)]
+        return mx.stack([first, *others]).mean(axis=0)
+
+
+def _as_large(x: mx.array, model: mx.array) -> mx.array:
+    own = mx.sqrt(mx.maximum((x * x).mean(axis=-1, keepdims=True), 1e-5))
+    return x * mx.sqrt((model * model).mean(axis=-1, keepdims=True)) / own
+
+
+class Model(DenseModel):
+    layer_names = SANDWICH_NORM
+    layer_type = Layer
+    backbone_type = Streams
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        layer.add(args)  # type: ignore[operator]
+        return layer
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        norm = partial(RMSNorm, eps=args.rms_norm_eps)
+        options = cls.attention_options(args, index, scale=1.0, qk_norm=norm)
+        kind, reads = args.layer_type(index), args.reads(index)
+        return SharingAttention(options, kind=kind, reads=reads, eps=args.rms_norm_eps)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        sizes, share = (args.hidden_size, args.intermediate_size[index]), args.activation_sparsity_pattern[index]
+        if not share:
+            return GatedMLP(*sizes, args.hidden_act)
+        mlp = SparseMLP(*sizes, args.hidden_act)
+        mlp.deviations = NormalDist().inv_cdf(share)
+        return mlp
+
+    @staticmethod
+    def input_norm(args: Any, size: int) -> nn.Module:
+        return RMSNorm(size, args.rms_norm_eps)
+
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return args.hidden_size**0.5
+
+    @staticmethod
+    def logit_softcap(args: Any) -> float | None:
+        return args.final_logit_softcapping or None
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        return (*super().weight_rules(), drop_unread(self.args))

@@ -1,0 +1,128 @@
+"""Llama 4: chunked attention, layers without rope whose queries grow, experts in some layers.
+
+Source: https://ai.meta.com/blog/llama-4-multimodal-intelligence.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, BiasedAttention, GatedMLP, LayerNames, MoE, Rope, Routing, SwitchGLU
+from .config import DecoderArgs
+from .dense import DenseModel
+from .ministral3 import GrowingQueries
+from .weights import Rename, Split, Transform
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    intermediate_size_mlp: int = field(default=16384, kw_only=True)
+    head_dim: int | None = 128
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = 131072
+    rope_theta: float = field(default=500000.0, kw_only=True)
+    attention_bias: bool = False
+    num_experts_per_tok: int = 1
+    num_local_experts: int = 16
+    moe_layers: list[int] | None = None
+    interleave_moe_layer_step: int = 1
+    use_qk_norm: bool = True
+    no_rope_layers: list[int] | None = None  # 1 where there is a rope
+    no_rope_layer_interval: int = 4
+    layer_types: list[str] | None = None
+    attention_chunk_size: int | None = 8192
+    attn_temperature_tuning: bool | int = True
+    floor_scale: int = 8192
+    attn_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count, every = self.num_hidden_layers, self.interleave_moe_layer_step
+        if self.moe_layers is None:
+            self.moe_layers = list(range(every - 1, count, every)) if every > 0 else []
+        if not self.no_rope_layers:
+            step = max(self.no_rope_layer_interval, 1)
+            self.no_rope_layers = [int((i + 1) % step != 0) for i in range(count)]
+        if self.layer_types is None:
+            self.layer_types = ["chunked_attention" if rope else "full_attention" for rope in self.no_rope_layers]
+        if not set(self.layer_types) <= {"chunked_attention", "full_attention"}:
+            raise ConfigError(f"config.json: layer_types has unknown values: {sorted(set(self.layer_types))}.")
+        if len(self.layer_types) != count or len(self.no_rope_layers) != count:
+            raise ConfigError(f"config.json: layer_types and no_rope_layers must have {count} entries, one a layer.")
+
+    def window(self, index: int) -> int | None:
+        """A chunk's first positions see less than this, none sees more."""
+        assert self.layer_types is not None
+        return self.attention_chunk_size if self.layer_types[index] == "chunked_attention" else None
+
+
+class ChunkedAttention(BiasedAttention):
+    """A query sees what came before it in its own chunk of `window` positions; norms have no weight."""
+
+    eps: float | None = None
+
+    def rule(self, query: mx.array, key: mx.array, seen: mx.array | None) -> mx.array | None:
+        chunk = self._options.window
+        if chunk is None:
+            return seen
+        same = key // chunk == query // chunk
+        return same if seen is None else same & seen
+
+    def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
+        queries, keys = super()._place(queries, keys, position)
+        if self.eps is None:
+            return queries, keys
+        return kernels.rms_norm(queries, None, self.eps), kernels.rms_norm(keys, None, self.eps)
+
+
+class Experts(MoE):
+    """Weights multiply what goes into an expert, not what comes out."""
+
+    router_name, experts_name, shared_name = "router", "experts", "shared_expert"
+
+    def _visit(self, flat: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
+        scaled = (flat[:, None] * weights[..., None].astype(flat.dtype)).flatten(0, 1)
+        y = self.experts(scaled, indices.reshape(-1, 1))
+        return y.reshape(*indices.shape, -1).sum(axis=1)
+
+
+class Model(DenseModel):
+    layer_names = LayerNames(feed_forward="feed_forward")
+    traditional_rope = True
+    rules = (
+        Rename(r"^output\.", "lm_head."),
+        Transform(r"\.experts\.(gate_up|down)_proj$", lambda w: w.swapaxes(1, 2)),
+        Split(r"(.*\.experts)\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight"), 1),
+        Rename(r"(\.experts\.down_proj)$", r"\1.weight"),
+    )
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> Attention:
+        options: AttentionOptions = cls.attention_options(args, index)
+        if not args.no_rope_layers[index] and options.window is None:
+            mixer = GrowingQueries(options)
+            mixer.beta = args.attn_scale if args.attn_temperature_tuning else 0.0
+            mixer.trained, mixer.first = args.floor_scale, 1
+            return mixer
+        if not args.no_rope_layers[index]:
+            raise ConfigError("config.json: a layer without rope cannot have chunked attention.")
+        chunked = ChunkedAttention(options)
+        chunked.eps = args.rms_norm_eps if args.use_qk_norm else None
+        return chunked
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return super().rope(args, index) if args.no_rope_layers[index] else None
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        width, act = args.hidden_size, args.hidden_act
+        if index not in args.moe_layers:
+            return GatedMLP(width, args.intermediate_size_mlp, act)
+        size, count = args.intermediate_size, args.num_local_experts
+        routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=False)
+        return Experts(width, count, routing, SwitchGLU(width, size, count, act=act), shared=GatedMLP(width, size, act))

@@ -1,0 +1,71 @@
+"""Attention whose scores depend on positions themselves: a bias by distance, or a rule of what is seen.
+
+The positions of the keys held follow from the first query's position: a state holds the latest tokens, and possibly
+the first few. Source of ALiBi: https://arxiv.org/abs/2108.12409.
+"""
+
+import math
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from .. import kernels
+from ..kernels import KVView, visible
+from ..state import KVSpec, StateSpec
+from .attention import Attention
+
+__all__ = ["AlibiAttention", "BiasedAttention", "alibi_slopes"]
+
+
+@dataclass(frozen=True)
+class _InOrder(KVSpec):
+    """Keys and values whose positions must be known: single tokens cannot be dropped."""
+
+    evictable = False
+
+
+class BiasedAttention(Attention):
+    """Subclasses say what is seen, and what is added to the scores."""
+
+    def state_spec(self) -> StateSpec:
+        o = self._options
+        return _InOrder(o.num_kv_heads, o.head_dim, o.head_dim, o.window)
+
+    def rule(self, query: mx.array, key: mx.array, seen: mx.array | None) -> mx.array | None:
+        """The mask for positions query (L, 1) and key (1, T), of which `seen` (L, T) come before: bool or addends."""
+        raise NotImplementedError
+
+    def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
+        o, rows = self._options, []
+        for i, view in enumerate(views):
+            row = queries if len(views) == 1 else queries[i : i + 1]
+            start = position if isinstance(position, int) else position[i]
+            length, held = row.shape[2], view.keys.shape[2]
+            index = mx.arange(held)[None]
+            key = index + (start + length - held)
+            if view.keep:
+                key = mx.where(index < view.keep, index, key)
+            seen = visible(length, held, view.window, view.keep)
+            mask = self.rule(mx.arange(length)[:, None] + start, key, seen)
+            mask = mask if mask is None or mask.dtype == mx.bool_ else mask.astype(row.dtype)
+            options = {"scale": self.scale, "softcap": o.softcap, "sinks": self.get("sinks")}
+            rows.append(kernels.attention(row, (view,), **options, mask=mask))
+        return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
+
+
+class AlibiAttention(BiasedAttention):
+    """Scores fall with distance, for each head by its slope; `slopes` are set by the family."""
+
+    slopes: tuple[float, ...] = ()
+
+    def rule(self, query: mx.array, key: mx.array, seen: mx.array | None) -> mx.array | None:
+        bias = mx.array(self.slopes)[:, None, None] * (key - query)
+        return (bias if seen is None else mx.where(seen, bias, -mx.inf))[None]
+
+
+def alibi_slopes(num_heads: int, largest: float = 8.0) -> tuple[float, ...]:
+    """A slope for each head: 2 ** (-largest * i / n) for n heads, a power of two; others take every second of 2n."""
+    n = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2 ** (-largest * i / n) for i in range(1, n + 1)]
+    between = [2 ** (-largest * i / (2 * n)) for i in range(1, 2 * n + 1, 2)]
+    return tuple((slopes + between)[:num_heads])
