@@ -46,10 +46,13 @@ def _filled(model: Any, depth: int) -> Any:
 
     cache = make_prompt_cache(model)
     mx.eval(model(mx.array([_ids(1)]), cache=cache))
-    for layer in cache:
-        layer.state = tuple(mx.random.normal((*a.shape[:2], depth, a.shape[3])).astype(a.dtype) for a in layer.state)
+    for layer in cache:  # as if the cache had just grown to hold `depth` tokens and a block of spare rows
+        room = depth + 256 - depth % 256
+        layer.keys, layer.values = (
+            mx.random.normal((*a.shape[:2], room, a.shape[3])).astype(a.dtype) for a in (layer.keys, layer.values)
+        )
         layer.offset = depth
-    mx.eval([layer.state for layer in cache])
+    mx.eval([(layer.keys, layer.values) for layer in cache])
     return cache
 
 
