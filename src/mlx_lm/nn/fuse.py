@@ -261,9 +261,10 @@ class LayerRunner:
             weight = linear["weight"]
             if weight.dtype not in _FLOATS:
                 return None
-            weight = mx.contiguous(weight)
+            mixed = can_interleave(weight)
+            weight = self._regroup(linear, "weight", weight) if mixed else mx.contiguous(weight)
             mx.eval(weight)
-            return fused.FusedLinear(weight, bias=bias)
+            return fused.FusedLinear(weight, bias=bias, interleaved=mixed)
         if type(linear) not in (QuantizedLinear, nn.QuantizedLinear):
             return None
         scales, biases = linear["scales"], linear.get("biases")
@@ -292,9 +293,9 @@ class LayerRunner:
         known = self._packed.get(id(array))
         if known is not None and known[0] is array:
             return known[1]
-        packed = interleave(array)
+        packed = interleave(array, dense=False)  # parts of a packed matrix: whole values in their order
         mx.eval(packed)
-        plain = deinterleave(packed)
+        plain = deinterleave(packed, dense=False)
         linear[name] = plain
         self._packed[id(plain)] = (plain, packed)
         return packed
