@@ -3,6 +3,7 @@
 from .api import apply_kv_options, encode_prompt, generate, generate_step, kv_options, stream_generate, wrap_tokenizer
 from .batch import BatchGenerator, batch_generate
 from .engine import Engine, EngineStats
+from .lru import LRUPromptCache
 from .model_states import check_states, context_length, new_states
 from .prefix import PrefixCache
 from .request import PrefillProgress, Request, TokenEvent
@@ -13,6 +14,7 @@ __all__ = [
     "BatchGenerator",
     "Engine",
     "EngineStats",
+    "LRUPromptCache",
     "PrefillProgress",
     "PrefixCache",
     "Request",

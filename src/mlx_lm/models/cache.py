@@ -22,6 +22,7 @@ __all__ = [
     "ArraysCache",
     "CacheList",
     "KVCache",
+    "LRUPromptCache",
     "QuantizedKVCache",
     "RotatingKVCache",
     "can_trim_prompt_cache",
@@ -30,6 +31,15 @@ __all__ = [
     "save_prompt_cache",
     "trim_prompt_cache",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Its home is the engine, which is below this room; only this old public path may look there, and late.
+    if name == "LRUPromptCache":
+        from ..engine.lru import LRUPromptCache
+
+        return LRUPromptCache
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def make_prompt_cache(model: nn.Module, max_kv_size: int | None = None) -> list[Any]:

@@ -33,7 +33,7 @@ def to_buffer(array: mx.array) -> Buffer:
     """The evaluated array's bytes, not copied; numpy has no bfloat16, so its bits go as uint16."""
     name, _ = _NAMES[array.dtype]
     plain = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
-    return Buffer(name, tuple(array.shape), np.array(plain, copy=False).data.cast("B"))
+    return Buffer(name, tuple(array.shape), np.array(plain, copy=False).reshape(-1).view(np.uint8).data)
 
 
 def to_array(buffer: Any) -> mx.array:

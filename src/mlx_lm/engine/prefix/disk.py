@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CacheMismatchError
+from .disk_index import DiskEntry, DiskIndex
 from .folder import BlockFolder, Name
 from .frame import BufferView, Frame, StoredBlock, decode
-from .disk_index import DiskEntry, DiskIndex
 from .writer import Writer
 
 __all__ = ["CheckReport", "DiskEntry", "DiskStats", "DiskStore"]

@@ -155,7 +155,8 @@ def _image(arrays: Mapping[str, BufferView], meta: Mapping[str, Any]) -> tuple[b
     parts, position = [], 0
     # Wide items first: every array then lies at a multiple of its item size.
     for name, array in sorted(arrays.items(), key=lambda pair: (-_ITEM_SIZES.get(pair[1].dtype, 0), pair[0])):
-        part = memoryview(array.data).cast("B")
+        part = memoryview(array.data)
+        part = part.cast("B") if part.nbytes else memoryview(b"")  # views with zeros in their shape can't be cast
         if array.dtype not in _ITEM_SIZES or part.nbytes != math.prod(array.shape) * _ITEM_SIZES[array.dtype]:
             raise CacheMismatchError(f"{name}: {part.nbytes} bytes are not {array.dtype} of shape {array.shape}.")
         offsets = [position, position + part.nbytes]
