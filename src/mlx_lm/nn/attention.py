@@ -95,8 +95,11 @@ class Attention(nn.Module):
         views = attend_states(state, keys, values, o.window)
         out = self._attend(queries, views, position).transpose(0, 2, 1, 3).flatten(2)  # (B, L, H*D)
         if gate is not None:
-            out = out * mx.sigmoid(gate)
+            out = self._gated(out, gate)
         return self[self.out_name](out)
+
+    def _gated(self, out: mx.array, gate: mx.array) -> mx.array:
+        return out * mx.sigmoid(gate)
 
     def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
         """Queries (B, H, L, D), of which the first stands at `position`, over the rows' views -> (B, H, L, Dv)."""

@@ -1,0 +1,82 @@
+"""Arcee's Trinity: gated attention with windows, norms around both branches, sigmoid routing.
+
+Source: https://www.arcee.ai/blog/the-trinity-manifesto.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames, Linear, MoE, RMSNorm, Rope, Routing, SwitchGLU
+from .dense import DenseModel, SlidingArgs
+from .granitemoe import Router
+from .weights import expert_rules
+
+
+@dataclass
+class ModelArgs(SlidingArgs):
+    aliases: ClassVar = {"global_attn_every_n_layers": "sliding_window_pattern"}
+    head_dim: int | None = 128
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = 16384
+    attention_bias: bool = False
+    sliding_window: int | None = 1024
+    sliding_window_pattern: int | None = 4
+    moe_intermediate_size: int = 1408
+    num_dense_layers: int = 1
+    num_experts: int = 64
+    num_experts_per_tok: int = 6
+    num_shared_experts: int = 2
+    route_scale: float = 1.0
+    mup_enabled: bool = False
+
+
+class GatedAttention(Attention):
+    """The output's sigmoid gate has a projection of its own."""
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__(options)
+        self.gate_proj = Linear(options.hidden_size, options.num_heads * options.head_dim, bias=False)
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        queries, keys, values, _ = super()._project(x)
+        return queries, keys, values, self.gate_proj(x)
+
+
+class Experts(MoE):
+    router_name, experts_name = "router", "experts"
+    correction_on_router, correction_name = False, "expert_bias"
+
+
+class Model(DenseModel):
+    layer_names = LayerNames(
+        post_mixer="post_attention_layernorm", pre_feed_forward="pre_mlp_layernorm", post_feed_forward="post_mlp_layernorm"
+    )
+    attention_type = GatedAttention
+    rules = expert_rules(target="experts")
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return super().rope(args, index) if args.layer_type(index) == "sliding_attention" else None
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if index < args.num_dense_layers:
+            return super().feed_forward(args, index)
+        width, size, count, act = args.hidden_size, args.moe_intermediate_size, args.num_experts, args.hidden_act
+        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.route_scale, epsilon=1e-20)
+        shared = GatedMLP(width, size * args.num_shared_experts, act) if args.num_shared_experts else None
+        moe = Experts(width, count, routing, SwitchGLU(width, size, count, act=act), correction=True, shared=shared)
+        moe.router = Router(width, count, "gate")
+        return moe
+
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return args.hidden_size**0.5 if args.mup_enabled else 1.0

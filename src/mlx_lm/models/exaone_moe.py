@@ -1,0 +1,68 @@
+"""K-EXAONE: norms before the branches, full layers without rope, sigmoid routing in groups.
+
+Source: https://arxiv.org/abs/2601.01739.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import PRE_NORM, GatedMLP, MoE, Routing, SwitchGLU
+from .exaone4 import Model as Exaone4
+from .exaone4 import ModelArgs as Exaone4Args
+from .weights import Drop, Rename, expert_rules
+
+
+@dataclass
+class ModelArgs(Exaone4Args):
+    mlp_layer_types: list[str] | None = None
+    is_moe_layer: list[bool] | None = None
+    first_k_dense_replace: int = 1
+    moe_intermediate_size: int = 1024
+    num_experts: int = 64
+    num_experts_per_tok: int = 8
+    num_shared_experts: int = 1
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 2.5
+    n_group: int = 1
+    topk_group: int = 1
+    scoring_func: str = field(default="sigmoid", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mlp_layer_types is None:
+            sparse = self.is_moe_layer or [i >= self.first_k_dense_replace for i in range(self.num_hidden_layers)]
+            self.mlp_layer_types = ["sparse" if s else "dense" for s in sparse]
+        if len(self.mlp_layer_types) != self.num_hidden_layers or not set(self.mlp_layer_types) <= {"dense", "sparse"}:
+            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
+        if self.scoring_func != "sigmoid" or self.num_experts % self.n_group:
+            raise ConfigError("config.json: scoring_func must be 'sigmoid', num_experts a multiple of n_group.")
+
+
+class Model(Exaone4):
+    layer_names = PRE_NORM
+    rules = (
+        Drop(r"^mtp\."),
+        Rename(r"\.mlp\.e_score_correction_bias$", ".mlp.gate.e_score_correction_bias"),
+        *expert_rules(),
+    )
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if args.mlp_layer_types[index] == "dense":
+            return super().feed_forward(args, index)
+        width, size, count, act = args.hidden_size, args.moe_intermediate_size, args.num_experts, args.hidden_act
+        routing = Routing(
+            args.num_experts_per_tok,
+            "sigmoid",
+            normalize=args.norm_topk_prob,
+            scale=args.routed_scaling_factor,
+            num_groups=args.n_group,
+            top_groups=args.topk_group,
+            group_score="top2",
+            epsilon=1e-20,
+        )
+        shared = GatedMLP(width, size * args.num_shared_experts, act) if args.num_shared_experts else None
+        return MoE(width, count, routing, SwitchGLU(width, size, count, act=act), correction=True, shared=shared)

@@ -1,0 +1,123 @@
+"""Poolside's Laguna: softplus gates for each head, head counts for each layer, sigmoid routing.
+
+Source: https://huggingface.co/poolside.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, GatedMLP, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from .dense import DenseModel, TwoRopeArgs
+from .weights import Drop, Rename, expert_rules
+
+_ROPES = {
+    "full_attention": {"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 0.5},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+}
+
+
+@dataclass
+class LayerTypeArgs(TwoRopeArgs):
+    """`layer_types` (all full without) and `mlp_layer_types`, and a rope for each layer type."""
+
+    mlp_layer_types: list[str] | None = None
+    partial_rotary_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.layer_types = self.layer_types or ["full_attention"] * self.num_hidden_layers
+        super().__post_init__()
+        kinds = self.mlp_layer_types or []
+        if kinds and (len(kinds) != self.num_hidden_layers or not set(kinds) <= {"dense", "sparse"}):
+            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
+
+
+@dataclass
+class ModelArgs(LayerTypeArgs):
+    head_dim: int | None = 128
+    max_position_embeddings: int = 131072
+    sliding_window: int | None = 512
+    attention_bias: bool = False
+    gating: bool | str = True
+    num_attention_heads_per_layer: list[int] | None = None
+    num_experts: int = 256
+    num_experts_per_tok: int = 8
+    moe_intermediate_size: int = 512
+    shared_expert_intermediate_size: int = 512
+    moe_routed_scaling_factor: float = 1.0
+    moe_apply_router_weight_on_input: bool = False
+    moe_router_logit_softcapping: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.mlp_layer_types = self.mlp_layer_types or ["dense"] + ["sparse"] * (self.num_hidden_layers - 1)
+        super().__post_init__()
+        self.rope_by_layer_type = self.rope_by_layer_type or _ROPES
+        heads = self.num_attention_heads_per_layer or [self.num_attention_heads] * self.num_hidden_layers
+        self.num_attention_heads_per_layer = heads
+        if len(heads) != self.num_hidden_layers or any(n < 1 or n % self.heads[1] for n in heads):
+            raise ConfigError(f"config.json: num_attention_heads_per_layer={heads} does not fit the layers or KV heads.")
+        if self.moe_apply_router_weight_on_input or self.gating not in (True, "per-head", "per-element"):
+            raise ConfigError("config.json: moe_apply_router_weight_on_input, or this gating, is not supported.")
+
+
+class SoftplusGates(Attention):
+    """A softplus gate for each head, or for each feature."""
+
+    gates = 1
+
+    def add_gates(self, count: int) -> None:
+        self.gates = count
+        self.g_proj = Linear(self._options.hidden_size, count, bias=False)
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        queries, keys, values, _ = super()._project(x)
+        gate = mx.logaddexp(self.g_proj(x).astype(mx.float32), 0).astype(x.dtype)
+        size = self._options.num_heads * self._options.head_dim
+        return queries, keys, values, mx.repeat(gate, size // self.gates, axis=-1)
+
+    def _gated(self, out: mx.array, gate: mx.array) -> mx.array:
+        return out * gate
+
+
+class Experts(MoE):
+    shared_name = "shared_expert"
+    softcap = 0.0
+
+    def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+        if self.softcap > 0:
+            logits = self.softcap * mx.tanh(logits.astype(mx.float32) / self.softcap)
+        return super().choose(logits)
+
+
+class Model(DenseModel):
+    rules = (
+        Drop(r"^mtp\."),
+        Rename(r"\.mlp\.experts\.e_score_correction_bias$", ".mlp.gate.e_score_correction_bias"),
+        Rename(r"\.mlp\.shared_experts\.", ".mlp.shared_expert."),
+        *expert_rules(),
+    )
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        heads = args.num_attention_heads_per_layer[index]
+        norm = partial(RMSNorm, eps=args.rms_norm_eps)
+        options: AttentionOptions = cls.attention_options(args, index, num_heads=heads, qk_norm=norm)
+        mixer = SoftplusGates(options)
+        mixer.add_gates(heads * options.head_dim if args.gating == "per-element" else heads)
+        return mixer
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if args.mlp_layer_types[index] == "dense":
+            return super().feed_forward(args, index)
+        width, count, act = args.hidden_size, args.num_experts, args.hidden_act
+        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.moe_routed_scaling_factor)
+        shared = GatedMLP(width, args.shared_expert_intermediate_size, act)
+        experts = SwitchGLU(width, args.moe_intermediate_size, count, act=act)
+        moe = Experts(width, count, routing, experts, correction=True, shared=shared)
+        moe.softcap = args.moe_router_logit_softcapping
+        return moe

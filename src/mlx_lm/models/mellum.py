@@ -1,0 +1,50 @@
+"""JetBrains' Mellum 2: Qwen 3 with experts, windows, and a rope for each layer type. https://huggingface.co/JetBrains."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from mlx import nn
+
+from ..nn import AttentionOptions, MoE, RMSNorm, Routing, SwitchGLU
+from .dense import DenseModel
+from .laguna import LayerTypeArgs
+from .weights import Drop, expert_rules
+
+_ROPES = {
+    "full_attention": {"rope_type": "default", "rope_theta": 500000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+}
+
+
+@dataclass
+class ModelArgs(LayerTypeArgs):
+    aliases: ClassVar = {"num_local_experts": "num_experts"}
+    head_dim: int | None = 128
+    max_position_embeddings: int = 131072
+    sliding_window: int | None = 1024
+    attention_bias: bool = False
+    num_experts: int = 64
+    num_experts_per_tok: int = 8
+    moe_intermediate_size: int = 896
+    norm_topk_prob: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rope_by_layer_type = self.rope_by_layer_type or _ROPES
+
+
+class Model(DenseModel):
+    rules = (Drop(r"^mtp\."), *expert_rules())
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if args.mlp_layer_types is not None and args.mlp_layer_types[index] == "dense":
+            return super().feed_forward(args, index)
+        width, count, act = args.hidden_size, args.num_experts, args.hidden_act
+        routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
+        return MoE(width, count, routing, SwitchGLU(width, args.moe_intermediate_size, count, act=act))

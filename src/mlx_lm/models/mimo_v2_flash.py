@@ -1,0 +1,132 @@
+"""MiMo-V2-Flash: values smaller than keys, sliding layers with sinks and heads of their own, sigmoid routing.
+
+Source: https://arxiv.org/abs/2601.02780.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..kernels import KVView
+from ..nn import Attention, AttentionOptions, Linear, MoE, Routing, SwitchGLU
+from ..state import KVSpec, StateSpec
+from .dense import DenseModel
+from .laguna import LayerTypeArgs
+from .weights import Drop, Rename, expert_rules
+
+
+@dataclass
+class ModelArgs(LayerTypeArgs):
+    head_dim: int | None = 192
+    v_head_dim: int = 128
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = 262144
+    rope_theta: float = field(default=5000000.0, kw_only=True)
+    swa_rope_theta: float = 10000.0
+    partial_rotary_factor: float = 0.334
+    sliding_window: int | None = 129
+    sliding_window_size: int | None = None
+    attention_bias: bool = False
+    attention_value_scale: float | None = 0.707
+    swa_num_key_value_heads: int | None = None
+    add_swa_attention_sink_bias: bool = True
+    add_full_attention_sink_bias: bool = False
+    hybrid_layer_pattern: list[int] | None = None
+    moe_layer_freq: list[int] | None = None
+    n_routed_experts: int = 256
+    num_experts_per_tok: int = 8
+    moe_intermediate_size: int = 2048
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 1.0
+    n_group: int = 1
+    topk_group: int = 1
+    scoring_func: str = "sigmoid"
+
+    def __post_init__(self) -> None:
+        count = range(self.num_hidden_layers)
+        if self.layer_types is None:
+            slides = self.hybrid_layer_pattern or [int(i > 0 and (i + 1) % 6 > 0) for i in count]
+            self.layer_types = ["sliding_attention" if s else "full_attention" for s in slides]
+        if self.mlp_layer_types is None:
+            self.mlp_layer_types = ["sparse" if s else "dense" for s in self.moe_layer_freq or [int(i > 0) for i in count]]
+        if self.sliding_window_size is not None:  # counts the positions before the query, without itself
+            self.sliding_window = self.sliding_window_size + 1
+        self.rope_local_base_freq = self.swa_rope_theta
+        super().__post_init__()
+        self.rope_by_layer_type = self.rope_by_layer_type or {
+            kind: {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": self.partial_rotary_factor}
+            for kind, theta in (("full_attention", self.rope_theta), ("sliding_attention", self.swa_rope_theta))
+        }
+        if self.scoring_func != "sigmoid" or self.n_routed_experts % self.n_group:
+            raise ConfigError("config.json: scoring_func must be 'sigmoid', n_routed_experts a multiple of n_group.")
+
+
+class NarrowValues(Attention):
+    """Values of another size than keys, scaled; sinks are `attention_sink_bias`."""
+
+    def shape(self, value_dim: int, value_scale: float, sinks: bool) -> None:
+        """Replaces the projections that values go through."""
+        o = self._options
+        self._value_dim, self._value_scale = value_dim, value_scale
+        self.v_proj = Linear(o.hidden_size, o.num_kv_heads * value_dim, bias=o.bias)
+        self.o_proj = Linear(o.num_heads * value_dim, o.hidden_size, bias=False)
+        if sinks:
+            self.attention_sink_bias = mx.zeros((o.num_heads,))
+
+    def state_spec(self) -> StateSpec:
+        o = self._options
+        return KVSpec(o.num_kv_heads, o.head_dim, self._value_dim, o.window)
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        queries, keys, values = (
+            mx.unflatten(a, -1, (-1, size)).transpose(0, 2, 1, 3)
+            for a, size in (
+                (self.q_proj(x), self._options.head_dim),
+                (self.k_proj(x), self._options.head_dim),
+                (self.v_proj(x) * self._value_scale, self._value_dim),
+            )
+        )
+        return queries, keys, values, None
+
+    def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
+        return kernels.attention(queries, views, scale=self.scale, sinks=self.get("attention_sink_bias"))
+
+
+class Model(DenseModel):
+    rules = (
+        Drop(r"^model\.mtp\."),
+        Rename(r"\.self_attn\.sinks$", ".self_attn.attention_sink_bias"),
+        *expert_rules(),
+    )
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        slides = args.layer_type(index) == "sliding_attention"
+        kv_heads = (args.swa_num_key_value_heads or 2 * args.heads[1]) if slides else args.heads[1]
+        options: AttentionOptions = cls.attention_options(args, index, num_kv_heads=kv_heads)
+        mixer = NarrowValues(options)
+        scale = 1.0 if args.attention_value_scale is None else args.attention_value_scale
+        sinks = args.add_swa_attention_sink_bias if slides else args.add_full_attention_sink_bias
+        mixer.shape(args.v_head_dim, scale, sinks)
+        return mixer
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if args.mlp_layer_types[index] == "dense":
+            return super().feed_forward(args, index)
+        width, count, act = args.hidden_size, args.n_routed_experts, args.hidden_act
+        routing = Routing(
+            args.num_experts_per_tok,
+            "sigmoid",
+            normalize=args.norm_topk_prob,
+            scale=args.routed_scaling_factor,
+            num_groups=args.n_group,
+            top_groups=args.topk_group,
+            group_score="top2",
+            epsilon=1e-20,
+        )
+        return MoE(width, count, routing, SwitchGLU(width, args.moe_intermediate_size, count, act=act), correction=True)
