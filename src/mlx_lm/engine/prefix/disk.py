@@ -83,9 +83,18 @@ class DiskStore:
         budget_bytes: of all blocks, temporary files included.
         max_queue_bytes: of blocks that wait to be written; more are dropped.
         sync: a block is on the medium before its name is; False is for tests and throw-away folders.
+        read_only: leave the folder to its owner, whoever that is.
     """
 
-    def __init__(self, folder: str | Path, *, budget_bytes: int, max_queue_bytes: int = 256 * 2**20, sync: bool = True):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        budget_bytes: int,
+        max_queue_bytes: int = 256 * 2**20,
+        sync: bool = True,
+        read_only: bool = False,
+    ):
         self.budget_bytes = budget_bytes
         self.problem: str | None = None  # why the folder cannot be used at all
         self._folder = BlockFolder(Path(folder).expanduser(), sync=sync)
@@ -96,7 +105,7 @@ class DiskStore:
         self._writer: Writer[_Job] = Writer(self._work, max_queue_bytes)
         self.read_only = True
         try:
-            self.read_only = not self._folder.open()
+            self.read_only = read_only or not self._folder.open()
             self._start()
         except OSError as error:
             self.problem = f"{self._folder.root} cannot be used: {error.strerror or error}"
@@ -242,7 +251,7 @@ class DiskStore:
         listing = self._folder.scan()
         useless = self._index.fill(listing.blocks)
         if self.read_only:
-            _log.info("%s belongs to another process: its blocks are read, none are written", self._folder.root)
+            _log.info("%s is only read: another process owns it, or it cannot be written", self._folder.root)
             return
         self._folder.litter |= dict(listing.temporary)
         self._folder.sweep()
