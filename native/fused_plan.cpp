@@ -137,16 +137,30 @@ FusedLinear linear_of(const mx::array& w, const std::optional<mx::array>& scales
   return linear;
 }
 
+// One content of an array; an update in place gives the same Python object another one.
+class ArrayMark {
+ public:
+  explicit ArrayMark(mx::array a) : array_(std::move(a)) {}
+  bool same(const mx::array& other) const { return array_.id() == other.id(); }
+
+ private:
+  mx::array array_;  // held, so that no other array gets its address
+};
+
 // Dictionary entries that a plan was made from: whether each still holds the same object (and array content).
 class Watch {
  public:
   void add(nb::handle owner, nb::handle key, nb::handle value) {
-    entries_.push_back({nb::borrow(owner), nb::borrow(key), nb::borrow(value), id_of(value)});
+    std::optional<ArrayMark> mark;
+    if (nb::isinstance<mx::array>(value)) {
+      mark.emplace(*nb::inst_ptr<mx::array>(value));
+    }
+    entries_.push_back({nb::borrow(owner), nb::borrow(key), nb::borrow(value), std::move(mark)});
   }
   bool unchanged() const {
     for (const Entry& e : entries_) {
       PyObject* now = PyDict_GetItemWithError(e.owner.ptr(), e.key.ptr());
-      if (now != e.value.ptr() || (e.id != 0 && nb::inst_ptr<mx::array>(nb::handle(now))->id() != e.id)) {
+      if (now != e.value.ptr() || (e.mark && !e.mark->same(*nb::inst_ptr<mx::array>(nb::handle(now))))) {
         PyErr_Clear();
         return false;
       }
@@ -157,11 +171,8 @@ class Watch {
  private:
   struct Entry {
     nb::object owner, key, value;
-    std::uintptr_t id;
+    std::optional<ArrayMark> mark;
   };
-  static std::uintptr_t id_of(nb::handle value) {
-    return nb::isinstance<mx::array>(value) ? nb::inst_ptr<mx::array>(value)->id() : 0;
-  }
   std::vector<Entry> entries_;
 };
 
@@ -282,6 +293,7 @@ MLX_LM_BIND(m) {
       .def_rw("hidden", &FusedPlan::hidden)
       .def_rw("final_norm", &FusedPlan::final_norm)
       .def("add", &FusedPlan::add, "layer"_a);
+  nb::class_<ArrayMark>(m, "ArrayMark").def(nb::init<mx::array>()).def("same", &ArrayMark::same);
   nb::class_<Watch>(m, "Watch")
       .def(nb::init<>())
       .def("add", &Watch::add, "owner"_a, "key"_a, "value"_a)

@@ -26,6 +26,7 @@ __all__ = [
     "allocate_tokens",
     "available",
     "make_plan",
+    "mark",
     "new_watch",
     "run_layers",
     "traced",
@@ -104,7 +105,7 @@ class FusedLayer:
 
 def available() -> bool:
     """Whether fused layers can run on the default device."""
-    return hasattr(native.extension(), "fused_layers")
+    return hasattr(native.extension(), "ArrayMark")
 
 
 def traced(x: mx.array) -> bool:
@@ -116,6 +117,11 @@ def traced(x: mx.array) -> bool:
 def new_watch() -> Any:
     """An empty watch: `add(dict, key, value)`, then `unchanged()` while every entry still holds the same object."""
     return _module().Watch()
+
+
+def mark(array: mx.array) -> Any:
+    """The present content of `array`: `same(array)` until somebody updates it in place."""
+    return _module().ArrayMark(array)
 
 
 def allocate_tokens(shape: Sequence[int], dtype: mx.Dtype) -> Any:

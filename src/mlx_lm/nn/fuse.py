@@ -53,7 +53,7 @@ class LayerRunner:
         self._segments: list[_Segment] = []
         self._layers: list[nn.Module] = []
         self._watch: Any = None
-        self._packed: dict[int, tuple[mx.array, mx.array]] = {}
+        self._packed: dict[int, tuple[mx.array, Any, mx.array]] = {}  # a weight, its content's mark, regrouped
         self._results: dict[tuple[mx.Dtype, ...], mx.Dtype] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LayerRunner":
@@ -291,13 +291,14 @@ class LayerRunner:
     def _regroup(self, linear: nn.Module, name: str, array: mx.array) -> mx.array:
         """The interleaved form; the module's entry becomes its lazy inverse."""
         known = self._packed.get(id(array))
-        if known is not None and known[0] is array:
-            return known[1]
-        packed = interleave(array, dense=False)  # parts of a packed matrix: whole values in their order
+        if known is not None and known[0] is array and known[1].same(array):
+            return known[2]
+        dense = name == "weight"  # scales and biases move value by value
+        packed = interleave(array, dense=dense)
         mx.eval(packed)
-        plain = deinterleave(packed, dense=False)
+        plain = deinterleave(packed, dense=dense)
         linear[name] = plain
-        self._packed[id(plain)] = (plain, packed)
+        self._packed[id(plain)] = (plain, fused.mark(plain), packed)
         return packed
 
 
