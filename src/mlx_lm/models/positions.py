@@ -1,4 +1,4 @@
-"""A backbone with learned embeddings of absolute positions, as GPT-2 has; knows no family."""
+"""A backbone that adds embeddings of absolute positions, learned as GPT-2 has them or other; knows no family."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -9,24 +9,43 @@ from ..nn import Embedding
 from ..state import LayerState, offsets
 from .base import Backbone, CausalLM, layer_state
 
-__all__ = ["LearnedPositions"]
+__all__ = ["AddedPositions", "LearnedPositions"]
 
 
-class LearnedPositions(Backbone):
-    """Adds row `position + first_row` of the table `position_name` to each token's embedding."""
+class AddedPositions(Backbone):
+    """Adds what `at` gives for `position + first_row` to each token's embedding."""
 
-    position_name: ClassVar[str] = "wpe"
     first_row: ClassVar[int] = 0
 
-    def __init__(self, model: CausalLM, args: Any):
-        super().__init__(model, args)
-        self[self.position_name] = Embedding(args.max_position_embeddings + self.first_row, args.hidden_size)
+    def at(self, rows: mx.array) -> mx.array:
+        """(..., D) for rows (...)."""
+        raise NotImplementedError
 
     def __call__(
         self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
     ) -> mx.array:
         h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        if self._embed_scale != 1.0:
+            h = h * mx.array(self._embed_scale, h.dtype)
         start = offsets(layer_state(cache, 0))
         rows = mx.arange(h.shape[1]) + self.first_row
         rows = rows + (start if isinstance(start, int) else start[:, None])
-        return super().__call__(inputs, cache, h + self[self.position_name](rows).astype(h.dtype))
+        h = self.narrow(h) + self.at(rows).astype(h.dtype)
+        return self._runner(self[self._names.layers], self[self._names.norm], h, cache)
+
+    def narrow(self, h: mx.array) -> mx.array:
+        """Embeddings (B, L, E) in the width of the layers (B, L, D)."""
+        return h
+
+
+class LearnedPositions(AddedPositions):
+    """Positions are the rows of a table, `position_name`."""
+
+    position_name: ClassVar[str] = "wpe"
+
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        self[self.position_name] = Embedding(args.max_position_embeddings + self.first_row, args.hidden_size)
+
+    def at(self, rows: mx.array) -> mx.array:
+        return self[self.position_name](rows)

@@ -13,7 +13,7 @@ from ..errors import UnsupportedModelError
 __all__ = ["MODEL_REMAPPING", "families", "family", "get_classes"]
 
 # Types that are another family's computation under a new name.
-MODEL_REMAPPING: dict[str, str] = {"ministral": "mistral"}
+MODEL_REMAPPING: dict[str, str] = {"ministral": "mistral", "openai-gpt": "openai_gpt"}
 
 _INFRASTRUCTURE = {
     "adapters",
@@ -23,6 +23,7 @@ _INFRASTRUCTURE = {
     "config",
     "dense",
     "describe",
+    "formats",
     "load",
     "multimodal",
     "per_layer",

@@ -3,7 +3,7 @@
 from .attention import Attention, AttentionOptions, HeadwiseAttention
 from .biased import AlibiAttention, BiasedAttention, alibi_slopes
 from .conv import CausalConv, ShortConv
-from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer
+from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer, NormedSumLayer
 from .gated_delta import DeltaOptions, GatedDelta, SeparateDelta, delta_state_dtype, unit_heads
 from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLinear
 from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
@@ -46,6 +46,7 @@ __all__ = [
     "Mixer",
     "MoE",
     "NextTokenHead",
+    "NormedSumLayer",
     "QuantizedEmbedding",
     "QuantizedHeadLinear",
     "QuantizedLinear",

@@ -12,7 +12,7 @@ import mlx.core as mx
 from .. import kernels
 from ..kernels import KVView, visible
 from ..state import KVSpec, StateSpec
-from .attention import Attention
+from .attention import Attention, AttentionOptions
 
 __all__ = ["AlibiAttention", "BiasedAttention", "alibi_slopes"]
 
@@ -54,18 +54,20 @@ class BiasedAttention(Attention):
 
 
 class AlibiAttention(BiasedAttention):
-    """Scores fall with distance, for each head by its slope; `slopes` are set by the family."""
+    """Scores fall with distance, for each head by its slope."""
 
-    slopes: tuple[float, ...] = ()
+    def __init__(self, options: AttentionOptions, slopes: tuple[float, ...]):
+        super().__init__(options)
+        self._slopes = slopes
 
     def rule(self, query: mx.array, key: mx.array, seen: mx.array | None) -> mx.array | None:
-        bias = mx.array(self.slopes)[:, None, None] * (key - query)
+        bias = mx.array(self._slopes)[:, None, None] * (key - query)
         return (bias if seen is None else mx.where(seen, bias, -mx.inf))[None]
 
 
-def alibi_slopes(num_heads: int, largest: float = 8.0) -> tuple[float, ...]:
-    """A slope for each head: 2 ** (-largest * i / n) for n heads, a power of two; others take every second of 2n."""
+def alibi_slopes(num_heads: int) -> tuple[float, ...]:
+    """A slope for each head: 2 ** (-8 * i / n) for n heads, a power of two; other counts take every second of 2n."""
     n = 2 ** math.floor(math.log2(num_heads))
-    slopes = [2 ** (-largest * i / n) for i in range(1, n + 1)]
-    between = [2 ** (-largest * i / (2 * n)) for i in range(1, 2 * n + 1, 2)]
+    slopes = [2 ** (-8 * i / n) for i in range(1, n + 1)]
+    between = [2 ** (-8 * i / (2 * n)) for i in range(1, 2 * n + 1, 2)]
     return tuple((slopes + between)[:num_heads])

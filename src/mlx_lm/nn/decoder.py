@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from ..state import LayerState, NoSpec, StateSpec
 
-__all__ = ["POST_NORM", "PRE_NORM", "SANDWICH_NORM", "DecoderLayer", "LayerNames", "Mixer"]
+__all__ = ["POST_NORM", "PRE_NORM", "SANDWICH_NORM", "DecoderLayer", "LayerNames", "Mixer", "NormedSumLayer"]
 
 
 class Mixer(Protocol):
@@ -110,3 +110,12 @@ class DecoderLayer(nn.Module):
     def _feed(self, x: mx.array) -> mx.array:
         """The feed-forward's part; families with two side by side override it."""
         return self[str(self._names.feed_forward)](x)
+
+
+class NormedSumLayer(DecoderLayer):
+    """norm(x + mixer(x)), then norm(x + feed_forward(x)): the first Transformer's form, with the post norms' names."""
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        n = self._names
+        x = self[str(n.post_mixer)](x + self._mix(x, state))
+        return self[str(n.post_feed_forward)](x + self._feed(x))

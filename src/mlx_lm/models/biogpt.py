@@ -1,0 +1,49 @@
+"""BioGPT: learned positions, scaled embeddings, biases everywhere. Source: https://arxiv.org/abs/2210.10341."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.nn as nn
+
+from ..nn import AttentionOptions, LayerNames
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .opt import FeedForward, FlatAttention
+from .positions import LearnedPositions
+from .weights import Rename
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    layer_norm_eps: float = 1e-12
+    hidden_act: str = field(default="gelu", kw_only=True)
+    max_position_embeddings: int = 1024
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    scale_embedding: bool = True
+
+
+class Positions(LearnedPositions):
+    position_name, first_row = "embed_positions", 2
+
+
+class Model(DenseModel):
+    """The feed-forward's `fc1` and `fc2` stand in the layer in Hugging Face's checkpoints, in `mlp` here."""
+
+    names = ModelNames(backbone="biogpt", norm="layer_norm", head="output_projection")
+    layer_names = LayerNames(pre_mixer="self_attn_layer_norm", pre_feed_forward="final_layer_norm")
+    attention_type = FlatAttention
+    backbone_type = Positions
+    rules = (Rename(r"(\.layers\.\d+)\.(fc1|fc2)\.", r"\1.mlp.\2."),)
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, rope=None, bias=True, out_bias=True, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)
+
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return args.hidden_size**0.5 if args.scale_embedding else 1.0

@@ -1,0 +1,80 @@
+"""BLOOM: ALiBi, projections fused head by head, a norm on the embeddings. Source: https://arxiv.org/abs/2211.05100."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..nn import AlibiAttention, DecoderLayer, HeadwiseAttention, LayerNames, LayerNorm, alibi_slopes
+from ..state import LayerState
+from .base import Backbone, CausalLM, ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .gpt_neox import FeedForward
+from .weights import Rename
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
+        "layer_norm_epsilon": "layer_norm_eps",
+        "seq_length": "max_position_embeddings",
+    }  # fmt: skip
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = field(default="gelu_pytorch_tanh", kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    apply_residual_connection_post_layernorm: bool = False
+
+
+class BloomAttention(HeadwiseAttention, AlibiAttention):
+    qkv_name, out_name = "query_key_value", "dense"
+
+
+class NormedResiduals(DecoderLayer):
+    """The branches' results are added to what the branches read, not to the unnormalized input."""
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        h = self.input_layernorm(x)
+        h = self.post_attention_layernorm(h + self._mix(h, state))
+        return h + self._feed(h)
+
+
+class NormedEmbeddings(Backbone):
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        self.word_embeddings_layernorm = LayerNorm(args.hidden_size, args.layer_norm_eps)
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        return super().__call__(inputs, cache, self.word_embeddings_layernorm(h))
+
+
+class Model(DenseModel):
+    names = ModelNames(backbone="transformer", embed="word_embeddings", layers="h", norm="ln_f")
+    layer_names = LayerNames("self_attention")
+    backbone_type = NormedEmbeddings
+    rules = (Rename(r"^(h|word_embeddings|word_embeddings_layernorm|ln_f)\.", r"transformer.\1."),)
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        make = NormedResiduals if args.apply_residual_connection_post_layernorm else DecoderLayer
+        return make(
+            mixer=cls.mixer(args, index),
+            feed_forward=cls.feed_forward(args, index),
+            norm=lambda: cls.norm(args),
+            names=cls.layer_names,
+        )
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        options = cls.attention_options(args, index, rope=None, fused=True, bias=True, out_bias=True)
+        return BloomAttention(options, alibi_slopes(args.num_attention_heads))
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, 4 * args.hidden_size, args.hidden_act, bias=True)

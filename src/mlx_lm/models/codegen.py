@@ -1,0 +1,39 @@
+"""CodeGen: GPT-J with projections fused in four blocks. Source: https://arxiv.org/abs/2203.13474."""
+
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions
+from .base import ModelNames
+from .gptj import Model as Gptj
+from .gptj import ModelArgs
+from .weights import Rename
+
+__all__ = ["Model", "ModelArgs"]
+
+_BLOCKS = 4  # of queries, values and keys, in this order: what one device of the training held
+
+
+class BlockwiseAttention(Attention):
+    out_name = "out_proj"
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        fused = self.qkv_proj(x).reshape(*x.shape[:2], _BLOCKS, 3, -1)
+        heads = (*x.shape[:2], self._options.num_heads, -1)
+        queries, values, keys = (fused[..., i, :].reshape(heads).transpose(0, 2, 1, 3) for i in range(3))
+        return queries, keys, values, None
+
+
+class Model(Gptj):
+    names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
+    attention_type = BlockwiseAttention
+    rules = (Rename(r"^(h|wte|ln_f)\.", r"transformer.\1."),)
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        if args.num_attention_heads % _BLOCKS:
+            raise ConfigError(f"config.json: num_attention_heads must be a multiple of {_BLOCKS} for 'codegen'.")
+        usual = {"rope": cls.rope(args, index), "bias": False, "out_bias": False}
+        return super(Gptj, cls).attention_options(args, index, **(usual | changes))

@@ -1,0 +1,91 @@
+"""Falcon: projections fused by group of heads, parallel branches, rope or ALiBi. Source: https://arxiv.org/abs/2311.16867."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import AlibiAttention, Attention, AttentionOptions, LayerNames, alibi_slopes
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .gpt_neox import FeedForward
+from .weights import Rename
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "n_head": "num_attention_heads", "n_layer": "num_hidden_layers", "n_head_kv": "num_key_value_heads",
+        "num_kv_heads": "num_key_value_heads", "activation": "hidden_act", "layer_norm_epsilon": "layer_norm_eps",
+        "ffn_hidden_size": "intermediate_size",
+    }  # fmt: skip
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = field(default="gelu", kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    alibi: bool = False
+    bias: bool = False
+    multi_query: bool = True
+    parallel_attn: bool = True
+    new_decoder_architecture: bool = False
+    num_ln_in_parallel_attn: int | None = None
+    apply_residual_connection_post_layernorm: bool = False
+
+    def __post_init__(self) -> None:
+        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
+        if not self.new_decoder_architecture:
+            self.num_key_value_heads = 1 if self.multi_query else self.num_attention_heads
+        super().__post_init__()
+        if self.new_decoder_architecture and not self.parallel_attn:
+            raise ConfigError("config.json: new_decoder_architecture needs parallel_attn.")
+        if self.apply_residual_connection_post_layernorm or self.num_ln_in_parallel_attn not in (None, 1, 2):
+            raise ConfigError("config.json: apply_residual_connection_post_layernorm is not supported for 'falcon'.")
+
+
+class FalconAttention(Attention):
+    """Each group's queries are followed by its key and its value."""
+
+    qkv_name, out_name = "query_key_value", "dense"
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        o = self._options
+        fused = self[self.qkv_name](x).reshape(*x.shape[:2], o.num_kv_heads, -1, o.head_dim)
+        queries = fused[..., :-2, :].flatten(2, 3)
+        queries, keys, values = (a.transpose(0, 2, 1, 3) for a in (queries, fused[..., -2, :], fused[..., -1, :]))
+        return queries, keys, values, None
+
+
+class FalconAlibi(FalconAttention, AlibiAttention):
+    pass
+
+
+class Model(DenseModel):
+    names = ModelNames(backbone="transformer", embed="word_embeddings", layers="h", norm="ln_f")
+    rules = (Rename(r"^(h|word_embeddings|ln_f)\.", r"transformer.\1."),)
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        if not args.parallel_attn:
+            return LayerNames("self_attention")
+        if args.new_decoder_architecture and args.num_ln_in_parallel_attn in (None, 2):
+            return LayerNames("self_attention", pre_mixer="ln_attn", pre_feed_forward="ln_mlp")
+        return LayerNames("self_attention", pre_feed_forward=None)
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        bias = {"bias": args.bias, "out_bias": args.bias}
+        if not args.alibi:
+            return FalconAttention(cls.attention_options(args, index, fused=True, **bias))
+        options: AttentionOptions = cls.attention_options(args, index, fused=True, rope=None, **bias)
+        # The bias is scaled with the scores, unlike elsewhere.
+        return FalconAlibi(options, tuple(s * options.head_dim**-0.5 for s in alibi_slopes(options.num_heads)))
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.bias)
+
+    @classmethod
+    def parallel(cls, args: Any) -> bool:
+        return args.parallel_attn

@@ -1,0 +1,68 @@
+"""GPT-Neo: learned positions, unscaled scores, every second layer sees a window. https://doi.org/10.5281/zenodo.5297715."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, LayerNames
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .positions import LearnedPositions
+from .starcoder2 import FeedForward
+from .weights import Rename
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "num_heads": "num_attention_heads", "num_layers": "num_hidden_layers", "activation_function": "hidden_act",
+        "layer_norm_epsilon": "layer_norm_eps",
+    }  # fmt: skip
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = field(default="gelu_new", kw_only=True)
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    window_size: int = 256
+    attention_layers: list[str] | None = None
+    attention_types: list[Any] | None = None  # [[["global", "local"], 12]]
+
+    def __post_init__(self) -> None:
+        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
+        super().__post_init__()
+        if self.attention_layers is None:
+            types = self.attention_types or [[["global", "local"], (self.num_hidden_layers + 1) // 2]]
+            layers = [kind for kinds, times in types for _ in range(times) for kind in kinds]
+            self.attention_layers = layers if self.attention_types else layers[: self.num_hidden_layers]
+        kinds = self.attention_layers
+        if len(kinds) != self.num_hidden_layers or not set(kinds) <= {"global", "local"} or self.window_size < 1:
+            raise ConfigError("config.json: attention_types must name 'global' or 'local' for each layer.")
+
+    def window(self, index: int) -> int | None:
+        assert self.attention_layers is not None
+        return self.window_size if self.attention_layers[index] == "local" else None
+
+
+class NeoAttention(Attention):
+    out_name = "out_proj"
+
+
+class Model(DenseModel):
+    names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
+    layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
+    attention_type = NeoAttention
+    backbone_type = LearnedPositions
+    rules = (
+        Rename(r"^(h|wte|wpe|ln_f)\.", r"transformer.\1."),
+        Rename(r"\.attn\.attention\.", ".attn."),
+    )
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, rope=None, out_bias=True, scale=1.0, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)

@@ -1,0 +1,66 @@
+"""MPT: ALiBi, no biases, queries, keys and values limited in size. Source: https://www.databricks.com/blog/mpt-7b."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import MLP, AlibiAttention, LayerNames, LayerNorm, alibi_slopes
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+
+_FIXED = {"prefix_lm": False, "qk_ln": False, "alibi": True, "attn_type": "multihead_attention"}
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
+        "max_seq_len": "max_position_embeddings", "layer_norm_epsilon": "layer_norm_eps",
+    }  # fmt: skip
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = field(default="gelu", kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    no_bias: bool = True
+    attn_config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, value in _FIXED.items():
+            if self.attn_config.get(key, value) != value:
+                raise ConfigError(f"config.json: attn_config.{key}={self.attn_config[key]!r} is not supported for 'mpt'.")
+        if not self.no_bias:
+            raise ConfigError("config.json: no_bias=false is not supported for 'mpt'.")
+
+    def attention_number(self, name: str) -> float | None:
+        """A number of `attn_config`, or None."""
+        value = self.attn_config.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ConfigError(f"config.json: attn_config.{name} must be a number, not {value!r}.")
+        return value
+
+
+class MptAttention(AlibiAttention):
+    qkv_name, out_name = "Wqkv", "out_proj"
+
+
+class Model(DenseModel):
+    names = ModelNames(backbone="transformer", embed="wte", layers="blocks", norm="norm_f")
+    layer_names = LayerNames("attn", "ffn", "norm_1", None, "norm_2")
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        number = args.attention_number
+        own = {"scale": number("softmax_scale"), "clip": number("clip_qkv") or None}
+        options = cls.attention_options(args, index, rope=None, fused=True, **own)
+        return MptAttention(options, alibi_slopes(args.num_attention_heads))
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return MLP(args.hidden_size, 4 * args.hidden_size, args.hidden_act)
+
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return LayerNorm(args.hidden_size, args.layer_norm_eps, bias=False)

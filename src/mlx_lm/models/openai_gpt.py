@@ -1,0 +1,43 @@
+"""GPT-1: GPT-2 with norms after the sums and none at the end. https://openai.com/index/language-unsupervised."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.nn as nn
+
+from ..nn import DecoderLayer, LayerNames, NormedSumLayer
+from .base import ModelNames
+from .gpt2 import Model as Gpt2
+from .gpt2 import ModelArgs as Gpt2Args
+from .positions import LearnedPositions
+from .weights import Rename, Transform
+
+
+@dataclass
+class ModelArgs(Gpt2Args):
+    aliases: ClassVar = Gpt2Args.aliases | {"afn": "hidden_act"}
+    hidden_act: str = field(default="gelu", kw_only=True)
+    max_position_embeddings: int = 512
+
+    def __post_init__(self) -> None:
+        self.hidden_act = "gelu_new" if self.hidden_act == "gelu" else self.hidden_act  # the family means the tanh form
+        super().__post_init__()
+
+
+class Positions(LearnedPositions):
+    position_name = "positions_embed"
+
+
+class Model(Gpt2):
+    names = ModelNames(backbone="transformer", embed="tokens_embed", layers="h")
+    layer_names = LayerNames("attn", "mlp", None, "ln_1", None, "ln_2")
+    layer_type: ClassVar[type[DecoderLayer]] = NormedSumLayer
+    backbone_type = Positions
+    rules = (
+        Transform(r"^(transformer\.)?h\.\d+\..*(c_attn|c_proj|c_fc)\.weight$", lambda w: w.T),
+        Rename(r"^(h|tokens_embed|positions_embed)\.", r"transformer.\1."),
+    )
+
+    @classmethod
+    def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
+        return nn.Identity()

@@ -1,0 +1,109 @@
+"""OPT: learned positions, biased layer norms before or after the sums. Source: https://arxiv.org/abs/2205.01068."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import MLP, Attention, AttentionOptions, DecoderLayer, Embedding, LayerNames, LayerNorm, Linear
+from ..nn import NormedSumLayer
+from ..state import LayerState
+from .base import CausalLM, ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .positions import LearnedPositions
+from .weights import Rename
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "activation_function": "hidden_act", "ffn_dim": "intermediate_size",
+        "_remove_final_layer_norm": "remove_final_layer_norm",
+    }  # fmt: skip
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = field(default="relu", kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    enable_bias: bool = True
+    do_layer_norm_before: bool = True
+    remove_final_layer_norm: bool = False
+    layer_norm_elementwise_affine: bool = True
+    word_embed_proj_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.word_embed_proj_dim = self.word_embed_proj_dim or self.hidden_size
+        if not self.tie_word_embeddings and self.word_embed_proj_dim != self.hidden_size:
+            raise ConfigError("config.json: word_embed_proj_dim needs tie_word_embeddings for 'opt'.")
+
+
+class FlatAttention(Attention):
+    out_name = "out_proj"
+
+
+class FeedForward(MLP):
+    up_name, down_name = "fc1", "fc2"
+
+
+class OptBackbone(LearnedPositions):
+    """Embeddings may be narrower than the layers."""
+
+    position_name, first_row = "embed_positions", 2
+
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        size = args.word_embed_proj_dim
+        if size != args.hidden_size:
+            self.embed_tokens = Embedding(args.vocab_size, size)
+            self.project_in = Linear(size, args.hidden_size, bias=False)
+            self.project_out = Linear(args.hidden_size, size, bias=False)
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = super().__call__(inputs, cache, input_embeddings)
+        return self.project_out(h) if "project_out" in self else h
+
+    def narrow(self, h: mx.array) -> mx.array:
+        return self.project_in(h) if "project_in" in self else h
+
+
+class Model(DenseModel):
+    """The feed-forward's `fc1` and `fc2` stand in the layer in Hugging Face's checkpoints, in `mlp` here."""
+
+    names = ModelNames(norm="final_layer_norm")
+    layer_names = LayerNames(pre_mixer="self_attn_layer_norm", pre_feed_forward="final_layer_norm")
+    attention_type = FlatAttention
+    backbone_type = OptBackbone
+    rules = (
+        Rename(r"^(model\.)?decoder\.", "model."),
+        Rename(r"^(model\.layers\.\d+)\.(fc1|fc2)\.", r"\1.mlp.\2."),
+    )
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        if args.do_layer_norm_before:
+            return super().layer(args, index)
+        mixer, feed_forward = cls.mixer(args, index), cls.feed_forward(args, index)
+        names = LayerNames("self_attn", "mlp", None, "self_attn_layer_norm", None, "final_layer_norm")
+        return NormedSumLayer(mixer=mixer, feed_forward=feed_forward, norm=lambda: cls.norm(args), names=names)
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        bias = args.enable_bias
+        return super().attention_options(args, index, rope=None, bias=bias, out_bias=bias, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.enable_bias)
+
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return LayerNorm(args.hidden_size, args.layer_norm_eps, affine=args.layer_norm_elementwise_affine)
+
+    @classmethod
+    def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
+        return cls.norm(args) if args.do_layer_norm_before and not args.remove_final_layer_norm else nn.Identity()

@@ -1,0 +1,45 @@
+"""XGLM: BioGPT's decoder with sinusoidal positions. Source: https://arxiv.org/abs/2112.10668."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+
+from .base import CausalLM, ModelNames
+from .biogpt import Model as BioGpt
+from .config import DecoderArgs
+from .positions import AddedPositions
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "d_model": "hidden_size", "num_layers": "num_hidden_layers", "attention_heads": "num_attention_heads",
+        "ffn_dim": "intermediate_size", "activation_function": "hidden_act",
+    }  # fmt: skip
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = field(default="gelu", kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    scale_embedding: bool = True
+
+
+class Sinusoids(AddedPositions):
+    """Sines, then cosines, of the position over a geometric series of wavelengths."""
+
+    first_row = 2
+
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        self._size = args.hidden_size
+
+    def at(self, rows: mx.array) -> mx.array:
+        half = self._size // 2
+        angles = rows[..., None] * mx.exp(mx.arange(half) * -(math.log(10000) / (half - 1)))
+        waves = mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1)
+        return mx.pad(waves, [(0, 0)] * (waves.ndim - 1) + [(0, self._size % 2)])
+
+
+class Model(BioGpt):
+    names = ModelNames(norm="layer_norm")
+    backbone_type = Sinusoids
