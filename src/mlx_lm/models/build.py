@@ -41,6 +41,7 @@ def build_model(
         quantization = quantization_of(config)
         if quantization is not None:
             quantize_layers(model, quantization, renamed)
+        _drop_zero_biases(model, renamed)
         assign_weights(model, renamed)
     model.eval()
     return model
@@ -74,7 +75,8 @@ def quantize_layers(model: nn.Module, quantization: Mapping[str, Any], weights: 
             return False
         entry = own.get(path, default)
         width = _width(module)
-        if packed.shape[-1] * 32 != width * entry["bits"] or scales.shape[-1] * entry["group_size"] != width:
+        fits = (packed.shape[-1] * 32, scales.shape[-1] * entry["group_size"]) == (width * entry["bits"], width)
+        if not fits or (scales.dtype == mx.uint8) != (entry["mode"] != "affine"):
             entry = _infer(path, width, packed, scales)
         return entry
 
@@ -97,6 +99,14 @@ def assign_weights(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
     if wrong:
         raise WeightsError(f"The checkpoint does not fit {_name(model)}; wrong shapes: {_some(wrong)}.")
     model.load_weights(list(weights.items()), strict=False)
+
+
+def _drop_zero_biases(model: nn.Module, weights: dict[str, mx.array]) -> None:
+    """Forgets biases that are all zero and that the model lacks: some quantizers write one for every layer."""
+    wanted = {name for name, _ in tree_flatten(model.parameters())}
+    for name in [k for k in weights if k.endswith(".bias") and k not in wanted]:
+        if name.removesuffix("bias") + "weight" in wanted and not mx.any(weights[name]).item():
+            del weights[name]
 
 
 def _name(model: nn.Module) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from .. import hub
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, RemoteCodeError
@@ -20,6 +21,7 @@ from ..tokenizer import TokenizerWrapper, load_tokenizer, tokenizer_from_gguf
 from .adapters import load_adapters
 from .base import CausalLM, state_dtype
 from .build import build_model
+from .formats import convert_checkpoint, quantization_settings
 from .registry import get_classes
 
 __all__ = ["check_config", "load", "load_config", "load_files_tokenizer", "load_model", "load_model_files"]
@@ -103,17 +105,21 @@ def load_model_files(
     else:
         config = load_config(files.folder) | dict(model_config or {})
         check_config(config)
-        weights = hub.load_folder(files.folder)
+        config, weights = convert_checkpoint(config, hub.load_folder(files.folder))
     model = build_model(config, weights, get_model_classes=get_model_classes)
+    del weights  # what was converted or stacked is let go as soon as it is computed
     if not keep_dtypes and native.on_cpu() and isinstance(model, CausalLM):
         _compute_on_cpu(model)
     if not lazy:
-        mx.eval(model.parameters())
+        for _, parameter in tree_flatten(model.parameters()):  # one at a time: a conversion has large temporaries
+            mx.eval(parameter)
     return model, config
 
 
 def load_config(folder: str | Path) -> dict[str, Any]:
     """The folder's config.json, with the end tokens of generation_config.json in place of its own.
+
+    How ModelOpt quantized the weights may stand in a file of its own; it is read as `quantization_config`.
 
     Raises:
         ModelNotFoundError: there is no config.json.
@@ -128,6 +134,12 @@ def load_config(folder: str | Path) -> dict[str, Any]:
         eos = _json_object(generation).get("eos_token_id")
         if eos is not None:
             config["eos_token_id"] = eos
+    modelopt = Path(folder) / "hf_quant_config.json"
+    if modelopt.is_file() and not config.keys() & {"quantization", "quantization_config"}:
+        entry = _json_object(modelopt).get("quantization")
+        if not isinstance(entry, dict):
+            raise ModelFileError(f"{modelopt} has no object named quantization.")
+        config["quantization_config"] = {**entry, "quant_method": "modelopt"}
     return config
 
 
@@ -165,6 +177,7 @@ def check_config(config: Mapping[str, Any], overrides: Mapping[str, Any] | None 
         )
     _, args_class = get_classes(config)
     args_class.from_dict(config)
+    quantization_settings(config)
 
 
 def _compute_on_cpu(model: CausalLM) -> None:

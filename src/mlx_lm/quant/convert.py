@@ -14,7 +14,8 @@ from ..hub.save import copy_side_files, model_card, new_folder, save_config, sav
 from ..hub.upload import upload
 from ..models.build import quantization_of
 from ..models.describe import dense_parameters
-from ..models.load import check_config, load_files_tokenizer, load_model_files
+from ..models.formats import quantization_settings
+from ..models.load import check_config, load_config, load_files_tokenizer, load_model_files
 from ..state import dtype_name
 from .quantize import (
     Predicate,
@@ -77,7 +78,8 @@ def convert(
         say(f"Loading {hf_path}")
         model, config = load_model_files(files, lazy=True, keep_dtypes=True)
         packed = quantization_of(config) is not None
-        if dequantize and not packed:
+        foreign = files.gguf is None and quantization_settings(load_config(files.folder)) is not None
+        if dequantize and not packed and not foreign:
             raise RequestError(f"{hf_path} is not quantized: there is nothing to dequantize.")
         if packed and quantize:
             say("The model is quantized already: it is dequantized first, which does not bring back what was lost")
