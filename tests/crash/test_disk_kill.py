@@ -96,3 +96,29 @@ def test_an_owner_that_dies_frees_the_folder(tmp_path):
         writer.stdout.close()
     with DiskStore(tmp_path, budget_bytes=10**6) as store:
         assert not store.read_only
+
+
+def test_a_reader_beside_a_writer(tmp_path):
+    """Two processes on one folder, with a budget that makes the writer evict what the reader wants."""
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), "1"], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    found = 0
+    try:
+        assert writer.stdout.readline() == "ready\n"
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            with DiskStore(tmp_path, budget_bytes=3_000_000) as store:
+                assert store.read_only and not store.put(b"s" * 16, b"k" * 16, None, {}, {})
+                for entry in store.entries():
+                    block = store.get(entry.name.namespace, entry.name.key)
+                    if block is not None:
+                        number = int.from_bytes(entry.name.key, "big")
+                        assert bytes(block.arrays["a"].data) == random.Random(number).randbytes(1000 + number * 300)
+                        found += 1
+                assert store.stats().corrupt == store.stats().errors == 0
+        assert writer.poll() is None and found > 20
+    finally:
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+    verify(tmp_path)

@@ -1,5 +1,6 @@
 """Prefix hits against cold runs: the same logits, wherever the blocks lie and whatever happened to them."""
 
+import errno
 import logging
 import random
 
@@ -305,7 +306,8 @@ def test_salts_are_apart():
     assert answers(engine, [tokens], cache_salt="a")[1] == 256
 
 
-def test_requests_are_answered_whichever_call_fails(tmp_path):
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_requests_are_answered_whichever_call_fails(tmp_path, code):
     logging.disable(logging.CRITICAL)
     try:
         model, vocab = tiny("hybrid", max_position_embeddings=8192)
@@ -323,7 +325,7 @@ def test_requests_are_answered_whichever_call_fails(tmp_path):
             serve(tmp_path / "count")
         assert faults.seen > 15
         for n in range(1, faults.seen + 1):
-            with faulty(n) as struck:
+            with faulty(n, code) as struck:
                 serve(tmp_path / str(n))
             assert struck.raised == 1
     finally:
