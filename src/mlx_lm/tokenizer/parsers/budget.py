@@ -23,7 +23,8 @@ class ThinkingBudget:
     Args:
         start_ids, end_ids: the tokens of the markers around reasoning.
         budget: tokens of reasoning, at least 0.
-        forced_end_ids: what is forced at the end of the budget: it must end with `end_ids`; None: `end_ids` alone.
+        forced_end_ids: what is forced at the end of the budget: words that lead to the end, `end_ids`, and what must
+            follow them (a header of the answer); None: `end_ids` alone.
         inside: the prompt has opened reasoning.
 
     Raises RequestError for a budget below 0 or markers that do not fit.
@@ -42,8 +43,10 @@ class ThinkingBudget:
         self._closing = self._end if forced_end_ids is None else tuple(forced_end_ids)
         if budget < 0:
             raise RequestError(f"A thinking budget can't be {budget}: give 0 or more tokens.")
-        if not self._end or self._closing[-len(self._end) :] != self._end:
-            raise RequestError("The forced end of reasoning must end with the marker that ends reasoning.")
+        places = range(len(self._closing) - len(self._end) + 1)
+        self._end_at = next((at for at in places if self._closing[at : at + len(self._end)] == self._end), -1)
+        if not self._end or self._end_at < 0:
+            raise RequestError("The forced end of reasoning must contain the marker that ends reasoning.")
         self.budget = budget
         self.inside = inside
         self._recent: tuple[int, ...] = ()  # tokens that may be the beginning of a marker
@@ -94,7 +97,7 @@ class ThinkingBudget:
         if self._count < self.budget:
             return
         begun = self._begun()  # the model is writing the end itself: it must go on with it
-        self._forced = self._end[begun:] if begun else self._closing
+        self._forced = self._closing[self._end_at + begun :] if begun else self._closing
         self._count -= begun
 
     def _begun(self) -> int:

@@ -2,8 +2,9 @@
 
 Formats, and where their facts come from:
 - json_tools (Hermes, Qwen 2.5, Qwen 3, Granite 4): `<tool_call>` JSON `</tool_call>`. Template: Qwen 2.5, Qwen 3.
-- longcat: the same between `<longcat_tool_call>`; newer models write argument tags there (see `tag_calls`). Model card.
-- granite (3.x): `<|tool_call|>[...]`; granite-20b: `<function_call> {...}`. Templates: both, of vLLM and llama.cpp.
+- longcat: the same between `<longcat_tool_call>`; newer models write argument tags there (see `tag_calls`). Public
+  descriptions and transcripts only.
+- granite (3.x): `<|tool_call|>[...]`, as quoted from its template; granite-20b: `<function_call> {...}`, its template.
 - phi4_mini: `functools[...]` (template of vLLM) and `<|tool_call|>[...]<|/tool_call|>` (model card).
 - command_r: `<|START_ACTION|>[{"tool_name": ..., "parameters": ...}]<|END_ACTION|>`. Template: Command R7B.
   Command R and R+ write `Action: ```json [...]````: from knowledge.
@@ -23,7 +24,7 @@ import json
 from collections.abc import Callable
 
 from mlx_lm.tokenizer.parsers.session import Session, ToolFormat
-from mlx_lm.tokenizer.parsers.source import Malformed, Markers, Reading, Source
+from mlx_lm.tokenizer.parsers.source import SPACE, Malformed, Markers, Reading, Source
 from mlx_lm.tokenizer.parsers.values import JSON, drive, read_key, read_members, read_string, read_value
 
 __all__ = ["FORMATS", "json_arguments", "json_calls", "read_json_tag"]
@@ -31,6 +32,7 @@ __all__ = ["FORMATS", "json_arguments", "json_calls", "read_json_tag"]
 _NAMES = frozenset(("name", "tool_name"))
 _ARGUMENTS = frozenset(("arguments", "parameters", "args"))
 _IDS = frozenset(("id",))  # Command R's "tool_call_id" only counts calls: it is no id for a conversation
+_BARE_KEYS = _NAMES | _ARGUMENTS | _IDS | {"type", "function"}
 _HEAD = 512  # characters of a name or an id
 
 
@@ -78,6 +80,8 @@ class _Call:
     def _member(self) -> Reading[None]:
         source = self.session.source
         key = json.loads((yield from _collected(lambda sink: read_key(source, JSON, sink))))
+        if self.bare and self.name is None and key not in _BARE_KEYS:
+            raise Malformed("an object of another kind")  # at once: the answer is JSON, and is waited for
         yield from source.skip_space()
         if key in _NAMES and self.name is None:
             self.name = yield from _text(source)
@@ -164,31 +168,36 @@ def json_calls(session: Session, bare: bool = False) -> Reading[None]:
         yield from source.skip_space()
 
 
-def _closed(session: Session, end: str) -> Reading[None]:
-    """The end marker after complete calls; stray braces before it are dropped, and it may be missing."""
-    source = session.source
-    if not end:
-        return
+def _ahead(source: Source, characters: str) -> Reading[str]:
+    """What comes next, as far as it is made of `characters`; it stays unread."""
     count = 1
-    while (
-        (ahead := (yield from source.peek(count))) and len(ahead) == count and ahead[-1] in " \t\r\n}]" and count < 64
-    ):
+    ahead = yield from source.peek(count)
+    while len(ahead) == count < 64 and ahead[-1] in characters:
         count += 1
-    count -= 1
-    text = yield from source.peek(count + len(end))
-    if text[count:] == end:
-        source.take(len(text))
-    elif not text[:count].strip():
-        source.take(count)
+        ahead = yield from source.peek(count)
+    return ahead[: count - 1]
+
+
+def _closed(session: Session, end: str) -> Reading[bool]:
+    """Reads the end marker after complete calls, and stray brackets before it. Whether it came."""
+    source = session.source
+    before = yield from _ahead(source, SPACE + "}]")
+    found = bool(end) and bool((yield from source.comes(before + end)))
+    if found:
+        source.take(len(before + end))
+    return found
 
 
 def read_json_tag(session: Session, end: str) -> Reading[None]:
-    """JSON calls up to `end`."""
-    yield from json_calls(session)
-    yield from _closed(session, end)
-    while (yield from session.source.comes("{")):  # several objects between one pair of markers
+    """JSON calls up to `end`; there may be several objects."""
+    source = session.source
+    while True:
         yield from json_calls(session)
-        yield from _closed(session, end)
+        if (yield from _closed(session, end)):
+            return
+        before = yield from _ahead(source, SPACE)
+        if not (yield from source.comes(before + "{")):
+            return
 
 
 def _between(ends: dict[str, str]) -> Callable[[Session, str], Reading[None]]:
@@ -284,15 +293,15 @@ def _sections(
 ) -> Reading[None]:
     """Calls that begin with `begin` each; `found` was the first of them or began the list."""
     source = session.source
-    first = found == begin
+    if found != begin:
+        yield from source.skip_space()
+        yield from source.expect(begin)
     while True:
-        if not first:
-            yield from source.skip_space()
-            if not (yield from source.accept(begin)):
-                yield from source.accept(end)
-                return
-        first = False
         yield from one(session)
+        before = yield from _ahead(source, SPACE)
+        if not (yield from source.accept(before + begin)):
+            yield from source.accept(before + end)
+            return
 
 
 _KIMI_ARGUMENTS = Markers(("<|tool_call_argument_begin|>", "<|tool_call_end|>"))
@@ -323,7 +332,9 @@ def _deepseek_call(session: Session) -> Reading[None]:
         raise Malformed("no arguments")
     yield from source.skip_space()
     fenced = not (yield from source.comes("{"))
-    if fenced:  # V3: the head was "function"; name and a fenced block follow
+    if fenced:  # V3: the head is "function"; name and a fenced block follow
+        if not head.strip().isidentifier():
+            raise Malformed("not a kind of tool")
         head, marker = yield from source.text_until(Markers(("\n",)), _HEAD)
         yield from source.skip_space()
         fence = yield from source.accept("```")

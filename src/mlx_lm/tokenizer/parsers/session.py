@@ -123,13 +123,12 @@ class Output:
 
     def stray_end(self, marker: str) -> None:
         """The end of reasoning that nothing began."""
-        if self._reasoned or self._started or not self._wrote_text:
-            if self._reasoned or self._started:
-                self.text(marker)
-            return
-        self._space = ""
-        self._wrote_text, self._structure, self._reasoned = False, True, True
-        self._add(TextWasReasoning())
+        if self._reasoned or self._started:
+            return self.text(marker)
+        wrote, self._wrote_text, self._structure, self._space = self._wrote_text, False, True, ""
+        if wrote:
+            self._reasoned = True
+            self._add(TextWasReasoning())
 
     def start(self, call_id: str, name: str) -> int:
         if self.atomic:

@@ -35,7 +35,6 @@ Sink = Callable[[str], None]
 MAX_DEPTH = 64
 MAX_WORD = 4096  # characters of a number or a bare word
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?", re.ASCII)
-_WORD = re.compile(r"[-+.\w]*")
 _JSON_WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _JSON_ESCAPES = frozenset('"\\/bfnrt')
 _PYTHON_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "a": "\a", "0": "\0", "\n": ""}
@@ -250,16 +249,16 @@ def _peek_bare(source: Source) -> Reading[str]:
 
 
 def _peek_word(source: Source) -> Reading[str]:
-    count = 16
+    count = 1
     while True:
         ahead = yield from source.peek(count)
-        found = _WORD.match(ahead)
-        word = found.group() if found else ""
-        if len(word) < count:
-            return word
+        if len(ahead) < count:
+            return ahead
+        if not (ahead[-1].isalnum() or ahead[-1] in "-+._"):
+            return ahead[:-1]
         if count > MAX_WORD:
             raise Malformed("a word without end")
-        count *= 2
+        count += 1
 
 
 def _literal(word: str, dialect: Dialect) -> str | None:
