@@ -11,7 +11,7 @@ from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
 from .mlp import MLP, GatedMLP
 from .moe import MoE, Routing, SwitchGLU, SwitchMLP, route
 from .mtp import NextTokenHead
-from .norm import GatedRMSNorm, HeadNorm, LayerNorm, RMSNorm
+from .norm import GatedRMSNorm, HeadNorm, LayerNorm, RMSNorm, UnitRMSNorm
 from .rope import Rope, RopeParameters, make_rope
 from .sparse_mixer import SparseMixer
 
@@ -61,6 +61,7 @@ __all__ = [
     "SwitchGLU",
     "SwitchLinear",
     "SwitchMLP",
+    "UnitRMSNorm",
     "alibi_slopes",
     "delta_state_dtype",
     "make_rope",

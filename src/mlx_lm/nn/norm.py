@@ -5,7 +5,7 @@ import mlx.nn as nn
 
 from .. import kernels
 
-__all__ = ["GatedRMSNorm", "HeadNorm", "LayerNorm", "RMSNorm"]
+__all__ = ["GatedRMSNorm", "HeadNorm", "LayerNorm", "RMSNorm", "UnitRMSNorm"]
 
 
 class RMSNorm(nn.Module):
@@ -19,6 +19,17 @@ class RMSNorm(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return kernels.rms_norm(x, self["weight"], self.eps, offset=self.offset)
+
+
+class UnitRMSNorm(nn.Module):
+    """Root-mean-square norm without a weight."""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return kernels.rms_norm(x, None, self.eps)
 
 
 class LayerNorm(nn.Module):

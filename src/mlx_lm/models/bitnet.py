@@ -1,0 +1,50 @@
+"""BitNet b1.58: norms before the output and the down projections. Source: https://arxiv.org/abs/2504.12285.
+
+Ternary checkpoints are read as dense weights.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..kernels import KVView
+from ..nn import Attention, GatedMLP, RMSNorm
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    hidden_act: str = field(default="relu2", kw_only=True)
+    rope_theta: float = field(default=500000.0, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    attention_bias: bool = False
+
+
+class NormedOutput(Attention):
+    def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
+        out = super()._attend(queries, views, position).transpose(0, 2, 1, 3)
+        return self.attn_sub_norm(out.flatten(2)).reshape(out.shape).transpose(0, 2, 1, 3)
+
+
+class NormedHidden(GatedMLP):
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(self.ffn_sub_norm(kernels.gated_activation(self.gate_proj(x), self.up_proj(x), self.act)))
+
+
+class Model(DenseModel):
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        mixer = NormedOutput(cls.attention_options(args, index))
+        mixer.attn_sub_norm = RMSNorm(args.heads[0] * args.heads[2], args.rms_norm_eps)
+        return mixer
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        mlp = NormedHidden(args.hidden_size, args.intermediate_size, args.hidden_act)
+        mlp.ffn_sub_norm = RMSNorm(args.intermediate_size, args.rms_norm_eps)
+        return mlp

@@ -1,0 +1,80 @@
+"""Command A with experts: Cohere 2's parallel layers, experts beside shared ones. https://arxiv.org/abs/2504.00698."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import GatedMLP, MoE, RMSNorm, Rope, Routing, SwitchGLU
+from .cohere2 import Model as Cohere2
+from .cohere2 import ModelArgs as Cohere2Args
+from .dense import DenseModel
+from .weights import expert_rules
+
+
+@dataclass
+class ModelArgs(Cohere2Args):
+    rms_norm_eps: float | None = None  # type: ignore[assignment]
+    num_experts: int = 8
+    num_experts_per_tok: int = 2
+    num_shared_experts: int = 0
+    shared_expert_combination_strategy: str = "average"
+    expert_selection_fn: str = "softmax"
+    norm_topk_prob: bool = True
+    mlp_layer_types: list[str] | None = None
+    first_k_dense_replace: int = 0
+    prefix_dense_sliding_window_pattern: int = 1
+    prefix_dense_intermediate_size: int | None = None
+
+    def __post_init__(self) -> None:
+        first, count = self.first_k_dense_replace, self.num_hidden_layers
+        if self.layer_types is None:
+            patterns = [(i, self.prefix_dense_sliding_window_pattern) for i in range(first)]
+            patterns += [(i, self.sliding_window_pattern or 4) for i in range(count - first)]
+            kinds = ("full_attention", "sliding_attention")
+            self.layer_types = [kinds[(i + 1) % max(every, 1) != 0] for i, every in patterns]
+        self.mlp_layer_types = self.mlp_layer_types or ["dense"] * first + ["sparse"] * (count - first)
+        super().__post_init__()
+        if len(self.mlp_layer_types) != count or not set(self.mlp_layer_types) <= {"dense", "sparse"}:
+            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
+        if self.expert_selection_fn not in ("softmax", "sigmoid"):
+            raise ConfigError(f"config.json: expert_selection_fn={self.expert_selection_fn!r} is not known.")
+        if self.shared_expert_combination_strategy not in ("average", "sum"):
+            raise ConfigError("config.json: shared_expert_combination_strategy must be 'average' or 'sum'.")
+
+
+class AveragedExperts(MoE):
+    """The mean of the routed and the shared experts' results."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(x) * 0.5
+
+
+class Model(Cohere2):
+    rules = expert_rules()
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        if args.mlp_layer_types[index] == "dense" and args.prefix_dense_sliding_window_pattern == 1:
+            return DenseModel.rope.__func__(cls, args, index)  # type: ignore[attr-defined]
+        return super().rope(args, index)
+
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return super().norm(args) if args.rms_norm_eps is None else RMSNorm(args.hidden_size, args.rms_norm_eps)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        width, size, count, act = args.hidden_size, args.intermediate_size, args.num_experts, args.hidden_act
+        if args.mlp_layer_types[index] == "dense":
+            return GatedMLP(width, args.prefix_dense_intermediate_size or size, act)
+        softmax = args.expert_selection_fn == "softmax"
+        routing = Routing(
+            args.num_experts_per_tok, "softmax_topk" if softmax else "sigmoid", normalize=args.norm_topk_prob
+        )
+        shared = GatedMLP(width, size * args.num_shared_experts, act) if args.num_shared_experts else None
+        averaged = shared is not None and args.shared_expert_combination_strategy == "average"
+        kind = AveragedExperts if averaged else MoE
+        return kind(width, count, routing, SwitchGLU(width, size, count, act=act), shared=shared)

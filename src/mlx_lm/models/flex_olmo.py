@@ -1,0 +1,32 @@
+"""FlexOlmo: OLMo 2 with OLMoE's experts. Source: https://arxiv.org/abs/2507.07024."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mlx import nn
+
+from ..nn import MoE, Routing, SwitchGLU
+from .olmo2 import Model as Olmo2
+from .olmo2 import ModelArgs as Olmo2Args
+from .weights import expert_rules
+
+
+@dataclass
+class ModelArgs(Olmo2Args):
+    aliases: ClassVar = {"num_local_experts": "num_experts"}
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 4096
+    rope_theta: float = field(default=500000.0, kw_only=True)
+    num_experts: int = 7
+    num_experts_per_tok: int = 5
+    norm_topk_prob: bool = False
+
+
+class Model(Olmo2):
+    rules = expert_rules()
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        width, count = args.hidden_size, args.num_experts
+        experts = SwitchGLU(width, args.intermediate_size, count, act=args.hidden_act)
+        return MoE(width, count, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob), experts)

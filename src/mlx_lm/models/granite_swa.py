@@ -1,0 +1,56 @@
+"""Granite with windows and sinks, and a rope base for each layer. Source: https://huggingface.co/ibm-granite."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ConfigError
+from ..nn import AttentionOptions, Rope, RopeParameters
+from .config import rope_parameters
+from .dense import DenseModel, SlidingArgs
+from .granite import Model as Granite
+from .granite import ModelArgs as GraniteArgs
+
+
+@dataclass
+class WindowArgs(SlidingArgs):
+    """Every fourth layer is full, from the first on; a base of 0 means no rope."""
+
+    sliding_window: int | None = 128
+    layer_rope_theta: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        count = self.num_hidden_layers
+        if self.layer_types is None:
+            self.layer_types = ["sliding_attention" if i % 4 else "full_attention" for i in range(count)]
+        self.layer_rope_theta = self.layer_rope_theta or [self.rope_theta] * count
+        super().__post_init__()
+        if len(self.layer_rope_theta) != count or min(self.layer_rope_theta) < 0:
+            raise ConfigError("config.json: layer_rope_theta must have one base for each layer.")
+
+    def layer_rope(self, index: int) -> RopeParameters:
+        assert self.layer_rope_theta is not None
+        theta = self.layer_rope_theta[index]
+        return rope_parameters(theta, 1.0, self.rope_scaling, self.max_position_embeddings, self)
+
+
+class Sinks(DenseModel):
+    """What a Granite family adds to its attention."""
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, sinks=True, **changes)
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return super().rope(args, index) if args.layer_rope_theta[index] else None
+
+
+@dataclass
+class ModelArgs(WindowArgs, GraniteArgs):
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    max_position_embeddings: int = field(default=8192, kw_only=True)
+
+
+class Model(Sinks, Granite):
+    pass

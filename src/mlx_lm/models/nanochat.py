@@ -1,0 +1,97 @@
+"""nanochat: norms without weights, rotation the other way round, squared ReLU. https://github.com/karpathy/nanochat."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, LayerNames, Rope, UnitRMSNorm
+from ..state import LayerState
+from .base import Backbone, ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .starcoder2 import FeedForward
+from .weights import Rename
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    hidden_act: str = field(default="relu2", kw_only=True)
+    attention_bias: bool = False
+    final_logit_softcapping: float | None = 15.0
+
+
+class NormedAfterRope(Attention):
+    out_name = "c_proj"
+    eps = 1e-6
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__(options)
+        for ours, name in (("q_proj", "c_q"), ("k_proj", "c_k"), ("v_proj", "c_v")):
+            self[name] = self.pop(ours)
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        queries, keys, values = (
+            mx.unflatten(projection(x), -1, (-1, self._options.head_dim)).transpose(0, 2, 1, 3)
+            for projection in (self.c_q, self.c_k, self.c_v)
+        )
+        return queries, keys, values, None
+
+    def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
+        queries, keys = super()._place(queries, keys, position)
+        return kernels.rms_norm(queries, None, self.eps), kernels.rms_norm(keys, None, self.eps)
+
+
+class NormedEmbeddings(Backbone):
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        return super().__call__(inputs, cache, self[self._names.norm](h))
+
+
+class Model(DenseModel):
+    names = ModelNames(backbone="transformer", embed="wte", layers="h")
+    layer_names = LayerNames("attn")
+    backbone_type = NormedEmbeddings
+    rules = (
+        Rename(r"^model\.embed_tokens\.", "transformer.wte."),
+        Rename(r"^model\.layers\.", "transformer.h."),
+        Rename(r"\.self_attn\.([qkv])_proj\.", r".attn.c_\1."),
+        Rename(r"\.self_attn\.o_proj\.", ".attn.c_proj."),
+        Rename(r"\.mlp\.fc1\.", ".mlp.c_fc."),
+        Rename(r"\.mlp\.fc2\.", ".mlp.c_proj."),
+    )
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        mixer = NormedAfterRope(cls.attention_options(args, index))
+        mixer.eps = args.rms_norm_eps
+        return mixer
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        rope = super().rope(args, index)
+        assert rope is not None
+        freqs = rope.freqs
+        if freqs is None:
+            if rope.base is None:
+                raise ConfigError("config.json: a rope that depends on the length is not supported for 'nanochat'.")
+            freqs = mx.array([rope.base ** (2 * i / rope.dims) for i in range(rope.dims // 2)], mx.float32)
+        return Rope(rope.dims, freqs=-freqs, base=None, scale=rope.scale, traditional=False)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act)
+
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return UnitRMSNorm(args.rms_norm_eps)
+
+    @staticmethod
+    def logit_softcap(args: Any) -> float | None:
+        return args.final_logit_softcapping or None
