@@ -11,6 +11,7 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
+from ..kernels import KVView
 from ..nn import Attention, AttentionOptions, BiasedAttention, GatedMLP, LayerNames, MoE, Rope, Routing, SwitchGLU
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -65,7 +66,7 @@ class ChunkedAttention(BiasedAttention):
 
     eps: float | None = None
 
-    def rule(self, query: mx.array, key: mx.array, seen: mx.array | None) -> mx.array | None:
+    def rule(self, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView) -> mx.array | None:
         chunk = self._options.window
         if chunk is None:
             return seen

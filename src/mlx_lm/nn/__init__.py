@@ -9,7 +9,7 @@ from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLin
 from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
 from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
 from .mlp import MLP, GatedMLP
-from .moe import MoE, Routing, SwitchGLU, SwitchMLP, route
+from .moe import MoE, Routing, SwitchGLU, SwitchMLP, in_expert_order, route
 from .mtp import NextTokenHead
 from .norm import GatedRMSNorm, HeadNorm, LayerNorm, RMSNorm, UnitRMSNorm
 from .rope import Rope, RopeParameters, make_rope
@@ -64,6 +64,7 @@ __all__ = [
     "UnitRMSNorm",
     "alibi_slopes",
     "delta_state_dtype",
+    "in_expert_order",
     "make_rope",
     "route",
     "unit_heads",

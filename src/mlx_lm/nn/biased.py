@@ -31,7 +31,7 @@ class BiasedAttention(Attention):
         o = self._options
         return _InOrder(o.num_kv_heads, o.head_dim, o.head_dim, o.window)
 
-    def rule(self, query: mx.array, key: mx.array, seen: mx.array | None) -> mx.array | None:
+    def rule(self, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView) -> mx.array | None:
         """The mask for positions query (L, 1) and key (1, T), of which `seen` (L, T) come before: bool or addends."""
         raise NotImplementedError
 
@@ -46,7 +46,7 @@ class BiasedAttention(Attention):
             if view.keep:
                 key = mx.where(index < view.keep, index, key)
             seen = visible(length, held, view.window, view.keep)
-            mask = self.rule(mx.arange(length)[:, None] + start, key, seen)
+            mask = self.rule(mx.arange(length)[:, None] + start, key, seen, view)
             mask = mask if mask is None or mask.dtype == mx.bool_ else mask.astype(row.dtype)
             options = {"scale": self.scale, "softcap": o.softcap, "sinks": self.get("sinks")}
             rows.append(kernels.attention(row, (view,), **options, mask=mask))
@@ -60,7 +60,7 @@ class AlibiAttention(BiasedAttention):
         super().__init__(options)
         self._slopes = slopes
 
-    def rule(self, query: mx.array, key: mx.array, seen: mx.array | None) -> mx.array | None:
+    def rule(self, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView) -> mx.array | None:
         bias = mx.array(self._slopes)[:, None, None] * (key - query)
         return (bias if seen is None else mx.where(seen, bias, -mx.inf))[None]
 

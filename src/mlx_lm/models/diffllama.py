@@ -1,0 +1,71 @@
+"""DiffLlama: the difference of two attentions over paired heads. Source: https://arxiv.org/abs/2410.05258."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..kernels import KVView, QuantizedTensor
+from ..nn import Attention, AttentionOptions
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    rms_norm_eps: float = 1e-5
+    attention_bias: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.heads[1] % 2:
+            raise ConfigError(f"config.json: num_key_value_heads must be even for 'diffllama', not {self.heads[1]}.")
+
+
+class DifferentialAttention(Attention):
+    """The first half of the heads minus lambda times the second half, over values of both halves."""
+
+    def __init__(self, options: AttentionOptions, index: int, eps: float):
+        super().__init__(options)
+        self._start, self._eps = 0.8 - 0.6 * math.exp(-0.3 * index), eps
+        for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
+            self[name] = mx.zeros((options.head_dim,))
+
+    def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
+        halves = []
+        for i in range(2):
+            chosen = tuple(KVView(v.keys, _on_heads(v.values, _twice(i)), v.window, v.keep) for v in views)
+            halves.append(kernels.attention(queries, chosen, scale=self.scale))
+        first, second = mx.split(mx.concatenate(halves, axis=-1), 2, axis=1)  # (B, H/2, L, 2D)
+        factors = [mx.exp((a * b).astype(mx.float32).sum()) for a, b in (
+            (self.lambda_q1, self.lambda_k1), (self.lambda_q2, self.lambda_k2)
+        )]  # fmt: skip
+        factor = (factors[0] - factors[1] + self._start).astype(first.dtype)
+        out = (1 - self._start) * kernels.rms_norm(first - factor * second, None, self._eps)
+        # Two heads of D, as the output projection reads them.
+        return mx.unflatten(out, -1, (2, -1)).swapaxes(2, 3).flatten(1, 2)
+
+
+def _twice(half: int) -> Callable[[mx.array], mx.array]:
+    def take(x: mx.array) -> mx.array:
+        part = mx.split(x, 2, axis=1)[half]
+        return mx.concatenate([part, part], axis=1)
+
+    return take
+
+
+def _on_heads(x: mx.array | QuantizedTensor, take: Callable[[mx.array], mx.array]) -> mx.array | QuantizedTensor:
+    if isinstance(x, mx.array):
+        return take(x)
+    return QuantizedTensor(take(x.packed), take(x.scales), take(x.biases), x.group_size, x.bits)
+
+
+class Model(DenseModel):
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        return DifferentialAttention(cls.attention_options(args, index), index, args.rms_norm_eps)

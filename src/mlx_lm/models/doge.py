@@ -1,0 +1,72 @@
+"""Doge: scores grow by what a key's value says, residuals have weights. Source: https://arxiv.org/abs/2412.11834."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..kernels import KVView
+from ..nn import AttentionOptions, BiasedAttention, DecoderLayer, Linear, RMSNorm
+from ..state import LayerState
+from .dense import DenseModel, SlidingArgs
+
+
+@dataclass
+class ModelArgs(SlidingArgs):
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    keep_window_size: int = 2048
+    is_moe: bool = False
+    num_experts: int = 16384  # of the kind that is refused
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.is_moe or self.keep_window_size < 1:
+            # Its router mixes the tokens of a batch, so that an answer would depend on how a prompt is cut.
+            raise ConfigError("config.json: is_moe=true is not supported for 'doge'.")
+
+
+class DynamicMask(BiasedAttention):
+    """Adds exp(A * softplus(dt(value))) to a key's scores, of which only the largest `kept` count."""
+
+    def __init__(self, options: AttentionOptions, kept: int):
+        super().__init__(options)
+        heads = options.num_kv_heads
+        self.A = mx.zeros((heads,))
+        self.dt_proj = Linear(heads * options.head_dim, heads, bias=options.bias)
+        self._kept = kept
+
+    def rule(self, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView) -> mx.array | None:
+        values = view.values if isinstance(view.values, mx.array) else view.values.dequantize()
+        step = self.dt_proj(values.transpose(0, 2, 1, 3).flatten(2).astype(self.dt_proj.weight.dtype))
+        added = mx.exp(self.A * mx.logaddexp(step, 0)).swapaxes(1, 2)[:, :, None]  # (B, Hkv, 1, T)
+        bias = added if seen is None else mx.where(seen, added, -mx.inf)
+        if bias.shape[-1] > self._kept:
+            least = mx.sort(bias, axis=-1)[..., -self._kept :][..., :1]
+            bias = mx.where(bias >= least, bias, -mx.inf)
+        return mx.repeat(bias, self._options.num_heads // self._options.num_kv_heads, axis=1)
+
+
+class WeightedResiduals(DecoderLayer):
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        x = self.input_residual * x + self._mix(self.input_layernorm(x), state)
+        return self.post_attention_residual * x + self._feed(self.post_attention_layernorm(x))
+
+
+class Model(DenseModel):
+    layer_type = WeightedResiduals
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        layer.input_residual = mx.ones((args.hidden_size,))
+        layer.post_attention_residual = mx.ones((args.hidden_size,))
+        return layer
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        norm = partial(RMSNorm, eps=args.rms_norm_eps)
+        return DynamicMask(cls.attention_options(args, index, qk_norm=norm), args.keep_window_size)

@@ -1,0 +1,119 @@
+"""JetMoE: experts for queries and outputs of attention too, all over one set of keys. https://arxiv.org/abs/2404.07413."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import LayerNames, Linear, MoE, RMSNorm, Rope, Routing, SwitchGLU, SwitchLinear, in_expert_order, route
+from ..state import KVSpec, LayerState, StateSpec, attend_states, offsets
+from .config import DecoderArgs
+from .dense import DenseModel
+from .granitemoe import Router
+from .weights import Rename, Split
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {"kv_channels": "head_dim", "activation_function": "hidden_act"}
+    head_dim: int | None = 128
+    max_position_embeddings: int = 4096
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    num_local_experts: int = 8
+    num_experts_per_tok: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        heads, kv_heads, _ = self.heads
+        if heads != kv_heads * self.num_experts_per_tok:
+            raise ConfigError("config.json: num_attention_heads must be num_key_value_heads * num_experts_per_tok.")
+
+
+class HeadExperts(nn.Module):
+    """Experts that make queries from the input, and outputs from attention's results."""
+
+    def __init__(self, args: Any):
+        super().__init__()
+        width, count = args.hidden_size, args.num_local_experts
+        size = args.heads[1] * args.heads[2]
+        self.router = Router(width, count)
+        self.input_linear = SwitchLinear(width, size, count, bias=False)
+        self.output_linear = SwitchLinear(size, width, count, bias=False)
+        self.bias = mx.zeros((width,))
+
+
+class ExpertAttention(nn.Module):
+    """Every chosen expert's queries attend to the same keys and values."""
+
+    def __init__(self, args: Any, rope: Rope | None):
+        super().__init__()
+        _, self._kv_heads, self._head_dim = args.heads
+        self._rope, self._routing = rope, Routing(args.num_experts_per_tok, "softmax_topk")
+        self.experts = HeadExperts(args)
+        self.kv_proj = Linear(args.hidden_size, 2 * self._kv_heads * self._head_dim, bias=False)
+
+    def state_spec(self) -> StateSpec:
+        return KVSpec(self._kv_heads, self._head_dim, self._head_dim)
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        experts, k = self.experts, self._routing.top_k
+        flat = x.reshape(-1, x.shape[-1])
+        indices, weights = route(experts.router(flat), self._routing)
+        queries = in_expert_order(experts.input_linear, flat, indices)  # (N, k, Hkv*D)
+        # Heads that share a key stand together: (B, L, k, Hkv, D) -> (B, Hkv*k, L, D).
+        queries = queries.reshape(*x.shape[:2], k, self._kv_heads, -1).transpose(0, 3, 2, 1, 4).flatten(1, 2)
+        keys, values = (
+            mx.unflatten(a, -1, (self._kv_heads, -1)).transpose(0, 2, 1, 3) for a in mx.split(self.kv_proj(x), 2, -1)
+        )
+        if self._rope is not None:
+            position = offsets(state)
+            queries, keys = self._rope(queries, position), self._rope(keys, position)
+        views = attend_states(state, keys, values)
+        out = kernels.attention(queries, views, scale=self._head_dim**-0.5)
+        out = mx.unflatten(out, 1, (self._kv_heads, k)).transpose(0, 3, 2, 1, 4)  # (B, L, k, Hkv, D)
+        out = out.reshape(flat.shape[0] * k, -1)
+        out = in_expert_order(experts.output_linear, out, indices.reshape(-1, 1)).reshape(*indices.shape, -1)
+        out = (out * weights[..., None].astype(out.dtype)).sum(axis=1) + experts.bias
+        return out.reshape(x.shape)
+
+
+class BiasedExperts(MoE):
+    router_name = "router"
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(x) + self.bias
+
+
+class Model(DenseModel):
+    layer_names = LayerNames("self_attention")
+    rules = (
+        Split(
+            r"(.*\.mlp)\.input_linear\.weight",
+            (r"\1.switch_mlp.gate_proj.weight", r"\1.switch_mlp.up_proj.weight"),
+            1,
+        ),
+        Rename(r"\.mlp\.output_linear\.", ".mlp.switch_mlp.down_proj."),
+    )
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        return ExpertAttention(args, cls.rope(args, index))
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        width, count = args.hidden_size, args.num_local_experts
+        experts = SwitchGLU(width, args.intermediate_size, count, act=args.hidden_act)
+        moe = BiasedExperts(width, count, Routing(args.num_experts_per_tok, "softmax_topk"), experts)
+        moe.router, moe.bias = Router(width, count), mx.zeros((width,))
+        return moe
+
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return RMSNorm(args.hidden_size, 1e-6)  # whatever the config says, unlike the final norm
+
+    @classmethod
+    def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
+        return RMSNorm(args.hidden_size, args.rms_norm_eps)
