@@ -81,9 +81,10 @@ def _build(family: Family, name: str) -> Built:
     torch.manual_seed(0)
     settings = merged(family.base, {k: v for k, v in family.variants[name].items() if not k.startswith("_")})
     config = CONFIG_MAPPING[family.model_type](**settings)
-    config._attn_implementation = "eager"
+    attention = family.variants[name].get("_attention", "eager")
+    config._attn_implementation = attention
     auto = AutoModelForImageTextToText if family.conditional else AutoModelForCausalLM
-    model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    model = auto.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
     _randomize(model, family)
     vocab = config.get_text_config().vocab_size
     length = family.variants[name].get("_length", family.length)
@@ -222,8 +223,9 @@ def _prove(family: Family, built: Built) -> None:
             (Path(folder) / "config.json").write_text(json.dumps(config))
             settings = AutoConfig.from_pretrained(folder)
             auto = AutoModelForImageTextToText if family.conditional else AutoModelForCausalLM
+            attention = family.variants[built.name].get("_attention", "eager")
             model, report = auto.from_pretrained(
-                folder, config=settings, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+                folder, config=settings, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
             )
             missing = {key for key in report["missing_keys"] if not _COMPUTED.search(key)}
             if missing:

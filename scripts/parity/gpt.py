@@ -106,7 +106,7 @@ FAMILIES = (
         {
             "base": {},
             "new": {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "tie_word_embeddings": False},
-            "alibi": {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+            "alibi": {"_attention": "sdpa", "alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
             "wide": {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "parallel_attn": False},
         },
     ),

@@ -51,8 +51,8 @@ class Family:
 
     `base` and each variant are keyword arguments of the config class (nested dictionaries merge). A variant that only
     changes options shares its tensors with an earlier one and costs little more than its logits. A key with a leading
-    underscore is for the generator: `_hub` (as `hub`), `_length`, and `_path_dependent` (why a prompt in pieces cannot
-    give the logits of the whole).
+    underscore is for the generator: `_hub` (as `hub`), `_length`, `_path_dependent` (why a prompt in pieces cannot
+    give the logits of the whole), and `_attention` (the implementation, where the eager one is wrong).
 
     - `hub` replaces or drops keys in the published spelling; `respell` rewrites it whole. A `modern` family was
       published with transformers 5 rope settings.
