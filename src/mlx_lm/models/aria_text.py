@@ -1,0 +1,43 @@
+"""Aria's text model: Llama with experts beside shared ones. Source: https://arxiv.org/abs/2410.05993."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlx import nn
+
+from ..nn import GatedMLP, MoE, Routing, SwitchGLU
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Rename, Split, Transform
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    moe_num_experts: int = 8
+    moe_topk: int = 2
+    moe_num_shared_experts: int = 2
+
+
+class Experts(MoE):
+    router_name = "router"
+
+
+class Model(DenseModel):
+    rules = (
+        Transform(r"\.mlp\.experts\.(fc[12]\.weight|gate_up_proj|down_proj)$", lambda w: w.swapaxes(1, 2)),
+        Split(
+            r"(.*\.mlp)\.experts\.(?:fc1\.weight|gate_up_proj)",
+            (r"\1.switch_mlp.gate_proj.weight", r"\1.switch_mlp.up_proj.weight"),
+            1,
+        ),
+        Rename(r"\.mlp\.experts\.(fc2\.weight|down_proj)$", ".mlp.switch_mlp.down_proj.weight"),
+    )
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        width, size, count, act = args.hidden_size, args.intermediate_size, args.moe_num_experts, args.hidden_act
+        shared = GatedMLP(width, size * args.moe_num_shared_experts, act, bias=args.mlp_bias)
+        routing = Routing(args.moe_topk, "softmax_topk")
+        return Experts(width, count, routing, SwitchGLU(width, size, count, act=act), shared=shared)

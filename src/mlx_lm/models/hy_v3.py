@@ -1,0 +1,70 @@
+"""Hunyuan 3: norms on queries and keys, sigmoid routing beside a shared feed-forward. https://huggingface.co/tencent."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import AttentionOptions, GatedMLP, MoE, RMSNorm, Routing, SwitchGLU
+from .config import DecoderArgs
+from .dense import DenseModel
+from .granitemoe import Router
+from .weights import DropLayers, Rename, Rule, expert_rules
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {"num_local_experts": "num_experts"}
+    head_dim: int | None = 128
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = 131072
+    rope_theta: float = field(default=11158840.0, kw_only=True)
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    mlp_layer_types: list[str] | None = None
+    num_experts: int = 192
+    num_experts_per_tok: int = 8
+    num_shared_experts: int = 1
+    moe_intermediate_size: int = 1536
+    router_scaling_factor: float = 2.826
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count = self.num_hidden_layers
+        self.mlp_layer_types = self.mlp_layer_types or ["dense"] + ["sparse"] * (count - 1)
+        if len(self.mlp_layer_types) != count or not set(self.mlp_layer_types) <= {"dense", "sparse"}:
+            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
+
+
+class Experts(MoE):
+    router_name, shared_name = "router", "shared_mlp"
+    correction_on_router, correction_name = False, "expert_bias"
+
+
+class Model(DenseModel):
+    rules = (
+        Rename(r"\.mlp\.gate\.", ".mlp.router.gate."),
+        Rename(r"\.mlp\.e_score_correction_bias$", ".mlp.expert_bias"),
+        Rename(r"\.mlp\.shared_experts\.", ".mlp.shared_mlp."),
+        *expert_rules(),
+    )
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if args.mlp_layer_types[index] == "dense":
+            return super().feed_forward(args, index)
+        width, size, count, act = args.hidden_size, args.moe_intermediate_size, args.num_experts, args.hidden_act
+        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.router_scaling_factor, epsilon=1e-20)
+        shared = GatedMLP(width, size * args.num_shared_experts, act, bias=args.mlp_bias)
+        moe = Experts(width, count, routing, SwitchGLU(width, size, count, act=act), correction=True, shared=shared)
+        moe.router = Router(width, count, "gate")
+        return moe
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers))
