@@ -88,6 +88,26 @@ def test_bare_calls_stand_where_the_answer_begins(name: str) -> None:
     assert parse(name, call.replace("get_weather", "stranger")).tool_calls == ()
 
 
+def test_json_without_markers() -> None:
+    """Qwen 2.5 Coder leaves them out: an offered tool with arguments, where the answer begins, is a call."""
+    call = '{"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}'
+    for text in (call, f"[{call}]", f"```json\n{call}\n```", f"<tools>\n{call}\n</tools>", f"<think>x</think>\n{call}"):
+        parsed = parse("json_tools", text)
+        assert (calls_of(parsed), parsed.content) == ([WEATHER], ""), text
+    others = (
+        '{"name": "stranger", "arguments": {}}',
+        '{"name": "now"}',
+        '```json\n{"a": 1}\n```',
+        "[1, 2]",
+        f"So: {call}",
+    )
+    for text in others:
+        assert parse("json_tools", text) == Parsed(None, text)
+    assert parse_complete(call, choice("json_tools")) == Parsed(None, call)
+    parser = StreamParser(choice("json_tools"), tools=TOOLS)
+    assert parser.feed('{"answer":') == [TextDelta('{"answer":')]
+
+
 def test_harmony() -> None:
     text = (
         "<|channel|>analysis<|message|>Think.<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"

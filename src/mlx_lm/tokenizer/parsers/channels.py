@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from mlx_lm.tokenizer.parsers.json_calls import json_arguments
 from mlx_lm.tokenizer.parsers.session import Session, ToolFormat
 from mlx_lm.tokenizer.parsers.source import SPACE, Malformed, Markers, Reading
-from mlx_lm.tokenizer.parsers.tag_calls import ATEM, read_tags
+from mlx_lm.tokenizer.parsers.tag_calls import read_tags
+from mlx_lm.tokenizer.parsers.tag_formats import ATEM
 
 __all__ = ["FORMATS"]
 

@@ -12,13 +12,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from mlx_lm.errors import TokenizerError
-from mlx_lm.tokenizer.parsers import channels, gemma, json_calls, pythonic, tag_calls
+from mlx_lm.tokenizer.parsers import channels, gemma, json_formats, nested_tags, pythonic, tag_formats
 from mlx_lm.tokenizer.parsers.session import ReasoningStyle, ToolFormat
 
 __all__ = ["FORMATS", "STYLES", "tool_format"]
 
 FORMATS: Mapping[str, ToolFormat] = MappingProxyType(
-    {one.name: one for family in (tag_calls, json_calls, pythonic, gemma, channels) for one in family.FORMATS}
+    {
+        one.name: one
+        for family in (tag_formats, nested_tags, json_formats, pythonic, gemma, channels)
+        for one in family.FORMATS
+    }
 )
 
 _OTHER_NAMES: Mapping[str, str] = MappingProxyType(

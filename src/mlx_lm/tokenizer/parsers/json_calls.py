@@ -1,21 +1,10 @@
-"""Tool calls that are JSON: {"name": ..., "arguments": {...}}, one or a list, between or after markers.
+"""One call, or a list of calls, as JSON: {"name": ..., "arguments": {...}}.
 
-Formats, and where their facts come from:
-- json_tools (Hermes, Qwen 2.5, Qwen 3, Granite 4): `<tool_call>` JSON `</tool_call>`. Template: Qwen 2.5, Qwen 3.
-- longcat: the same between `<longcat_tool_call>`; newer models write argument tags there (see `tag_calls`). Public
-  descriptions and transcripts only.
-- granite (3.x): `<|tool_call|>[...]`, as quoted from its template; granite-20b: `<function_call> {...}`, its template.
-- phi4_mini: `functools[...]` (template of vLLM) and `<|tool_call|>[...]<|/tool_call|>` (model card).
-- command_r: `<|START_ACTION|>[{"tool_name": ..., "parameters": ...}]<|END_ACTION|>`. Template: Command R7B.
-  Command R and R+ write `Action: ```json [...]````: from knowledge.
-- llama3: a bare object with "parameters", or the same after `<|python_tag|>`. Templates: Llama 3.1, 3.2.
-- mistral: `[TOOL_CALLS][...]`, `[TOOL_CALLS]name[ARGS]{...}` and `[TOOL_CALLS]name[CALL_ID]id[ARGS]{...}`.
-  Template generator of mistral-common 1.13.
-- kimi_k2: sections of id and arguments. Template: Kimi K2 Thinking.
-- deepseek_v3, V3.1: sections of name and arguments. Templates: DeepSeek V3, V3.1.
-- nemotron: `<TOOLCALL>[...]</TOOLCALL>`: from knowledge.
+Contract: arguments are passed on while they are written, as soon as the name is known. Keys can come in any order and
+under the names that models use for them; arguments may also be JSON inside a string. `bare` is for text that no marker
+announces as a call: it must look like a call of a tool that was offered.
 
-Arguments are passed on while they are written, as soon as the name is known.
+This module does not know the markers of formats; `json_formats` does.
 """
 
 from __future__ import annotations
@@ -23,17 +12,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from mlx_lm.tokenizer.parsers.session import Session, ToolFormat
-from mlx_lm.tokenizer.parsers.source import SPACE, Malformed, Markers, Reading, Source
-from mlx_lm.tokenizer.parsers.values import JSON, drive, read_key, read_members, read_string, read_value
+from mlx_lm.tokenizer.parsers.session import Session
+from mlx_lm.tokenizer.parsers.source import SPACE, Malformed, Reading, Source
+from mlx_lm.tokenizer.parsers.values import JSON, drive, read_key, read_string, read_value
 
-__all__ = ["FORMATS", "json_arguments", "json_calls", "read_json_tag"]
+__all__ = ["json_arguments", "json_calls", "read_ahead", "read_closing", "read_json_tag"]
 
 _NAMES = frozenset(("name", "tool_name"))
 _ARGUMENTS = frozenset(("arguments", "parameters", "args"))
 _IDS = frozenset(("id",))  # Command R's "tool_call_id" only counts calls: it is no id for a conversation
 _BARE_KEYS = _NAMES | _ARGUMENTS | _IDS | {"type", "function"}
-_HEAD = 512  # characters of a name or an id
 
 
 class _Call:
@@ -168,7 +156,7 @@ def json_calls(session: Session, bare: bool = False) -> Reading[None]:
         yield from source.skip_space()
 
 
-def _ahead(source: Source, characters: str) -> Reading[str]:
+def read_ahead(source: Source, characters: str) -> Reading[str]:
     """What comes next, as far as it is made of `characters`; it stays unread."""
     count = 1
     ahead = yield from source.peek(count)
@@ -178,10 +166,10 @@ def _ahead(source: Source, characters: str) -> Reading[str]:
     return ahead[: count - 1]
 
 
-def _closed(session: Session, end: str) -> Reading[bool]:
+def read_closing(session: Session, end: str) -> Reading[bool]:
     """Reads the end marker after complete calls, and stray brackets before it. Whether it came."""
     source = session.source
-    before = yield from _ahead(source, SPACE + "}]")
+    before = yield from read_ahead(source, SPACE + "}]")
     found = bool(end) and bool((yield from source.comes(before + end)))
     if found:
         source.take(len(before + end))
@@ -193,205 +181,8 @@ def read_json_tag(session: Session, end: str) -> Reading[None]:
     source = session.source
     while True:
         yield from json_calls(session)
-        if (yield from _closed(session, end)):
+        if (yield from read_closing(session, end)):
             return
-        before = yield from _ahead(source, SPACE)
+        before = yield from read_ahead(source, SPACE)
         if not (yield from source.comes(before + "{")):
             return
-
-
-def _between(ends: dict[str, str]) -> Callable[[Session, str], Reading[None]]:
-    return lambda session, found: read_json_tag(session, ends[found])
-
-
-def _functools(session: Session, found: str) -> Reading[None]:
-    if found != "functools":
-        return (yield from read_json_tag(session, "<|/tool_call|>"))
-    if not (yield from session.source.comes("[")):
-        raise Malformed("the word in a text")
-    yield from json_calls(session)
-
-
-# -- Llama 3
-
-
-def _llama_bare(session: Session) -> Reading[None]:
-    source = session.source
-    while (yield from source.comes("{")):
-        yield from json_calls(session, bare=True)
-        yield from source.skip_space()
-        if (yield from source.accept(";")) or (yield from source.accept(",")):
-            yield from source.skip_space()
-
-
-def _llama_tag(session: Session, found: str) -> Reading[None]:
-    source = session.source
-    yield from source.skip_space()
-    if not (yield from source.comes("{", "[")):
-        return (yield from _llama_builtin(session))
-    yield from json_calls(session)
-    while True:
-        yield from source.skip_space()
-        if (yield from source.accept(";")) or (yield from source.accept(",")):
-            yield from source.skip_space()
-        if not (yield from source.comes("{")):
-            return
-        yield from json_calls(session)
-
-
-_CALL = Markers((".call(",))
-
-
-def _llama_builtin(session: Session) -> Reading[None]:
-    """`brave_search.call(query="...")`: Llama's own tools."""
-    from mlx_lm.tokenizer.parsers.pythonic import read_arguments
-
-    name, _ = yield from session.source.text_until(_CALL, 64)
-    if not name.isidentifier():
-        raise Malformed("program text")
-    yield from read_arguments(session, name)
-
-
-# -- Mistral
-
-
-_MISTRAL_HEAD = Markers(("[ARGS]", "[CALL_ID]", "{", "[TOOL_CALLS]"))
-
-
-def _mistral(session: Session, found: str) -> Reading[None]:
-    source = session.source
-    yield from source.skip_space()
-    if (yield from source.comes("[{", "[ ", "[\n", "[]", "{")):
-        return (yield from json_calls(session))
-    name, marker = yield from source.text_until(_MISTRAL_HEAD, _HEAD)
-    call_id: str | None = None
-    if marker == "[CALL_ID]":
-        call_id, marker = yield from source.text_until(_MISTRAL_HEAD, _HEAD)
-    if marker not in ("[ARGS]", "{"):
-        raise Malformed("no arguments")
-    start = lambda: session.start_call(name.strip(), (call_id or "").strip() or None)  # noqa: E731
-    if marker == "[ARGS]":
-        yield from json_arguments(source, session.arguments, start)
-    else:  # the marker was lost
-        start()
-        yield from read_members(source, JSON, session.arguments)
-    session.end_call()
-
-
-def _mistral_id(name: str, index: int) -> str:
-    """Mistral's templates accept ids of nine letters and digits only."""
-    import secrets
-
-    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") for _ in range(9))
-
-
-# -- sections: Kimi K2, DeepSeek
-
-
-def _sections(
-    session: Session, found: str, begin: str, one: Callable[[Session], Reading[None]], end: str
-) -> Reading[None]:
-    """Calls that begin with `begin` each; `found` was the first of them or began the list."""
-    source = session.source
-    if found != begin:
-        yield from source.skip_space()
-        yield from source.expect(begin)
-    while True:
-        yield from one(session)
-        before = yield from _ahead(source, SPACE)
-        if not (yield from source.accept(before + begin)):
-            yield from source.accept(before + end)
-            return
-
-
-_KIMI_ARGUMENTS = Markers(("<|tool_call_argument_begin|>", "<|tool_call_end|>"))
-
-
-def _kimi_call(session: Session) -> Reading[None]:
-    source = session.source
-    head, marker = yield from source.text_until(_KIMI_ARGUMENTS, _HEAD)
-    if marker == "<|tool_call_end|>":
-        raise Malformed("no arguments")
-    call_id = head.strip()
-    name, colon, number = call_id.rpartition(":")
-    name = name if colon and number.isdecimal() else call_id
-    yield from json_arguments(
-        source, session.arguments, lambda: session.start_call(name.removeprefix("functions."), call_id)
-    )
-    session.end_call()
-    yield from _closed(session, "<|tool_call_end|>")
-
-
-_SEP = Markers(("<｜tool▁sep｜>", "<｜tool▁call▁end｜>"))  # noqa: RUF001
-
-
-def _deepseek_call(session: Session) -> Reading[None]:
-    source = session.source
-    head, marker = yield from source.text_until(_SEP, _HEAD)
-    if marker.endswith("end｜>"):  # noqa: RUF001
-        raise Malformed("no arguments")
-    yield from source.skip_space()
-    fenced = not (yield from source.comes("{"))
-    if fenced:  # V3: the head is "function"; name and a fenced block follow
-        if not head.strip().isidentifier():
-            raise Malformed("not a kind of tool")
-        head, marker = yield from source.text_until(Markers(("\n",)), _HEAD)
-        yield from source.skip_space()
-        fence = yield from source.accept("```")
-        if fence:
-            yield from source.accept("json")
-    yield from json_arguments(source, session.arguments, lambda: session.start_call(head.strip()))
-    session.end_call()
-    if fenced:
-        yield from _closed(session, "```")
-    yield from _closed(session, "<｜tool▁call▁end｜>")  # noqa: RUF001
-
-
-def _kimi(session: Session, found: str) -> Reading[None]:
-    return _sections(session, found, "<|tool_call_begin|>", _kimi_call, "<|tool_calls_section_end|>")
-
-
-def _deepseek(session: Session, found: str) -> Reading[None]:
-    return _sections(session, found, "<｜tool▁call▁begin｜>", _deepseek_call, "<｜tool▁calls▁end｜>")  # noqa: RUF001
-
-
-_COHERE_ENDS = {"<|START_ACTION|>": "<|END_ACTION|>", "Action: ```json": "```", "Action:```json": "```"}
-_GRANITE_ENDS = {
-    "<|tool_call|>": "<|/tool_call|>",
-    "<function_call>": "</function_call>",
-    "<tool_call>": "</tool_call>",
-}
-
-FORMATS: tuple[ToolFormat, ...] = (
-    ToolFormat("granite", "<|tool_call|>", "", _between(_GRANITE_ENDS), tuple(_GRANITE_ENDS)),
-    ToolFormat("phi4_mini", "functools", "", _functools, ("functools", "<|tool_call|>")),
-    ToolFormat(
-        "command_r",
-        "<|START_ACTION|>",
-        "<|END_ACTION|>",
-        _between(_COHERE_ENDS),
-        tuple(_COHERE_ENDS),
-        ignored=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
-        ends_reasoning=True,
-    ),
-    ToolFormat("llama3", "<|python_tag|>", "", _llama_tag, bare=_llama_bare),
-    ToolFormat("mistral", "[TOOL_CALLS]", "", _mistral, ends_reasoning=True, new_id=_mistral_id),
-    ToolFormat(
-        "kimi_k2",
-        "<|tool_calls_section_begin|>",
-        "<|tool_calls_section_end|>",
-        _kimi,
-        ("<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
-        ends_reasoning=True,
-        new_id=lambda name, index: f"functions.{name}:{index}",
-    ),
-    ToolFormat(
-        "deepseek_v3",
-        "<｜tool▁calls▁begin｜>",  # noqa: RUF001
-        "<｜tool▁calls▁end｜>",  # noqa: RUF001
-        _deepseek,
-        ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),  # noqa: RUF001
-        ends_reasoning=True,
-    ),
-    ToolFormat("nemotron", "<TOOLCALL>", "</TOOLCALL>", _between({"<TOOLCALL>": "</TOOLCALL>"})),
-)

@@ -36,6 +36,10 @@ class ToolSchemas:
         """Whether a tool of this name may be called: yes if the tools are not known."""
         return not self._known or name in self._parameters
 
+    @property
+    def known(self) -> bool:
+        return self._known
+
     def _properties(self, tool: str) -> Mapping[str, Any]:
         found = self._parameters.get(tool, {}).get("properties")
         return found if isinstance(found, Mapping) else {}
