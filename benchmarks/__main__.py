@@ -170,7 +170,7 @@ def remarks(options: argparse.Namespace, found: Found) -> list[str]:
     """What must be known to read the table."""
     lines = [
         f"Model {options.model}; {options.threads} threads (mlx-lm: MLX's own choice); {_cpu()}, {platform.system()}; "
-        f"{options.rounds} rounds.",
+        f"rounds: {options.rounds}.",
         f"Decode: {options.tokens} tokens after {options.depth}. Prefill: {options.prefill} tokens, logits of the "
         f"last. Batch: 8 sequences, {options.batch_tokens} tokens each after {options.depth}. "
         "First token: from process start. Peak memory: of the decode process.",

@@ -63,15 +63,20 @@ def run(
         timer.start()
         assert child.stdout is not None
         output, first = b"", None
-        while chunk := os.read(child.stdout.fileno(), 1 << 16):
-            output += chunk
-            if first is None and counts(output):
-                first = time.perf_counter() - start
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - start
-        timer.cancel()
-        child.stdout.close()
-        child.returncode = os.waitstatus_to_exitcode(status)
+        try:
+            while chunk := os.read(child.stdout.fileno(), 1 << 16):
+                output += chunk
+                if first is None and counts(output):
+                    first = time.perf_counter() - start
+        except BaseException:  # Ctrl-C: leave nothing running
+            child.kill()
+            raise
+        finally:
+            _, status, usage = os.wait4(child.pid, 0)
+            seconds = time.perf_counter() - start
+            timer.cancel()
+            child.stdout.close()
+            child.returncode = os.waitstatus_to_exitcode(status)
         if late.is_set():
             raise MeasureError(f"more than {timeout:.0f} s")
         if child.returncode:
