@@ -5,14 +5,13 @@
 // than waiting for each other. Numbers do not depend on the cut: see linear.h and attention.h.
 #include "fused.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
 
 #include "attention.h"
+#include "fused_input.h"
 #include "stages.h"
 #include "workspace.h"
 
@@ -27,68 +26,6 @@ constexpr int64_t strip_floats = 64 * 1024;  // one product's strip of columns s
 int64_t columns_of_strip(int64_t rows) {
   return std::clamp(strip_floats / std::max(rows, int64_t{1}) / 64 * 64, int64_t{64}, int64_t{512});
 }
-
-// Hands out 64-byte aligned pieces of one allocation; with a null base it only counts.
-struct Arena {
-  char* base;
-  size_t used = 0;
-  template <class T>
-  T* take(int64_t count) {
-    T* at = reinterpret_cast<T*>(base + used);
-    used += align64(static_cast<size_t>(count) * sizeof(T));
-    return base == nullptr ? nullptr : at;
-  }
-};
-
-// The input of one or more matrices, in the forms that they read.
-class Input {
- public:
-  static constexpr int most = 3;
-
-  // Distinct forms among `matrices`, laid out in `space`.
-  void plan(const FusedLinear* const* matrices, int count, bool fast, int64_t rows, Arena& space) {
-    forms_ = 0;
-    for (int i = 0; i < count; ++i) {
-      const Matrix& m = matrices[i]->matrix;
-      if (form_of(m) < 0) {
-        Activation kind = activation_for(m, fast);
-        char* at = space.take<char>(static_cast<int64_t>(rows_bytes(m, kind, rows)));
-        matrix_[forms_] = &m;
-        rows_[forms_++] = at == nullptr ? rows_shape(m, kind, rows) : lay_out_rows(m, kind, rows, at);
-      }
-    }
-  }
-  const Rows& rows(const Matrix& m) const { return rows_[form_of(m)]; }
-  int forms() const { return forms_; }
-  const Matrix& matrix(int form) const { return *matrix_[form]; }
-  const Rows& rows_at(int form) const { return rows_[form]; }
-  bool ready = false;
-
- private:
-  int form_of(const Matrix& m) const {
-    for (int i = 0; i < forms_; ++i) {
-      if (same_rows(*matrix_[i], m)) {
-        return i;
-      }
-    }
-    return -1;
-  }
-  const Matrix* matrix_[most];
-  Rows rows_[most];
-  int forms_ = 0;
-};
-
-// Memory of a step: what threads share, and what one thread has for itself.
-struct Shared {
-  float *x, *qkv, *rotated, *attended, *product, *angles;
-  char *input, *hidden, *attention;
-  size_t input_bytes, hidden_bytes;
-};
-struct Own {
-  float *row, *strip, *strip2, *rotated;
-  char* input;
-  int slot;
-};
 
 class Runner {
  public:
@@ -512,23 +449,6 @@ Need need_of(const FusedStep& step, int threads) {
   // a block of normed rows, or one row of all heads and a head
   need.row = std::max(12 * plan.hidden, need.qkv + need.heads);
   return need;
-}
-
-// Whether the threads of this process have had their cores to themselves lately. Fixed shares make a decode step 20-25%
-// faster then (3.6 against 4.6 ms on two cores), and several times slower when a thread is waited for that the
-// scheduler has put aside.
-bool undisturbed() {
-  constexpr int memory = 64;  // steps that a preemption is remembered for
-  static std::atomic<long> seen{0};
-  static std::atomic<int> wary{0};
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  if (seen.exchange(usage.ru_nivcsw, std::memory_order_relaxed) != usage.ru_nivcsw) {
-    wary.store(memory, std::memory_order_relaxed);
-  } else if (int left = wary.load(std::memory_order_relaxed); left > 0) {
-    wary.store(left - 1, std::memory_order_relaxed);
-  }
-  return wary.load(std::memory_order_relaxed) == 0;
 }
 
 }  // namespace

@@ -2,8 +2,6 @@
 // every thread has a core) or chunks claimed by whoever is free (Phases: nobody waits for a thread that is not running).
 #pragma once
 
-#include <cstdlib>
-
 #include "pool.h"
 
 namespace mlx_lm {
@@ -32,6 +30,11 @@ class Stages {
   Team* team_{nullptr};
   Phases* phases_{nullptr};
 };
+
+// Whether the threads of this process have had their cores to themselves lately. Fixed shares make a decode step 20-25%
+// faster then (3.6 against 4.6 ms on two cores), and several times slower when a thread is waited for that the
+// scheduler has put aside.
+bool undisturbed();
 
 template <class Body>
 void parallel_stages(bool fixed, Body&& body, int max_threads = 1 << 20) {

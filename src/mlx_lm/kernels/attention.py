@@ -103,10 +103,10 @@ def _attend(
 ) -> mx.array:
     length, total = queries.shape[2], view.keys.shape[2]
     keys, values = view.keys, view.values
-    if mask is None and length == 1 and view.window is not None and not view.keep and total > view.window:
-        if isinstance(keys, mx.array) and isinstance(values, mx.array):
-            # One query needs no mask: its window is the tail.
-            keys, values, total = keys[:, :, -view.window :], values[:, :, -view.window :], view.window
+    tail = mask is None and length == 1 and view.window is not None and not view.keep and total > view.window
+    if tail and isinstance(keys, mx.array) and isinstance(values, mx.array) and view.window is not None:
+        # One query needs no mask: its window is the tail.
+        keys, values, total = keys[:, :, -view.window :], values[:, :, -view.window :], view.window
     if softcap is None and isinstance(keys, mx.array) and isinstance(values, mx.array):
         rule = mask
         if rule is None and length > 1 and (view.window is None or total <= view.window):
@@ -129,9 +129,7 @@ def _attend(
     return _matmul(probabilities, _expand(values), transpose=False).flatten(1, 2).astype(queries.dtype)
 
 
-def latent_attention(
-    queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...], *, scale: float
-) -> mx.array:
+def latent_attention(queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...], *, scale: float) -> mx.array:
     """Absorbed multi-head latent attention: every head looks at one shared latent.
 
     queries (B, H, L, R) already multiplied into the latent space, rope_queries (B, H, L, P); a view's keys are the

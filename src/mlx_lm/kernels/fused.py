@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class FusedLinear:
-    """A weight as MLX stores it, of which rows [first, first + count) are used; `interleaved` as in `kernels.linear`."""
+    """Rows [first, first + count) of a weight as MLX stores it; `interleaved` as in `kernels.linear`."""
 
     weight: mx.array
     scales: mx.array | None = None
@@ -72,6 +72,7 @@ class FusedRope:
         """Radians per position of each pair (dims/2,), computed as MLX's composed rope does."""
         if self.freqs is not None:
             return mx.reciprocal(self.freqs.astype(mx.float32))
+        assert self.base is not None, "a rope has a base or divisors"
         half = self.dims // 2
         return mx.exp(mx.arange(0, -half, -1, dtype=mx.float32) * (mx.log(mx.array(self.base, mx.float32)) / half))
 

@@ -68,9 +68,8 @@ class LayerRunner:
         """x (B, L, D) -> normalized hidden states (B, L, D)."""
         if cache is None or not self._usable(x):
             return norm(_one_by_one(layers, x, cache))
-        if self._watch is None or len(layers) != len(self._layers) or not all(map(is_, layers, self._layers)):
-            self._look(layers, norm)
-        elif not self._watch.unchanged():
+        known = len(layers) == len(self._layers) and all(map(is_, layers, self._layers))
+        if self._watch is None or not known or not self._watch.unchanged():
             self._look(layers, norm)
         normed = False
         for segment in self._segments:
@@ -283,8 +282,8 @@ class LayerRunner:
             parts[2] if len(parts) > 2 else None,
             bias,
             linear.mode,
-            linear.bits,
-            linear.group_size,
+            int(linear.bits),
+            int(linear.group_size),
             mixed,
         )
 

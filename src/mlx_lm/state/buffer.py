@@ -76,28 +76,29 @@ class TokenBuffer:
         Reading the buffer in any other way takes the memory back and waits for what was written.
         """
         end = self.length + shape[2]
-        if self._store is None and not self._arrays:
-            self._store = fused.allocate_tokens((*shape[:2], self._capacity_for(end), shape[3]), dtype)
-        elif end > self.capacity:
-            if self._store is None:
-                self._adopt()
-            elif self._written is not None:
+        store = self._store
+        if store is None:
+            store = self._adopt((*shape[:2], self._capacity_for(end), shape[3]), dtype)
+        if end > store.capacity:
+            if self._written is not None:
                 mx.eval(self._written)
-            self._store.grow(self._capacity_for(end), self.length)
-        elif self._store is None:
-            self._adopt()
-        return self._store
+            store.grow(self._capacity_for(end), self.length)
+        return store
 
     def wrote(self, tokens: int, node: mx.array) -> None:
         """Counts `tokens` that `node` writes when it is evaluated."""
         self.length += tokens
         self._written = node
 
-    def _adopt(self) -> None:
-        (array,) = self._arrays
-        mx.eval(array)
-        self._arrays = []
-        self._store = fused.adopt_tokens(array)
+    def _adopt(self, shape: tuple[int, ...], dtype: mx.Dtype) -> Any:
+        if self._arrays:
+            (array,) = self._arrays
+            mx.eval(array)
+            self._arrays = []
+            self._store = fused.adopt_tokens(array)
+        else:
+            self._store = fused.allocate_tokens(shape, dtype)
+        return self._store
 
     @property
     def parts(self) -> list[mx.array]:

@@ -1,0 +1,182 @@
+// What scores and weighted sums share: register tiles, and moving tokens between memory and vectors.
+#pragma once
+
+#include "attention.h"
+#include "simd.h"
+
+namespace mlx_lm::MLX_LM_ISA {
+namespace {
+
+// Register tiles: R query rows x V vectors of keys (scores) or C vectors of columns (values).
+#if defined(MLX_LM_ISA_avx512)
+constexpr int max_rows = 12;
+constexpr int key_vectors = 2;
+#elif defined(MLX_LM_ISA_avx2)
+constexpr int max_rows = 5;
+constexpr int key_vectors = 1;
+#else
+constexpr int max_rows = 3;
+constexpr int key_vectors = 1;
+#endif
+constexpr int key_tile = 16 * key_vectors;
+constexpr int plain_chunk = 512;  // keys per pass of `values`: probabilities and columns stay in L1 and L2
+constexpr int packed_chunk = 64;
+
+template <int R>
+struct Rows_ {
+  static constexpr int value = R;
+};
+template <int Max, class Body>
+MLX_INLINE void with_rows(int r, Body&& body) {
+  if constexpr (Max > 1) {
+    if (r < Max) {
+      return with_rows<Max - 1>(r, body);
+    }
+  }
+  body(Rows_<Max>{});
+}
+
+template <int B>
+struct Bits {
+  static constexpr int bits = B;
+};
+template <class Body>
+MLX_INLINE void with_bits(int bits, Body&& body) {
+  switch (bits) {
+    case 2:
+      return body(Bits<2>{});
+    case 3:
+      return body(Bits<3>{});
+    case 5:
+      return body(Bits<5>{});
+    case 6:
+      return body(Bits<6>{});
+    case 8:
+      return body(Bits<8>{});
+    default:
+      return body(Bits<4>{});
+  }
+}
+
+#if defined(MLX_LM_ISA_avx512)
+// 16 dwords of 16 tokens. Loading tokens r, r+4, r+8 and r+12 into the quarters of one register leaves half of the
+// shuffles of a transposition in registers.
+MLX_INLINE void transpose_block(const char* from, int64_t token_bytes, uint32_t* to) {
+  _Pragma("GCC unroll 4") for (int j = 0; j < 4; ++j) {
+    __m512i v[4];
+    _Pragma("GCC unroll 4") for (int r = 0; r < 4; ++r) {
+      const char* p = from + r * token_bytes + 16 * j;
+      v[r] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)p));
+      v[r] = _mm512_mask_broadcast_i32x4(v[r], 0x00f0, _mm_loadu_si128((const __m128i*)(p + 4 * token_bytes)));
+      v[r] = _mm512_mask_broadcast_i32x4(v[r], 0x0f00, _mm_loadu_si128((const __m128i*)(p + 8 * token_bytes)));
+      v[r] = _mm512_mask_broadcast_i32x4(v[r], 0xf000, _mm_loadu_si128((const __m128i*)(p + 12 * token_bytes)));
+    }
+    __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpacklo_epi32(v[2], v[3]);
+    __m512i c = _mm512_unpackhi_epi32(v[0], v[1]), d = _mm512_unpackhi_epi32(v[2], v[3]);
+    _mm512_storeu_si512(to + 64 * j, _mm512_unpacklo_epi64(a, b));
+    _mm512_storeu_si512(to + 64 * j + 16, _mm512_unpackhi_epi64(a, b));
+    _mm512_storeu_si512(to + 64 * j + 32, _mm512_unpacklo_epi64(c, d));
+    _mm512_storeu_si512(to + 64 * j + 48, _mm512_unpackhi_epi64(c, d));
+  }
+}
+#endif
+
+// Dwords [0, bytes/4) of up to 16 tokens, a token per lane; missing tokens are 0.
+void transpose_tokens(const char* from, int64_t token_bytes, int64_t count, int64_t bytes, uint32_t* to) {
+  for (int64_t at = 0; at < bytes; at += 64) {
+    int64_t n = bytes - at < 64 ? bytes - at : 64;
+    I in[16], out[16];
+#if defined(MLX_LM_ISA_avx512)
+    if (n == 64 && count == 16) {
+      transpose_block(from + at, token_bytes, to + 4 * at);
+      continue;
+    }
+#endif
+    for (int i = 0; i < 16; ++i) {
+      const char* p = from + i * token_bytes + at;
+      if (i >= count) {
+        in[i] = zero_i();
+      } else if (n == 64) {
+        in[i] = load_i(p);
+      } else {
+        alignas(64) char t[64] = {};
+        std::memcpy(t, p, (size_t)n);
+        in[i] = load_i(t);
+      }
+    }
+    transpose16(in, out);
+    for (int i = 0; i < (n + 3) / 4; ++i) store_i(to + 4 * at + 16 * i, out[i]);
+  }
+}
+
+// The lower 16 bits of every lane as a half float.
+MLX_INLINE F half_value(I v) {
+#if defined(MLX_LM_ISA_avx512)
+  F r;
+  r.v[0] = (nf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)v.v[0]));
+  return r;
+#else
+  // exponent and mantissa moved into place and rescaled; 31 is infinity or NaN
+  I magnitude = v & set1_i(0x7fff);
+  I bits = as_int(as_float(shl(magnitude, 13)) * set1(0x1p112f));
+  MLX_EACH(i) bits.v[i] |= (magnitude.v[i] >= 0x7c00) & 0x7f800000;
+  return as_float(bits | shl(v & set1_i(0x8000), 16));
+#endif
+}
+
+// Code j of a chunk of 32, a token per lane.
+template <int B>
+MLX_INLINE F code_of(const uint32_t* w, int j) {
+  const int word = j * B / 32, shift = j * B % 32;
+  I v = load_i(w + 16 * word);
+  if (shift != 0) {
+    v = shr(v, shift);
+  }
+  if (shift + B > 32) {
+    v = v | shl(load_i(w + 16 * (word + 1)), 32 - shift);
+  }
+  return to_float(v & set1_i((1 << B) - 1));
+}
+
+int64_t padded(int64_t dim) {
+  return (dim + 31) / 32 * 32;
+}
+
+int64_t scratch_bytes(int64_t key_dim, int64_t value_dim) {
+  // scores: words and floats of a key tile; values: a chunk of unpacked rows
+  int64_t scores = (padded(key_dim) * 16 + padded(key_dim) * key_tile) * 4;
+  int64_t values = packed_chunk * padded(value_dim) * 4;
+  return (scores > values ? scores : values) + 64;
+}
+
+MLX_INLINE float scalar(const char* p, Float type, int64_t i) {
+  if (type == Float::f32) {
+    float f;
+    std::memcpy(&f, p + 4 * i, 4);
+    return f;
+  }
+  uint16_t h;
+  std::memcpy(&h, p + 2 * i, 2);
+  return type == Float::bf16 ? bf16_to_float(h) : f16_to_float(h);
+}
+
+// Scales (or biases) of group g of up to 16 tokens, one per lane.
+MLX_INLINE F lane_scales(const char* base, int64_t token_bytes, Float type, int64_t count, int64_t g) {
+  alignas(64) float t[16] = {};
+  for (int i = 0; i < count; ++i) t[i] = scalar(base + i * token_bytes, type, g);
+  return load(t);
+}
+
+template <Float T>
+MLX_INLINE F load_as(const char* p) {
+  if constexpr (T == Float::bf16) {
+    return load_bf16((const uint16_t*)p);
+  } else if constexpr (T == Float::f16) {
+    return load_f16((const uint16_t*)p);
+  } else {
+    return load((const float*)p);
+  }
+}
+
+}  // namespace
+}  // namespace mlx_lm::MLX_LM_ISA
