@@ -29,8 +29,8 @@ class Pace:
     below the promised factor of 3.
     """
 
-    stretch: float = 2.2
-    smallest: int = 16
+    stretch: float = 2.0
+    smallest: int = 2
     decode_seconds: float | None = None
     token_seconds: float | None = None
 
