@@ -10,6 +10,7 @@ from parser_transcripts import BARE, BROKEN, CHANNELS, RENDER, TOOLS, Broken, Ca
 
 from mlx_lm.tokenizer.parsers import (
     FORMATS,
+    STYLES,
     Parsed,
     ParserChoice,
     StreamParser,
@@ -297,3 +298,70 @@ def test_reader_of_one_call() -> None:
 def test_without_formats_all_is_text() -> None:
     text = '<think>a</think> <tool_call>{"name": "f"}</tool_call> <'
     assert parse_complete(text, ParserChoice()) == Parsed(None, text)
+
+
+def test_every_style_goes_with_every_format() -> None:
+    for style in STYLES.values():
+        for tools in FORMATS.values():
+            parser = StreamParser(ParserChoice(style, tools), in_reasoning=True)
+            assert collect([*parser.feed("a"), *parser.finish()]).reasoning == "a"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("json_tools", '<tool_call>{"name": "f", "arguments": {"a": ' + "[" * 5000),
+        ("json_tools", "<tool_call>" + '{"function": ' * 5000),
+        ("json_tools", '<tool_call>{"name": "f", "arguments": {"a": ' + "1" * 50_000),
+        ("json_tools", "<tool_call>" * 5000),
+        ("json_tools", "<" * 50_000),
+        ("glm47", "<tool_call>f<arg_key>a</arg_key><arg_value>" + "[" * 50_000 + "</arg_value></tool_call>"),
+        ("pythonic", "<|tool_call_start|>[f(a=" + "(" * 5000),
+        ("pythonic", "<|tool_call_start|>[f(a='" + "' " * 20_000),
+        ("gemma4", "<|tool_call>call:f{a:" + "{b:" * 5000),
+        ("minimax_m3", "]<]minimax[>[<tool_call>]<]minimax[>[<invoke name='f'>" + "]<]minimax[>[<a>" * 3000),
+        ("mistral", "[TOOL_CALLS]" * 5000),
+        ("harmony", "<|start|>assistant<|channel|>" * 2000),
+        ("muse_spark", " to=self<|message|>" * 2000),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_hostile_text_is_only_text(name: str, text: str) -> None:
+    parser = StreamParser(choice(name))
+    events = [event for at in range(0, len(text), 100) for event in parser.feed(text[at : at + 100])]
+    parsed = collect(events + parser.finish())
+    calls = [call for call in parsed.tool_calls if json.loads(call.arguments) != {"a": "[" * 50_000}]
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": "string"}, "7", "7"),
+        ({"type": "integer"}, "7", 7),
+        ({"type": "integer"}, " 7.0 ", 7),
+        ({"type": "number"}, "7", 7),
+        ({"type": "boolean"}, "True", True),
+        ({"type": "boolean"}, "1", True),
+        ({"type": "array"}, "['a', None]", ["a", None]),
+        ({"type": ["integer", "null"]}, "null", None),
+        ({"type": ["string", "null"]}, "None", None),
+        ({"type": ["string", "integer"]}, "7", 7),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "7", 7),
+        ({"type": "string", "nullable": True}, "null", None),
+        ({"enum": ["1", "2"]}, "1", "1"),
+        ({"const": 3}, "3", 3),
+        ({"$ref": "#/x"}, '{"a": 1}', {"a": 1}),
+        ({}, "7", 7),
+        ({}, "seven", "seven"),
+        ({}, "", ""),
+        ({"type": "object"}, "not one", "not one"),
+        ({"type": [{}, None, "integer"]}, "7", 7),
+        ({"type": "STRING"}, "7", "7"),
+    ],
+)
+def test_schemas_decide(schema: dict[str, Any], text: str, value: Any) -> None:
+    tools = [{"name": "f", "input_schema": {"properties": {"a": schema}}}]
+    call = f"<tool_call>f<arg_key>a</arg_key><arg_value>{text}</arg_value></tool_call>"
+    (made,) = parse_complete(call, choice("glm47"), tools=tools).tool_calls
+    assert json.loads(made.arguments) == {"a": value}

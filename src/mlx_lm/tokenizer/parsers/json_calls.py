@@ -34,6 +34,7 @@ class _Call:
         self.call_id: str | None = None
         self.early: str | None = None  # arguments that came before the name
         self.started = False
+        self.nested = False  # inside {"function": {...}}, which nests once
 
     def start(self) -> None:
         assert self.name is not None
@@ -83,7 +84,8 @@ class _Call:
                 yield from json_arguments(source, self.session.arguments, self.start)
         elif key in _IDS and self.call_id is None and (yield from source.comes('"')):
             self.call_id = yield from _text(source)
-        elif key == "function" and self.name is None and (yield from source.comes("{")):
+        elif key == "function" and not self.nested and self.name is None and (yield from source.comes("{")):
+            self.nested = True
             yield from self._nested()
         elif key == "function" and self.name is None and (yield from source.comes('"')):
             self.name = yield from _text(source)

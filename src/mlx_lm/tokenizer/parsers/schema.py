@@ -57,8 +57,8 @@ class ToolSchemas:
 def types_of(schema: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
     """The JSON types that a schema allows; empty if it does not say."""
     kind = schema.get("type")
-    kinds = {kind} if isinstance(kind, str) else set(kind) if isinstance(kind, list | tuple) else set()
-    kinds = {str(k).lower() for k in kinds}
+    listed = kind if isinstance(kind, list | tuple) else (kind,)
+    kinds = {one.lower() for one in listed if isinstance(one, str)}
     for key in ("anyOf", "oneOf", "allOf"):
         options = schema.get(key)
         for option in options if isinstance(options, list | tuple) and depth < _MAX_NESTING else ():
