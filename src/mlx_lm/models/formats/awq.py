@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ...errors import ConfigError
 from .gptq import same_layout
-from .layout import Converted, expect, integer_image, mlx_group, pack, uniform_groups, unpack
+from .layout import Converted, expect, integer_image, mlx_group, uniform_groups, unpack
 
 __all__ = ["convert"]
 
@@ -38,7 +38,7 @@ def convert(weights: dict[str, mx.array], settings: Mapping[str, Any], dtype: mx
     sizes = same_layout({path: mlx_group(g) for path, g in groups.items()})
     for path, columns in groups.items():
         result[f"{path}.weight"] = integer_image(
-            pack(_codes(weights[f"{path}.qweight"]).T, 4),
+            _transposed(weights[f"{path}.qweight"]),
             weights[f"{path}.scales"].T,
             _zeros(weights, path),
             bits=4,
@@ -57,6 +57,18 @@ def _codes(words: mx.array) -> mx.array:
     return mx.take(eights, mx.array(_NIBBLE_OF_COLUMN), axis=-1).flatten(-2)
 
 
+def _transposed(words: mx.array) -> mx.array:
+    """(K, N/8) interleaved words -> MLX's words (N, K/8); whole words at a time, twice as fast as code by code."""
+    pairs = words.view(mx.uint32).reshape(words.shape[0] // 2, 2, -1)
+    first, second, mask = pairs[:, 0], pairs[:, 1], mx.array(0x0F0F0F0F, mx.uint32)
+    even = (first & mask) | ((second & mask) << 4)  # the bytes of two rows and columns 0, 4, 1, 5
+    odd = ((first >> 4) & mask) | (second & ~mask)  # columns 2, 6, 3, 7
+    halves = [mx.contiguous(half).view(mx.uint8).reshape(*half.shape, 4) for half in (even, odd)]
+    eights = mx.concatenate(halves, axis=-1).transpose(1, 2, 0)  # (N/8, 8, K/2)
+    ordered = mx.take(eights, mx.array((0, 2, 4, 6, 1, 3, 5, 7)), axis=1)
+    return mx.contiguous(ordered).reshape(-1, words.shape[0] // 2).view(mx.uint32)
+
+
 def _zeros(weights: Mapping[str, mx.array], path: str) -> mx.array | int:
     qzeros = weights.get(f"{path}.qzeros")
     return 8 if qzeros is None else _codes(qzeros).T
@@ -67,5 +79,6 @@ def _check(path: str, weights: Mapping[str, mx.array]) -> None:
     expect(scales is not None and scales.ndim == qweight.ndim == 2, path, "qweight has no scales beside it")  # type: ignore[union-attr]
     shapes = [t.shape for t in (qweight, scales, qzeros) if t is not None]
     fits = shapes[0][1] * 8 == shapes[1][1] and qweight.itemsize == 4  # type: ignore[union-attr]
+    fits = fits and shapes[0][0] % 8 == 0  # whole words of MLX
     fits = fits and (qzeros is None or (shapes[2] == (shapes[1][0], shapes[0][1]) and qzeros.itemsize == 4))
     expect(fits, path, f"qweight, scales and qzeros have the shapes {shapes}, which are not AWQ's")

@@ -14,11 +14,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ...errors import ModelFileError, WeightsError
-from .layout import Converted, expect, integer_image, mlx_group, pack, unpack
+from ...errors import ModelFileError
+from .layout import Converted, decode_pairs, expect, integer_image, mlx_group, pack
 
 __all__ = ["convert"]
 
+_MAX_BLOCK = 1 << 16
 _STATE = ".quant_state.bitsandbytes__"
 _PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 
@@ -38,15 +39,7 @@ def convert(weights: dict[str, mx.array], settings: Mapping[str, Any], dtype: mx
             result[f"{path}.weight"] = _int8(path, weights, dtype)
             for kind in ("SCB", "weight_format"):
                 result.pop(f"{path}.{kind}", None)
-        elif name.endswith(".absmax") and not any(
-            k.startswith(name.removesuffix("absmax") + _STATE[1:]) for k in _states(weights)
-        ):
-            raise WeightsError(f"{name}: there is no quant_state beside it.")
     return result
-
-
-def _states(weights: Mapping[str, mx.array]) -> list[str]:
-    return [k for k in weights if _STATE in k]
 
 
 def _state(name: str, raw: mx.array) -> dict[str, Any]:
@@ -56,7 +49,9 @@ def _state(name: str, raw: mx.array) -> dict[str, Any]:
         nested = int(state.get("nested_blocksize") or 1), float(state.get("nested_offset") or 0.0)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{name}: is not the JSON that bitsandbytes writes ({error!r}).") from error
-    expect(min(*fields, nested[0]) > 0 and len(fields) == 3 and fields[0] % 2 == 0, name, f"has the values {fields}")
+    blocks = fields[0], nested[0]
+    ok = len(fields) == 3 and min(*fields, nested[0]) > 0 and max(blocks) <= _MAX_BLOCK
+    expect(ok, name, f"has blocks of {blocks} and the shape {fields[1:]}")
     return {"blocksize": fields[0], "shape": tuple(fields[1:]), "nested_blocksize": nested[0], "offset": nested[1]}
 
 
@@ -74,8 +69,8 @@ def _dense(name: str, packed: mx.array | None, parts: Mapping[str, mx.array], st
         scale = mx.repeat(outer, inner)[: absmax.size]
         absmax = mx.take(levels.reshape(-1), absmax) * scale + state["offset"]  # type: ignore[union-attr]
     expect(mx.issubdtype(absmax.dtype, mx.floating), name, "has an 8-bit absmax without its own scales")
-    pairs = unpack(packed.reshape(-1), 4).reshape(-1, 2)[:, ::-1]  # type: ignore[union-attr]
-    values = mx.take(parts["quant_map"].reshape(-1).astype(mx.float32), pairs.reshape(-1))[:size]
+    levels = parts["quant_map"].reshape(-1).astype(mx.float32)
+    values = decode_pairs(packed.reshape(-1), levels, high_first=True)[:size]  # type: ignore[union-attr]
     spare = -size % block
     values = mx.pad(values, (0, spare)).reshape(-1, block) * absmax.astype(mx.float32)[:, None]
     return values.reshape(-1)[:size].reshape(state["shape"])

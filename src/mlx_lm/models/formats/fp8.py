@@ -62,7 +62,10 @@ class Float8:
 
 def decode(weight: Float8, dtype: mx.Dtype) -> mx.array:
     """The dense weight: codes times scales in float32, then cast."""
-    codes = mx.take(float8_table(weight.kind), weight.codes)
+    if weight.kind == "e4m3":
+        codes = mx.from_fp8(weight.codes, mx.float32)
+    else:
+        codes = mx.take(float8_table(weight.kind), weight.codes)
     scales = weight.scales
     scales = mx.take(float8_table("e8m0"), scales) if weight.exponents else scales.astype(mx.float32)
     return (codes * _spread(scales, weight.codes.shape, weight.block)).astype(dtype)
