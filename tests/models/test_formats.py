@@ -13,10 +13,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from references import load_reference
+from references import _E4M3, load_reference
 
 from mlx_lm.errors import ConfigError, ModelFileError, WeightsError
 from mlx_lm.models import build_model
+from mlx_lm.models.formats import fp8
+from mlx_lm.models.formats.layout import float8_table, pack, unpack
 from mlx_lm.models.load import check_config, load_config, load_model
 from mlx_lm.quant import convert
 
@@ -134,9 +136,17 @@ MOE_CASES = (
 )
 
 
+REFERENCES = {
+    "llama": "llama/base",
+    "moe": "qwen3_moe/bias_wide",
+    "mixtral": "mixtral/wide",
+    "deepseek": "deepseek_v3/wide_bias",
+}
+
+
 def dense_parts(kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Config and float32 weights: a llama of unequal widths, or a mixture of experts under published names."""
-    reference = load_reference({"llama": "llama/base", "moe": "qwen3_moe/bias_wide", "mixtral": "mixtral/wide"}[kind])
+    reference = load_reference(REFERENCES[kind])
     config = reference.config("hub")
     config = {k: v for k, v in config.items() if k not in ("torch_dtype", "dtype")} | {"torch_dtype": "float32"}
     if kind != "llama":
@@ -216,6 +226,75 @@ def test_larger_groups_of_the_file(name: str, tmp_path: Path) -> None:
     settings, encode, _ = CASES[name]
     model, config = check(*make(tmp_path / "model", {**settings, "group_size": 64}, partial(encode, group=64)))
     assert layouts(model) == {("affine", 4)} and config["quantization"]["group_size"] == 64
+
+
+def test_eight_bit_floats_are_decoded_exactly() -> None:
+    codes = np.array([c for c in range(256) if c & 127 != 127], np.uint8)
+    weight = fp8.Float8("w", mx.array(codes[None]), mx.array([1.0]))
+    np.testing.assert_array_equal(np.array(fp8.decode(weight, mx.float32))[0], _E4M3[codes])
+    np.testing.assert_array_equal(np.array(float8_table("e4m3"))[codes], _E4M3[codes])
+    e5m2 = np.array(float8_table("e5m2"))  # the upper byte of a half
+    np.testing.assert_array_equal(e5m2, (np.arange(256) << 8).astype(np.uint16).view(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_codes_are_packed_as_mlx_packs_them(bits: int) -> None:
+    codes = mx.array(np.random.default_rng(0).integers(0, 2**bits, (3, 64)).astype(np.uint8))
+    words = pack(codes, bits)
+    one = mx.ones((3, 2))
+    np.testing.assert_array_equal(mx.dequantize(words, one, one * 0, 32, bits), codes)
+    np.testing.assert_array_equal(unpack(words, bits), codes)
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_stacked_experts_with_scales_beside_them(power: bool, tmp_path: Path) -> None:
+    """As transformers 5 saves eight-bit experts: gate_up_proj (E, 2I, H) with gate_up_proj_scale_inv."""
+    encode = partial(enc.float8, power=power)
+    folder, config, weights = make(tmp_path / "model", FP8, encode, kind="moe")
+    stored = {k: v for k, v in mx.load(str(folder / "model.safetensors")).items() if ".experts." not in k}  # type: ignore[union-attr]
+    rng, layers = np.random.default_rng(2), config["num_hidden_layers"]
+    written = {k: ("U8" if v.dtype == mx.uint8 else "F32", np.array(v)) for k, v in stored.items()}
+    for layer in range(layers):
+        at = f"model.layers.{layer}.mlp.experts."
+        if not any(k.startswith(at) for k in weights):
+            continue
+        for k in [k for k in weights if k.startswith(at)]:
+            del weights[k]
+        for name, n in (("gate_up_proj", 64), ("down_proj", 32)):
+            made = [encode(rng, n, 32) for _ in range(config["num_experts"])]
+            written[at + name] = ("U8", np.stack([t["weight"][1] for t, _ in made]))
+            written[at + name + "_scale_inv"] = ("F32", np.stack([t["weight_scale_inv"][1] for t, _ in made]))
+            weights[at + name] = mx.array(np.stack([w for _, w in made]))
+    enc.write_safetensors(folder / "model.safetensors", written)
+    check(folder, config, weights)
+
+
+def test_latent_attention_reads_packed_keys(tmp_path: Path) -> None:
+    """DeepSeek-V3's kv_b_proj is cut in heads by the family's rules, whatever its layout."""
+    encode = partial(enc.mxfp8, height=32)
+    model, _ = check(*make(tmp_path / "model", {**FP8, "weight_block_size": [32, 32]}, encode, kind="deepseek"))
+    assert ("mxfp8", 8) in layouts(model)
+
+
+def test_layers_of_different_groups(tmp_path: Path) -> None:
+    """Two config groups (4 bits by class, 8 by pattern), an ignored layer and one of a plain weight."""
+
+    def encode(rng: np.random.Generator, n: int, k: int) -> enc.Encoded:
+        if (n, k) == (320, 128):  # up and gate
+            return enc.ct_pack(rng, n, k, bits=8, symmetric=False)
+        if (n, k) == (128, 320):  # down
+            w = rng.standard_normal((n, k)).astype(np.float32) * np.float32(0.1)
+            return {"weight": ("F32", w)}, w
+        return enc.ct_pack(rng, n, k)
+
+    settings = ct("pack-quantized", num_bits=4, type="int", symmetric=True)
+    eight = {"num_bits": 8, "type": "int", "symmetric": False}
+    settings["config_groups"]["group_1"] = {"targets": ["re:.*mlp[.](up|gate)_proj"], "weights": eight}
+    settings["ignore"].append("re:.*down_proj")
+    model, config = check(*make(tmp_path / "model", settings, encode))
+    assert layouts(model) == {("affine", 4), ("affine", 8), None}
+    entries = config["quantization"]
+    assert entries["bits"] == 4 and entries["model.layers.1.mlp.up_proj"]["bits"] == 8
 
 
 def test_symmetric_weights_keep_half_scales(tmp_path: Path) -> None:
