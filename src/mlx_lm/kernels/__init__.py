@@ -10,12 +10,14 @@ from .linear import gather_matmul, gather_quantized_matmul, matmul, quantized_ma
 from .norm import layer_norm, rms_norm
 from .recurrent import causal_conv, diagonal_scan, gated_delta, linear_recurrence, selective_scan
 from .rope import rope
+from .select import argmax
 
 __all__ = [
     "ACTIVATIONS",
     "KVView",
     "QuantizedTensor",
     "activation",
+    "argmax",
     "attention",
     "causal_conv",
     "diagonal_scan",
