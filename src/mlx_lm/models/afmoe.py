@@ -53,7 +53,9 @@ class Experts(MoE):
 
 class Model(DenseModel):
     layer_names = LayerNames(
-        post_mixer="post_attention_layernorm", pre_feed_forward="pre_mlp_layernorm", post_feed_forward="post_mlp_layernorm"
+        post_mixer="post_attention_layernorm",
+        pre_feed_forward="pre_mlp_layernorm",
+        post_feed_forward="post_mlp_layernorm",
     )
     attention_type = GatedAttention
     rules = expert_rules(target="experts")

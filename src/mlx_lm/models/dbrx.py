@@ -39,7 +39,9 @@ class ModelArgs(DecoderArgs):
         if any(isinstance(n, bool) or not isinstance(n, int | float) or n <= 0 for n in numbers):
             raise ConfigError("config.json: attn_config and ffn_config must hold positive numbers.")
         if norm not in (None, 1, 1.0) or self.hidden_act not in ACTIVATIONS or sizes[2] > sizes[1]:
-            raise ConfigError("config.json: this moe_normalize_expert_weights, ffn_act_fn or moe_top_k is not supported.")
+            raise ConfigError(
+                "config.json: this moe_normalize_expert_weights, ffn_act_fn or moe_top_k is not supported."
+            )
         super().__post_init__()
         self.intermediate_size, self.num_experts, self.top_k = sizes
         self.clip, self.normalize = clip, norm is not None

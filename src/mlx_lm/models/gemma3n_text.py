@@ -55,7 +55,9 @@ class ModelArgs(TwoRopeArgs):
         if not isinstance(self.intermediate_size, list):
             self.intermediate_size = [self.intermediate_size] * layers
         if not len(self.intermediate_size) == len(self.activation_sparsity_pattern) == layers:
-            raise ConfigError("config.json: intermediate_size, activation_sparsity_pattern must have one entry a layer.")
+            raise ConfigError(
+                "config.json: intermediate_size, activation_sparsity_pattern must have one entry a layer."
+            )
         if not all(0 <= share < 1 for share in self.activation_sparsity_pattern):
             raise ConfigError("config.json: activation_sparsity_pattern must be from 0 to below 1.")
         if not 0 <= self.altup_active_idx < self.altup_num_inputs:

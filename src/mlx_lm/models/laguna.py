@@ -59,7 +59,9 @@ class ModelArgs(LayerTypeArgs):
         heads = self.num_attention_heads_per_layer or [self.num_attention_heads] * self.num_hidden_layers
         self.num_attention_heads_per_layer = heads
         if len(heads) != self.num_hidden_layers or any(n < 1 or n % self.heads[1] for n in heads):
-            raise ConfigError(f"config.json: num_attention_heads_per_layer={heads} does not fit the layers or KV heads.")
+            raise ConfigError(
+                f"config.json: num_attention_heads_per_layer={heads} does not fit the layers or KV heads."
+            )
         if self.moe_apply_router_weight_on_input or self.gating not in (True, "per-head", "per-element"):
             raise ConfigError("config.json: moe_apply_router_weight_on_input, or this gating, is not supported.")
 

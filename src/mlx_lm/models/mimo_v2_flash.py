@@ -52,7 +52,9 @@ class ModelArgs(LayerTypeArgs):
             slides = self.hybrid_layer_pattern or [int(i > 0 and (i + 1) % 6 > 0) for i in count]
             self.layer_types = ["sliding_attention" if s else "full_attention" for s in slides]
         if self.mlp_layer_types is None:
-            self.mlp_layer_types = ["sparse" if s else "dense" for s in self.moe_layer_freq or [int(i > 0) for i in count]]
+            self.mlp_layer_types = [
+                "sparse" if s else "dense" for s in self.moe_layer_freq or [int(i > 0) for i in count]
+            ]
         if self.sliding_window_size is not None:  # counts the positions before the query, without itself
             self.sliding_window = self.sliding_window_size + 1
         self.rope_local_base_freq = self.swa_rope_theta

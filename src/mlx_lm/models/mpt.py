@@ -30,7 +30,9 @@ class ModelArgs(DecoderArgs):
         super().__post_init__()
         for key, value in _FIXED.items():
             if self.attn_config.get(key, value) != value:
-                raise ConfigError(f"config.json: attn_config.{key}={self.attn_config[key]!r} is not supported for 'mpt'.")
+                raise ConfigError(
+                    f"config.json: attn_config.{key}={self.attn_config[key]!r} is not supported for 'mpt'."
+                )
         if not self.no_bias:
             raise ConfigError("config.json: no_bias=false is not supported for 'mpt'.")
 

@@ -8,8 +8,17 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import MLP, Attention, AttentionOptions, DecoderLayer, Embedding, LayerNames, LayerNorm, Linear
-from ..nn import NormedSumLayer
+from ..nn import (
+    MLP,
+    Attention,
+    AttentionOptions,
+    DecoderLayer,
+    Embedding,
+    LayerNames,
+    LayerNorm,
+    Linear,
+    NormedSumLayer,
+)
 from ..state import LayerState
 from .base import CausalLM, ModelNames
 from .config import DecoderArgs

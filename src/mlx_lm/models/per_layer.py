@@ -32,9 +32,7 @@ class SharingAttention(Attention):
         values_are_keys: has no value projection; values are the keys before norm and rope.
     """
 
-    def __init__(
-        self, options: AttentionOptions, *, kind: str, reads: bool, eps: float, values_are_keys: bool = False
-    ):
+    def __init__(self, options: AttentionOptions, *, kind: str, reads: bool, eps: float, values_are_keys: bool = False):
         super().__init__(options)
         self._kind, self._reads, self._eps = kind, reads, eps
         names = ("k_proj", "v_proj", self.k_norm_name) if reads else ("v_proj",) if values_are_keys else ()

@@ -5,6 +5,7 @@ the first few. Source of ALiBi: https://arxiv.org/abs/2108.12409.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -15,6 +16,8 @@ from ..state import KVSpec, StateSpec
 from .attention import Attention, AttentionOptions
 
 __all__ = ["AlibiAttention", "BiasedAttention", "alibi_slopes"]
+
+_Rule = Callable[[mx.array, mx.array, mx.array | None, KVView], mx.array | None]
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,24 @@ class BiasedAttention(Attention):
         raise NotImplementedError
 
     def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
-        o, rows = self._options, []
-        for i, view in enumerate(views):
-            row = queries if len(views) == 1 else queries[i : i + 1]
-            start = position if isinstance(position, int) else position[i]
-            length, held = row.shape[2], view.keys.shape[2]
-            index = mx.arange(held)[None]
-            key = index + (start + length - held)
-            if view.keep:
-                key = mx.where(index < view.keep, index, key)
-            seen = visible(length, held, view.window, view.keep)
-            mask = self.rule(mx.arange(length)[:, None] + start, key, seen, view)
-            mask = mask if mask is None or mask.dtype == mx.bool_ else mask.astype(row.dtype)
-            options = {"scale": self.scale, "softcap": o.softcap, "sinks": self.get("sinks")}
-            rows.append(kernels.attention(row, (view,), **options, mask=mask))
-        return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
+        if len(views) == 1:
+            return self._biased(queries, views[0], position, self.rule)
+        starts = [position if isinstance(position, int) else position[i] for i in range(len(views))]
+        rows = [self._biased(queries[i : i + 1], v, starts[i], self.rule) for i, v in enumerate(views)]
+        return mx.concatenate(rows, axis=0)
+
+    def _biased(self, queries: mx.array, view: KVView, start: int | mx.array, rule: _Rule) -> mx.array:
+        """Attention of queries (b, H, L, D) from position `start` on over one view."""
+        length, held = queries.shape[2], view.keys.shape[2]
+        index = mx.arange(held)[None]
+        key = index + (start + length - held)
+        if view.keep:
+            key = mx.where(index < view.keep, index, key)
+        seen = visible(length, held, view.window, view.keep)
+        mask = rule(mx.arange(length)[:, None] + start, key, seen, view)
+        mask = mask if mask is None or mask.dtype == mx.bool_ else mask.astype(queries.dtype)
+        options = {"scale": self.scale, "softcap": self._options.softcap, "sinks": self.get("sinks")}
+        return kernels.attention(queries, (view,), **options, mask=mask)
 
 
 class AlibiAttention(BiasedAttention):

@@ -1,4 +1,4 @@
-"""Rotary position embeddings in all flavours that configs name: default, linear, dynamic, llama3, yarn, longrope, proportional.
+"""Rotary position embeddings in all flavours that configs name (see `RopeParameters.kind`).
 
 Sources: RoPE https://arxiv.org/abs/2104.09864, YaRN https://arxiv.org/abs/2309.00071, LongRoPE
 https://arxiv.org/abs/2402.13753, Llama 3.1 https://arxiv.org/abs/2407.21783. This module reads a `RopeParameters`,
@@ -151,7 +151,8 @@ def make_rope(head_dim: int, params: RopeParameters, *, traditional: bool = Fals
         return Rope(dims, freqs=freqs, base=None, scale=scale, traditional=traditional)
     if kind in ("longrope", "su"):
         return _LongRope(dims, params, traditional)
-    raise ConfigError(f"rope type {kind!r} is not supported; known: default, linear, dynamic, llama3, yarn, longrope, proportional.")
+    known = "default, linear, dynamic, llama3, yarn, longrope, proportional"
+    raise ConfigError(f"rope type {kind!r} is not supported; known: {known}.")
 
 
 def _wavelengths(dims: int, theta: float) -> mx.array:
