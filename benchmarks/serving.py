@@ -51,7 +51,8 @@ def stalls(model: object, vocab: int, prompt_tokens: int, streams: int) -> None:
         p99 = [statistics.quantiles(times, n=100)[98] * 1e3 if len(times) > 1 else took * 1e3 for times in (idle, busy)]
         print(
             f"{policy:14} {streams} streams: idle p99 {p99[0]:7.1f} ms, under a {prompt_tokens}-token prompt "
-            f"{p99[1]:7.1f} ms ({p99[1] / max(p99[0], 1e-9):.2f}x; median x{_ratio(busy, idle):.2f}), prompt done in {took:.1f} s"
+            f"{p99[1]:7.1f} ms ({p99[1] / max(p99[0], 1e-9):.2f}x; median x{_ratio(busy, idle):.2f}), "
+            f"prompt done in {took:.1f} s"
         )
         for uid in uids:
             engine.cancel(uid)

@@ -40,9 +40,12 @@ def run(args: argparse.Namespace) -> int:
         elif args.cache == "check":
             return _check(store, repair=args.repair, as_json=args.json)
         elif args.cache == "prune":
-            _removed(*store.prune(_NO_LIMIT if args.cache_bytes is None else args.cache_bytes, namespace), args.json)
+            budget = _NO_LIMIT if args.cache_bytes is None else args.cache_bytes
+            files, freed = store.prune(budget, namespace)
+            _removed(files, freed, args.json)
         elif args.yes or _confirmed(store, namespace):
-            _removed(*store.remove(namespace), args.json)
+            files, freed = store.remove(namespace)
+            _removed(files, freed, args.json)
     return 0
 
 

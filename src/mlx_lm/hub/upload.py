@@ -8,7 +8,7 @@ __all__ = ["upload"]
 
 
 def upload(folder: str | Path, repo: str) -> None:
-    """Creates the repository `repo` ("owner/name") if need be and uploads `folder`; what is there already is not sent again.
+    """Creates the repository `repo` ("owner/name") if need be and uploads `folder`, but for what is there already.
 
     Raises:
         ModelNotFoundError: `folder` holds no model.

@@ -264,7 +264,7 @@ def _delta_decays(q: mx.array, k: mx.array, g: mx.array) -> tuple[mx.array, mx.a
         # for each.
         count = q.shape[2]
         parts = [_channel_pairs(*(a[:, :, c : c + 8] for a in (q, k, g))) for c in range(0, count, 8)]
-        inner, read = (mx.concatenate(part, axis=2) for part in zip(*parts, strict=True))
+        inner, read = (mx.concatenate(list(part), axis=2) for part in zip(*parts, strict=True))
     into = mx.exp(mx.cumsum(g, axis=3)) * k
     out_of = mx.exp(mx.cumsum(g, axis=3, reverse=True, inclusive=False)) * k
     return inner, read, into, out_of, mx.exp(g.sum(axis=3, keepdims=True))

@@ -22,7 +22,7 @@ __all__ = [
     "ArraysCache",
     "CacheList",
     "KVCache",
-    "LRUPromptCache",
+    "LRUPromptCache",  # noqa: F822
     "QuantizedKVCache",
     "RotatingKVCache",
     "can_trim_prompt_cache",

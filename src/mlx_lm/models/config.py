@@ -162,7 +162,7 @@ class BaseModelArgs:
             elif spec.name in _POSITIVE | _COUNTS and isinstance(value, int | float):
                 least = 1 if spec.name in _POSITIVE else 0
                 largest = _LARGEST.get(spec.name, 2**31 - 1)
-                if not least <= value <= largest:
+                if value < least or value > largest:  # type: ignore[operator]
                     raise ConfigError(f"config.json: {spec.name} must be from {least} to {largest}, not {value!r}.")
             values[spec.name] = _whole(value, hints[spec.name])
         family = flat.get("model_type", cls.__module__)

@@ -1,6 +1,7 @@
 """InternLM 3: Llama under other names for its biases. Source: https://huggingface.co/internlm/internlm3-8b-instruct."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -13,7 +14,7 @@ class ModelArgs(DecoderArgs):
     max_position_embeddings: int = 32768
     attention_bias: bool = False
     mlp_bias: bool = False
-    aliases = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
+    aliases: ClassVar[dict[str, str]] = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
 
 
 class Model(DenseModel):

@@ -24,7 +24,7 @@ from ..nn import (
     Routing,
     SwitchGLU,
 )
-from ..state import KVOptions, LayerState, State
+from ..state import PLAIN_KV, KVOptions, LayerState, State
 from .config import DecoderArgs
 from .dense import DenseModel
 from .weights import Rule, Transform, Weights, conv_layout, expert_rules
@@ -173,6 +173,6 @@ class Model(DenseModel):
         """
         return self.mtp(hidden, self[self.names.backbone][self.names.embed](tokens), cache)
 
-    def make_draft_cache(self, options: KVOptions = KVOptions()) -> list[State]:
+    def make_draft_cache(self, options: KVOptions = PLAIN_KV) -> list[State]:
         """Fresh states of the next-token head for one sequence."""
         return self.mtp.make_cache(options)

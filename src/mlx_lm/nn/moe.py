@@ -71,10 +71,8 @@ def _all(choice: mx.array) -> mx.array:
 
 def _mask_groups(choice: mx.array, routing: Routing) -> mx.array:
     grouped = mx.unflatten(choice, -1, (routing.num_groups, -1))  # (..., G, E/G)
-    if routing.group_score == "top2":
-        rank = mx.topk(grouped, 2, axis=-1).sum(axis=-1)
-    else:
-        rank = grouped.max(axis=-1)
+    best = grouped if routing.group_score == "max" else mx.topk(grouped, 2, axis=-1)
+    rank = best.max(axis=-1) if routing.group_score == "max" else best.sum(axis=-1)
     drop = routing.num_groups - routing.top_groups
     losers = mx.argpartition(rank, kth=drop - 1, axis=-1)[..., :drop]
     grouped = mx.put_along_axis(grouped, losers[..., None], mx.array(-mx.inf, grouped.dtype), axis=-2)

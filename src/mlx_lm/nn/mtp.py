@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..state import KVOptions, LayerState, State, StateSpec
+from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec
 from .linear import Linear
 
 __all__ = ["NextTokenHead"]
@@ -29,7 +29,7 @@ class NextTokenHead(nn.Module):
         """What each of the head's layers keeps for a sequence."""
         return [layer.state_spec() for layer in self.layers]  # type: ignore[operator]
 
-    def make_cache(self, options: KVOptions = KVOptions()) -> list[State]:
+    def make_cache(self, options: KVOptions = PLAIN_KV) -> list[State]:
         """Fresh states for one sequence."""
         return [spec.create(options) for spec in self.state_specs()]
 
