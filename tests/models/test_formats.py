@@ -355,6 +355,19 @@ def test_modelopt_settings_in_their_own_file(tmp_path: Path) -> None:
         load_config(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "own"),
+    [
+        ("quantize_config.json", "gptq-4", {"bits": 4, "group_size": 32, "desc_act": False}),
+        ("quant_config.json", "awq", {"zero_point": True, "q_group_size": 32, "w_bit": 4, "version": "GEMM"}),
+    ],
+)
+def test_settings_files_of_older_quantizers(file: str, name: str, own: dict[str, Any], tmp_path: Path) -> None:
+    folder, config, weights = make(tmp_path / "model", None, CASES[name][1])
+    (folder / file).write_text(json.dumps(own))
+    check(folder, config, weights)
+
+
 def test_settings_nested_in_the_text_config() -> None:
     config = load_reference("qwen2_vl/base").config("v5")
     config["text_config"]["quantization_config"] = {"quant_method": "hqq"}

@@ -22,7 +22,14 @@ __all__ = ["copy_side_files", "make_shards", "model_card", "new_folder", "save_c
 
 MAX_SHARD_BYTES = 5 << 30
 _SIDE_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.jsonl")
-_OWN_FILES = {"config.json", "model.safetensors.index.json", "hf_quant_config.json", "quantize_config.json"}
+# Written anew, or telling how another quantizer stored the weights that were read.
+_OWN_FILES = {
+    "config.json",
+    "hf_quant_config.json",
+    "model.safetensors.index.json",
+    "quant_config.json",
+    "quantize_config.json",
+}
 
 
 @contextlib.contextmanager

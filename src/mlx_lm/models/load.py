@@ -7,6 +7,7 @@ bytes reach MLX.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -25,6 +26,10 @@ from .formats import convert_checkpoint, quantization_settings
 from .registry import get_classes
 
 __all__ = ["check_config", "load", "load_config", "load_files_tokenizer", "load_model", "load_model_files"]
+
+_QUANTIZATION_FILES = MappingProxyType(
+    {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
+)
 
 
 def load(
@@ -119,7 +124,8 @@ def load_model_files(
 def load_config(folder: str | Path) -> dict[str, Any]:
     """The folder's config.json, with the end tokens of generation_config.json in place of its own.
 
-    How ModelOpt quantized the weights may stand in a file of its own; it is read as `quantization_config`.
+    How ModelOpt, AutoGPTQ or AutoAWQ quantized the weights may stand in a file of its own; it is read as
+    `quantization_config`.
 
     Raises:
         ModelNotFoundError: there is no config.json.
@@ -134,13 +140,22 @@ def load_config(folder: str | Path) -> dict[str, Any]:
         eos = _json_object(generation).get("eos_token_id")
         if eos is not None:
             config["eos_token_id"] = eos
-    modelopt = Path(folder) / "hf_quant_config.json"
-    if modelopt.is_file() and not config.keys() & {"quantization", "quantization_config"}:
-        entry = _json_object(modelopt).get("quantization")
-        if not isinstance(entry, dict):
-            raise ModelFileError(f"{modelopt} has no object named quantization.")
-        config["quantization_config"] = {**entry, "quant_method": "modelopt"}
+    if not config.keys() & {"quantization", "quantization_config"}:
+        own = ((Path(folder) / name, method) for name, method in _QUANTIZATION_FILES.items())
+        for file, method in own:
+            if file.is_file():
+                config["quantization_config"] = {**_quantization_file(file), "quant_method": method}
+                break
     return config
+
+
+def _quantization_file(file: Path) -> dict[str, Any]:
+    settings = _json_object(file)
+    if file.name == "hf_quant_config.json":
+        settings = settings.get("quantization")
+    if not isinstance(settings, dict):
+        raise ModelFileError(f"{file} has no object named quantization.")
+    return settings
 
 
 def _json_object(path: Path) -> dict[str, Any]:
