@@ -118,6 +118,8 @@ def load_model_files(
     if not lazy:
         for _, parameter in tree_flatten(model.parameters()):  # one at a time: a conversion has large temporaries
             mx.eval(parameter)
+        if not keep_dtypes and native.extension() is not None and isinstance(model, CausalLM):
+            model.interleave_head()
     return model, config
 
 

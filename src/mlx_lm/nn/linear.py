@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
+from .head import InterleavedHead
 
 __all__ = ["Embedding", "Linear", "QuantizedEmbedding", "QuantizedLinear", "QuantizedSwitchLinear", "SwitchLinear"]
 
@@ -24,10 +25,21 @@ def _cast(x: mx.array, dtype: str | None) -> mx.array:
     return x if dtype is None else x.astype(getattr(mx, dtype))
 
 
+def _head(module: nn.Module) -> InterleavedHead | None:
+    """The module's regrouped arrays, when it has some that are still good."""
+    head = module.interleaved
+    return head if head is not None and head.stands_for(module) else None
+
+
 class Linear(nn.Linear):
     """`x @ weight.T + bias`: weight (output_dims, input_dims), x (..., input_dims)."""
 
+    interleaved: InterleavedHead | None = None
+
     def __call__(self, x: mx.array) -> mx.array:
+        if self.interleaved is not None and (head := _head(self)) is not None:
+            y = head.product(x)
+            return y + self["bias"] if "bias" in self else y
         return kernels.matmul(x, self["weight"], self.get("bias"))
 
     def to_quantized(
@@ -42,7 +54,12 @@ class Linear(nn.Linear):
 class QuantizedLinear(nn.QuantizedLinear):
     """`Linear` with weights packed by `mx.quantize`."""
 
+    interleaved: InterleavedHead | None = None
+
     def __call__(self, x: mx.array) -> mx.array:
+        if self.interleaved is not None and (head := _head(self)) is not None:
+            y = head.product(x)
+            return y + self["bias"] if "bias" in self else y
         y = kernels.quantized_matmul(
             x,
             self["weight"],
@@ -62,11 +79,15 @@ class Embedding(nn.Embedding):
     """
 
     output_dtype: str | None = None
+    interleaved: InterleavedHead | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
-        return _cast(super().__call__(x), self.output_dtype)
+        head = _head(self)
+        return _cast(super().__call__(x) if head is None else head.rows(x), self.output_dtype)
 
     def as_linear(self, x: mx.array) -> mx.array:
+        if (head := _head(self)) is not None:
+            return head.product(x)
         return kernels.matmul(x, self["weight"])
 
     def to_quantized(
@@ -82,11 +103,15 @@ class QuantizedEmbedding(nn.QuantizedEmbedding):
     """`Embedding` with weights packed by `mx.quantize`."""
 
     output_dtype: str | None = None
+    interleaved: InterleavedHead | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
-        return _cast(super().__call__(x), self.output_dtype)
+        head = _head(self)
+        return _cast(super().__call__(x) if head is None else head.rows(x), self.output_dtype)
 
     def as_linear(self, x: mx.array) -> mx.array:
+        if (head := _head(self)) is not None:
+            return head.product(x)
         return kernels.quantized_matmul(
             x,
             self["weight"],
