@@ -69,7 +69,11 @@ def _scales(rng: np.random.Generator, *shape: int, half: bool = True) -> np.ndar
 
 def gptq(rng, n, k, *, bits=4, group=32, v2=False, sym=False, order=False, idx=True) -> Encoded:
     q = rng.integers(0, 2**bits, (k, n))
-    zeros = rng.integers(1, 2**bits, (k // group, n)) if not sym else np.full((k // group, n), 2 ** (bits - 1))
+    zeros = (
+        rng.integers(1 - v2, 2**bits + 1 - v2, (k // group, n))
+        if not sym
+        else np.full((k // group, n), 2 ** (bits - 1))
+    )
     scales = _scales(rng, k // group, n)
     g = np.arange(k) // group
     if order:

@@ -85,7 +85,7 @@ def quantization_settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     if method in _BY_RULES:
         return None
-    if method not in _FORMATS:
+    if not isinstance(method, str) or method not in _FORMATS:
         raise ConfigError(
             f"config.json: weights quantized by quant_method {method!r} are not supported; known: "
             f"{', '.join(sorted([*_FORMATS, *_BY_RULES]))}. Use the model's float checkpoint and quantize it with "

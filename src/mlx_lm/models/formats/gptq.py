@@ -45,7 +45,7 @@ def convert(weights: dict[str, mx.array], settings: Mapping[str, Any], dtype: mx
     for layer in layers:
         zeros = unpack(layer.qzeros, layer.bits)
         if form == "gptq":
-            zeros = zeros + 1
+            zeros = zeros.astype(mx.uint32) + 1  # up to 2**bits, as the format's own kernels have it
         words = mx.contiguous(layer.qweight.T).view(mx.uint32)
         result[f"{layer.path}.weight"] = integer_image(
             words,
