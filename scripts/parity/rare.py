@@ -271,7 +271,15 @@ FAMILIES = (
             "index_block_size": 4,
             "index_topk_blocks": 2,
         },
-        {"base": {}},
+        {
+            "base": {},
+            "sparse": {
+                "layer_types": ["minimax_m3_sparse", "minimax_m3_sparse"],
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "index_n_heads": 2,
+            },
+        },
         modern=True,
         gain=_GATES,
     ),

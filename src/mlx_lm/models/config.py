@@ -79,13 +79,17 @@ _POSITIVE = frozenset((
     "mamba_n_groups", "mamba_n_heads", "mamba_num_heads", "moe_latent_size", "moe_layer_freq",
     "moe_shared_expert_intermediate_size", "n_group", "n_groups",
     "num_heads", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "ssm_state_size",
-    "state_size", "time_step_rank", "topk_group", "v_head_dim",
+    "state_size", "time_step_rank", "topk_group", "v_head_dim", "altup_num_inputs", "attention_chunk_size",
+    "dense_intermediate_size", "floor_scale", "global_head_dim", "intermediate_size_mlp", "laurel_rank",
+    "moe_num_experts", "moe_topk", "num_global_key_value_heads", "prefix_dense_intermediate_size",
+    "swa_num_key_value_heads", "top_k_experts", "vocab_size_per_layer_input", "word_embed_proj_dim",
 ))  # fmt: skip
 
 # Where 0 means that there are none.
-_COUNTS = frozenset(
-    ("n_routed_experts", "n_shared_experts", "num_experts", "num_local_experts", "shared_intermediate_size")
-)
+_COUNTS = frozenset((
+    "hidden_size_per_layer_input", "moe_num_shared_experts", "n_routed_experts", "n_shared_experts", "num_experts",
+    "num_kv_shared_layers", "num_local_experts", "num_shared_experts", "shared_intermediate_size",
+))  # fmt: skip
 
 _LARGEST = {"num_hidden_layers": 4096, "num_attention_heads": 65536, "num_key_value_heads": 65536}
 

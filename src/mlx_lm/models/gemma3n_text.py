@@ -15,16 +15,18 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..nn import SANDWICH_NORM, DecoderLayer, GatedMLP, Linear, RMSNorm
+from ..nn.altup import AltUp, Laurel, SparseMLP
 from .base import CausalLM
 from .dense import DenseModel, TwoRopeArgs
-from .gemma4_text import check_sharing, drop_unread
-from .per_layer import PerLayerInputs, Shared, SharingAttention
+from .per_layer import PerLayerInputs, Shared, SharingAttention, check_sharing, drop_unread
 from .weights import Rule
 
 
 @dataclass
 class ModelArgs(TwoRopeArgs):
-    intermediate_size: int | list[int] = field(default=16384, kw_only=True)  # type: ignore[assignment]
+    intermediate_size: int | list[int] = field(  # type: ignore[assignment, reportIncompatibleVariableOverride]
+        default=16384, kw_only=True
+    )
     head_dim: int | None = 256
     hidden_activation: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 32768
@@ -47,19 +49,20 @@ class ModelArgs(TwoRopeArgs):
     def __post_init__(self) -> None:
         self.hidden_act, layers = self.hidden_activation, self.num_hidden_layers
         super().__post_init__()
-        if self.activation_sparsity_pattern is None:
+        share = self.activation_sparsity_pattern
+        if share is None:
             sparse = 10 if layers > 10 else 0
-            self.activation_sparsity_pattern = [0.95] * sparse + [0.0] * (layers - sparse)
-        if not isinstance(self.activation_sparsity_pattern, list):
-            self.activation_sparsity_pattern = [self.activation_sparsity_pattern] * layers
-        if not isinstance(self.intermediate_size, list):
-            self.intermediate_size = [self.intermediate_size] * layers
-        if not len(self.intermediate_size) == len(self.activation_sparsity_pattern) == layers:
-            raise ConfigError(
-                "config.json: intermediate_size, activation_sparsity_pattern must have one entry a layer."
-            )
-        if not all(0 <= share < 1 for share in self.activation_sparsity_pattern):
+            share = [0.95] * sparse + [0.0] * (layers - sparse)
+        shares: list[float] = share if isinstance(share, list) else [share] * layers
+        sizes = (
+            self.intermediate_size if isinstance(self.intermediate_size, list) else [self.intermediate_size] * layers
+        )
+        if not len(sizes) == len(shares) == layers:
+            raise ConfigError("config.json: intermediate_size and activation_sparsity_pattern must fit the layers.")
+        if not all(0 <= share < 1 for share in shares):
             raise ConfigError("config.json: activation_sparsity_pattern must be from 0 to below 1.")
+        self.intermediate_size = sizes  # type: ignore[assignment, reportIncompatibleVariableOverride]
+        self.activation_sparsity_pattern = shares
         if not 0 <= self.altup_active_idx < self.altup_num_inputs:
             raise ConfigError(f"config.json: altup_active_idx={self.altup_active_idx} is not an input.")
         check_sharing(self)
@@ -69,57 +72,6 @@ class ModelArgs(TwoRopeArgs):
         return index >= self.num_hidden_layers - self.num_kv_shared_layers
 
 
-class SparseMLP(GatedMLP):
-    """Only gates over a quantile, estimated from a token's mean and deviation, stay."""
-
-    deviations = 0.0
-
-    def __call__(self, x: mx.array) -> mx.array:
-        gate = self.gate_proj(x)
-        wide = gate.astype(mx.float32)
-        cut = wide.mean(axis=-1, keepdims=True) + self.deviations * wide.std(axis=-1, keepdims=True)
-        gate = mx.maximum(gate - cut.astype(gate.dtype), 0)
-        return self.down_proj(kernels.gated_activation(gate, self.up_proj(x), self.act))
-
-
-class Laurel(nn.Module):
-    def __init__(self, args: Any):
-        super().__init__()
-        self.linear_left = Linear(args.hidden_size, args.laurel_rank, bias=False)
-        self.linear_right = Linear(args.laurel_rank, args.hidden_size, bias=False)
-        self.post_laurel_norm = RMSNorm(args.hidden_size, args.rms_norm_eps)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return x + self.post_laurel_norm(self.linear_right(self.linear_left(x)))
-
-
-class AltUp(nn.Module):
-    """Predicts all streams from all, and corrects them by what the computed one became; streams (B, L, S, D)."""
-
-    def __init__(self, args: Any):
-        super().__init__()
-        streams = args.altup_num_inputs
-        self._active = args.altup_active_idx
-        self.correct_output_scale = mx.zeros((args.hidden_size,))
-        self.correction_coefs = Linear(streams, streams, bias=False)
-        self.prediction_coefs = Linear(streams, streams**2, bias=False)
-        self.modality_router = Linear(args.hidden_size, streams, bias=False)
-        self.router_norm = RMSNorm(args.hidden_size, args.rms_norm_eps)
-
-    def predict(self, streams: mx.array) -> mx.array:
-        count = streams.shape[2]
-        mixing = self.prediction_coefs(self._modalities(streams[:, :, self._active]))
-        return mx.unflatten(mixing, -1, (count, count)) @ streams + streams
-
-    def correct(self, streams: mx.array, computed: mx.array) -> mx.array:
-        weights = self.correction_coefs(self._modalities(computed)) + 1
-        return streams + weights[..., None] * (computed - streams[:, :, self._active])[:, :, None]
-
-    def _modalities(self, x: mx.array) -> mx.array:
-        routed = self.modality_router(self.router_norm(x) * x.shape[-1] ** -1.0)
-        return mx.tanh(routed.astype(mx.float32)).astype(x.dtype)
-
-
 class Layer(DecoderLayer):
     """Gets and gives all streams (B, L, S, D)."""
 
@@ -127,7 +79,9 @@ class Layer(DecoderLayer):
         """The parts beside attention, feed-forward and their norms."""
         size, width = args.hidden_size_per_layer_input, args.hidden_size
         self.act, self._active, self._rescale = args.hidden_act, args.altup_active_idx, args.altup_correct_scale
-        self.altup, self.laurel = AltUp(args), Laurel(args)
+        eps = args.rms_norm_eps
+        self.altup = AltUp(width, args.altup_num_inputs, active=args.altup_active_idx, eps=eps)
+        self.laurel = Laurel(width, args.laurel_rank, eps)
         self.per_layer_input_gate = Linear(width, size, bias=False)
         self.per_layer_projection = Linear(size, width, bias=False)
         self.post_per_layer_input_norm = RMSNorm(width, args.rms_norm_eps)

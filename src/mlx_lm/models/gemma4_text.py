@@ -14,8 +14,8 @@ from .. import kernels
 from ..errors import ConfigError
 from ..nn import SANDWICH_NORM, DecoderLayer, GatedMLP, Linear, RMSNorm, Rope, Routing, SwitchGLU, make_rope, route
 from .dense import DenseModel, SlidingArgs
-from .per_layer import PerLayerInputs, Shared, SharingAttention
-from .weights import Drop, Rule, expert_rules
+from .per_layer import PerLayerInputs, Shared, SharingAttention, check_sharing, drop_unread
+from .weights import Rule, expert_rules
 
 _ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
@@ -77,16 +77,6 @@ class ModelArgs(SlidingArgs):
     def reads(self, index: int) -> bool:
         """Whether layer `index` has no keys and values of its own."""
         return index >= self.num_hidden_layers - self.num_kv_shared_layers
-
-
-def check_sharing(args: Any) -> None:
-    """Every layer that reads has one of its kind to read from, or ConfigError."""
-    first = args.num_hidden_layers - args.num_kv_shared_layers
-    kinds = [args.layer_type(i) for i in range(args.num_hidden_layers)]
-    if not 0 <= args.num_kv_shared_layers < args.num_hidden_layers or not set(kinds[first:]) <= set(kinds[:first]):
-        raise ConfigError(
-            f"config.json: num_kv_shared_layers={args.num_kv_shared_layers} leaves layers with nothing to read."
-        )
 
 
 class ExpertRouter(nn.Module):
@@ -152,12 +142,6 @@ class Layer(DecoderLayer):
             h = kernels.gated_activation(self.per_layer_input_gate(x), extra, self.act)
             x = x + self.post_per_layer_input_norm(self.per_layer_projection(h))
         return x * self.layer_scalar
-
-
-def drop_unread(args: Any) -> Rule:
-    """Forgets the key and value weights that checkpoints have for layers which only read."""
-    layers = "|".join(str(i) for i in range(args.num_hidden_layers) if args.reads(i))
-    return Drop(rf"layers\.({layers or 'none'})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.")
 
 
 class Model(DenseModel):

@@ -5,6 +5,7 @@ from typing import Any
 
 import mlx.nn as nn
 
+from ..errors import ConfigError
 from ..nn import GatedMLP, MoE, Routing, SwitchGLU
 from .granitemoe import Router
 from .hunyuan_v1_dense import Model as Hunyuan
@@ -16,6 +17,13 @@ from .weights import expert_rules
 class ModelArgs(HunyuanArgs):
     num_experts: int | list[int] = 1
     moe_topk: int | list[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_experts", "moe_topk"):
+            value = getattr(self, name)
+            if isinstance(value, list) and (len(value) != self.num_hidden_layers or min(value) < 1):
+                raise ConfigError(f"config.json: {name} must have a positive number for each layer, not {value!r}.")
 
 
 class Experts(MoE):

@@ -84,7 +84,7 @@ class BiasedExperts(MoE):
     router_name = "router"
 
     def __call__(self, x: mx.array) -> mx.array:
-        return super().__call__(x) + self.bias
+        return super().__call__(x) + self["bias"]
 
 
 class Model(DenseModel):

@@ -15,7 +15,7 @@ from .weights import Rename, Transform
 
 @dataclass
 class ModelArgs(Gpt2Args):
-    aliases: ClassVar = Gpt2Args.aliases | {"afn": "hidden_act"}
+    aliases: ClassVar = {**Gpt2Args.aliases, "afn": "hidden_act"}
     hidden_act: str = field(default="gelu", kw_only=True)
     max_position_embeddings: int = 512
 
@@ -29,13 +29,13 @@ class Positions(LearnedPositions):
 
 
 class Model(Gpt2):
-    names = ModelNames(backbone="transformer", embed="tokens_embed", layers="h")
+    names = ModelNames(embed="tokens_embed", layers="h")
     layer_names = LayerNames("attn", "mlp", None, "ln_1", None, "ln_2")
     layer_type: ClassVar[type[DecoderLayer]] = NormedSumLayer
     backbone_type = Positions
     rules = (
         Transform(r"^(transformer\.)?h\.\d+\..*(c_attn|c_proj|c_fc)\.weight$", lambda w: w.T),
-        Rename(r"^(h|tokens_embed|positions_embed)\.", r"transformer.\1."),
+        Rename(r"^(transformer\.)?(h|tokens_embed|positions_embed)\.", r"model.\2."),
     )
 
     @classmethod

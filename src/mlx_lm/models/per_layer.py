@@ -11,12 +11,14 @@ from typing import Any
 import mlx.core as mx
 
 from .. import kernels
+from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import Attention, AttentionOptions, Embedding, Linear
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
 from .base import Backbone, CausalLM, layer_state
+from .weights import Drop, Rule
 
-__all__ = ["PerLayerInputs", "Shared", "SharingAttention"]
+__all__ = ["PerLayerInputs", "Shared", "SharingAttention", "check_sharing", "drop_unread"]
 
 Shared = dict[str, tuple[tuple[KVView, ...], int | mx.array]]
 """By kind of layer: the views and the first query's position of the last layer that keeps keys and values."""
@@ -102,3 +104,19 @@ class PerLayerInputs(Backbone):
         projected = self.per_layer_model_projection(h) * mx.array(h.shape[-1] ** -0.5, h.dtype)
         projected = self.per_layer_projection_norm(mx.unflatten(projected, -1, (-1, self._input_size)))
         return (projected + mx.unflatten(rows, -1, (-1, self._input_size))) * mx.array(2**-0.5, h.dtype)
+
+
+def check_sharing(args: Any) -> None:
+    """Every layer that reads has one of its kind to read from, or ConfigError."""
+    first = args.num_hidden_layers - args.num_kv_shared_layers
+    kinds = [args.layer_type(i) for i in range(args.num_hidden_layers)]
+    if not 0 <= args.num_kv_shared_layers < args.num_hidden_layers or not set(kinds[first:]) <= set(kinds[:first]):
+        raise ConfigError(
+            f"config.json: num_kv_shared_layers={args.num_kv_shared_layers} leaves layers with nothing to read."
+        )
+
+
+def drop_unread(args: Any) -> Rule:
+    """Forgets the key and value weights that checkpoints have for layers which only read."""
+    layers = "|".join(str(i) for i in range(args.num_hidden_layers) if args.reads(i))
+    return Drop(rf"layers\.({layers or 'none'})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.")
