@@ -4,7 +4,7 @@ import random
 
 import mlx.core as mx
 import pytest
-from conftest import tiny
+from tiny_models import tiny
 
 from mlx_lm.engine import LRUPromptCache
 from mlx_lm.models.cache import KVCache, make_prompt_cache

@@ -6,7 +6,7 @@ import random
 
 import mlx.core as mx
 import pytest
-from conftest import MODELS, tiny
+from tiny_models import MODELS, tiny
 from faults import faulty
 
 from mlx_lm.engine import Engine, Request, TokenEvent
