@@ -31,8 +31,8 @@ class LayerTypeArgs(TwoRopeArgs):
     def __post_init__(self) -> None:
         self.layer_types = self.layer_types or ["full_attention"] * self.num_hidden_layers
         super().__post_init__()
-        kinds = self.mlp_layer_types or []
-        if kinds and (len(kinds) != self.num_hidden_layers or not set(kinds) <= {"dense", "sparse"}):
+        kinds = self.mlp_layer_types
+        if kinds is not None and (len(kinds) != self.num_hidden_layers or not set(kinds) <= {"dense", "sparse"}):
             raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
 
 
