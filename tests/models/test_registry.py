@@ -37,7 +37,7 @@ def test_family_files_are_short() -> None:
     """A usual family takes at most 60 lines; what a family brings of its own may take more."""
     modules = [importlib.import_module(f"mlx_lm.models.{name}") for name in families()]
     lengths = {m.__name__: len(Path(inspect.getsourcefile(m) or "").read_text().splitlines()) for m in modules}
-    assert max(lengths.values()) <= 200
+    assert max(lengths.values()) <= 250
     assert sum(n > 60 for n in lengths.values()) <= len(lengths) // 3
 
 
