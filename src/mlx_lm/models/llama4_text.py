@@ -73,6 +73,12 @@ class ChunkedAttention(BiasedAttention):
         same = key // chunk == query // chunk
         return same if seen is None else same & seen
 
+    def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
+        chunk = self._options.window
+        if chunk is None or (isinstance(position, int) and position + queries.shape[2] <= chunk):
+            return Attention._attend(self, queries, views, position)  # within the first chunk no mask is needed
+        return super()._attend(queries, views, position)
+
     def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
         queries, keys = super()._place(queries, keys, position)
         if self.eps is None:
