@@ -30,6 +30,7 @@ __all__ = ["FORMATS", "BlockFormat", "Packed", "packed_nbytes", "to_float32", "t
 Bytes = NDArray[Any]  # always uint8; numpy types its bit operations too narrowly to say so
 Floats = NDArray[np.floating[Any]]
 _CHUNK_BYTES = 1 << 18  # input bytes a step: with its temporaries this stays in a 1-2 MB L2 cache
+_THREADED_BYTES = 8 << 20
 _IQ4_LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=np.int8)
 
 
@@ -320,7 +321,8 @@ def _chunks(blocks: Bytes, work: Callable[[int, int], None]) -> None:
         with np.errstate(all="ignore"):  # a file may hold NaN or infinite scales: they are its business
             work(start, min(start + step, len(blocks)))
 
-    threads = min(4, os.cpu_count() or 1, len(starts))
+    # Starting threads costs about 0.5 ms, a small tensor less than that in all.
+    threads = min(4, os.cpu_count() or 1, len(starts)) if blocks.nbytes > _THREADED_BYTES else 1
     if threads < 2:
         for start in starts:
             run(start)

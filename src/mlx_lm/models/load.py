@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 
 from .. import hub
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, RemoteCodeError
+from ..hub.gguf import GGUFFile
 from ..hub.gguf import read as read_gguf
 from ..kernels import native
 from ..tokenizer import TokenizerWrapper, load_tokenizer, tokenizer_from_gguf
@@ -66,11 +67,12 @@ def load(
         check_config=lambda c: check_config(c, overrides),
         trust_remote_code=trust_remote_code,
     )
-    model, config = load_model_files(files, lazy=lazy, model_config=overrides)
+    header = None if files.gguf is None else read_gguf(files.gguf)
+    model, config = load_model_files(files, lazy=lazy, model_config=overrides, header=header)
     if adapter_path is not None:
         load_adapters(model, adapter_path)
         model.eval()
-    tokenizer = load_files_tokenizer(files, config, tokenizer_config, trust_remote_code)
+    tokenizer = load_files_tokenizer(files, config, tokenizer_config, trust_remote_code, header=header)
     return (model, tokenizer, config) if return_config else (model, tokenizer)
 
 
@@ -100,10 +102,14 @@ def load_model_files(
     model_config: Mapping[str, Any] | None = None,
     get_model_classes: Any = get_classes,
     keep_dtypes: bool = False,
+    header: GGUFFile | None = None,
 ) -> tuple[CausalLM, dict[str, Any]]:
-    """As `load_model`, for files that were found already; `keep_dtypes` leaves every tensor as it is stored."""
+    """As `load_model`, for files that were found already.
+
+    `keep_dtypes` leaves every tensor as it is stored; `header` is that of a GGUF file, if it was read already.
+    """
     if files.gguf is not None:
-        config, weights, quantization = hub.load_gguf(files.gguf)
+        config, weights, quantization = hub.load_gguf(header or files.gguf)
         config |= dict(model_config or {})
         if quantization:
             config["quantization"] = quantization
@@ -220,11 +226,13 @@ def load_files_tokenizer(
     config: Mapping[str, Any],
     tokenizer_config: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
+    *,
+    header: GGUFFile | None = None,
 ) -> TokenizerWrapper:
-    """The tokenizer of files that were found already; `config` names the end tokens."""
+    """The tokenizer of files that were found already; `config` names the end tokens, `header` as `load_model_files`."""
     settings = dict(tokenizer_config or {})
     if files.gguf is not None:
-        return tokenizer_from_gguf(read_gguf(files.gguf).metadata, tokenizer_config=settings)
+        return tokenizer_from_gguf((header or read_gguf(files.gguf)).metadata, tokenizer_config=settings)
     return load_tokenizer(
         files.folder,
         tokenizer_config=settings,
