@@ -22,7 +22,7 @@ class ModelArgs(ErnieArgs):
     moe_layer_start_index: int = 1
     moe_layer_end_index: int = -1
     moe_layer_interval: int = 1
-    aliases: ClassVar[dict[str, str]] = {"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"}
+    aliases: ClassVar = {"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"}
 
     def has_experts(self, index: int) -> bool:
         last = self.num_hidden_layers - 1 if self.moe_layer_end_index == -1 else self.moe_layer_end_index

@@ -14,7 +14,7 @@ class ModelArgs(DecoderArgs):
     max_position_embeddings: int = 32768
     attention_bias: bool = False
     mlp_bias: bool = False
-    aliases: ClassVar[dict[str, str]] = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
+    aliases: ClassVar = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
 
 
 class Model(DenseModel):

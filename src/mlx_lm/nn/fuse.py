@@ -282,8 +282,8 @@ class LayerRunner:
             parts[2] if len(parts) > 2 else None,
             bias,
             linear.mode,
-            int(linear.bits),
-            int(linear.group_size),
+            int(linear.bits),  # type: ignore[arg-type]
+            int(linear.group_size),  # type: ignore[arg-type]
             mixed,
         )
 

@@ -6,8 +6,8 @@ import random
 
 import mlx.core as mx
 import pytest
-from tiny_models import MODELS, tiny
 from faults import faulty
+from tiny_models import MODELS, tiny
 
 from mlx_lm.engine import Engine, Request, TokenEvent
 from mlx_lm.engine.model_states import new_states
