@@ -193,7 +193,8 @@ def check(folder: Path, config: dict[str, Any], weights: dict[str, mx.array]) ->
     expected = logits(build_model(config, weights))
     scale = max(1.0, float(np.abs(expected).max()))
     assert np.isfinite(expected).all() and float(expected.std()) > 1e-3
-    np.testing.assert_allclose(logits(model) / scale, expected / scale, atol=1e-5, rtol=0)
+    # The native kernels sum codes and biases apart, which costs a digit by cancellation.
+    np.testing.assert_allclose(logits(model) / scale, expected / scale, atol=5e-5, rtol=0)
     assert "quantization_config" not in loaded
     return model, loaded
 
