@@ -1,0 +1,108 @@
+"""LFM3: LFM2 with sliding attention between, norms after each branch and a gate for each attention head.
+
+Source: https://huggingface.co/LiquidAI/LFM3-1.7B.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, LayerNames, Linear, RMSNorm, ShortConv
+from . import lfm2
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Rename, Transform, conv_layout
+
+_KINDS = {"conv", "full_attention", "sliding_attention"}
+
+
+def _usual_rope() -> dict[str, Any]:
+    full = {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.5}
+    return {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": full}
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {"norm_eps": "rms_norm_eps"}
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    head_dim: int | None = field(default=128, kw_only=True)
+    max_position_embeddings: int = field(default=128000, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rope_by_layer_type: dict[str, Any] | None = field(default_factory=_usual_rope, kw_only=True)
+    attention_bias: bool = False
+    conv_bias: bool = False
+    conv_L_cache: int = 7
+    sliding_window: int | None = 256
+    layer_types: list[str] | None = None
+    use_attention_gate: bool = True
+    use_sandwich_norm: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer_types is None:
+            usual = ("sliding_attention", "conv", "full_attention", "conv")
+            self.layer_types = [usual[i % 4] if i else "conv" for i in range(self.num_hidden_layers)]
+        if len(self.layer_types) != self.num_hidden_layers or set(self.layer_types) - _KINDS:
+            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {self.layer_types!r}.")
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ConfigError(f"config.json: sliding_window must be at least 1, not {self.sliding_window}.")
+
+    def kind(self, index: int) -> str:
+        """ "conv", "full_attention" or "sliding_attention"."""
+        assert self.layer_types is not None
+        return self.layer_types[index]
+
+    def window(self, index: int) -> int | None:
+        return self.sliding_window if self.kind(index) == "sliding_attention" else None
+
+    def layer_rope(self, index: int) -> Any:
+        return self.rope_parameters(self.kind(index))
+
+
+class GatedAttention(Attention):
+    """Each head's output is multiplied by a sigmoid of its own."""
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__(options)
+        self.gate_proj = Linear(options.hidden_size, options.num_heads, bias=False)
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        queries, keys, values, _ = super()._project(x)
+        return queries, keys, values, self.gate_proj(x)
+
+    def _gated(self, out: mx.array, gate: mx.array) -> mx.array:
+        heads = mx.unflatten(out, -1, (self._options.num_heads, -1))
+        return (heads * mx.sigmoid(gate)[..., None]).flatten(-2)
+
+
+class Model(DenseModel):
+    names = ModelNames(norm="embedding_norm")
+    rules = (
+        Transform(r"\.conv\.conv\.weight$", conv_layout),
+        Rename(r"\.self_attn\.g_proj\.", ".self_attn.gate_proj."),
+    )
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        mixer = "conv" if args.kind(index) == "conv" else "self_attn"
+        after = ("post_operator_norm", "post_ffn_norm") if args.use_sandwich_norm else (None, None)
+        return LayerNames(mixer, "feed_forward", "operator_norm", after[0], "ffn_norm", after[1])
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        if args.kind(index) == "conv":
+            return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
+        kind = GatedAttention if args.use_attention_gate else Attention
+        return kind(cls.attention_options(args, index))
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, qk_norm=lambda size: RMSNorm(size, args.rms_norm_eps), **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return lfm2.FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act)
