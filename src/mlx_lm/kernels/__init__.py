@@ -10,7 +10,7 @@ from .linear import gather_matmul, gather_quantized_matmul, matmul, quantized_ma
 from .norm import layer_norm, rms_norm
 from .recurrent import causal_conv, diagonal_scan, gated_delta, linear_recurrence, selective_scan
 from .rope import rope
-from .select import argmax
+from .select import argmax, top_k
 
 __all__ = [
     "ACTIVATIONS",
@@ -33,5 +33,6 @@ __all__ = [
     "rms_norm",
     "rope",
     "selective_scan",
+    "top_k",
     "visible",
 ]

@@ -2,11 +2,14 @@
 
 Contract: time runs along axis 1; a state goes in and the state after the last step comes out, computed in float32 and
 returned in the dtype it came in (float32 for a fresh one); cutting the input anywhere and carrying the state gives
-the same result. Short inputs go step by step, long ones in chunks of matrix products; the step loops (`*_steps`) are
-the oracles of the chunked forms.
+the same result. The native kernels go step by step at every length, so that a cut gives the same bits; they round a
+state kept in a half type after each step, as a call for each step does. The plain forms take short inputs step by step
+and long ones in chunks of matrix products; the step loops (`*_steps`) are the oracles of both.
 """
 
 import mlx.core as mx
+
+from . import native
 
 __all__ = [
     "causal_conv",
@@ -22,6 +25,7 @@ __all__ = [
 _FEW = 4  # steps up to which a loop is cheaper than a chunk: decode and small verify steps
 _CHUNK = 64
 _FINE_CHUNK = 16  # with decays for each channel, pairs of steps are compared channel by channel
+_FLOATS = (mx.float32, mx.bfloat16, mx.float16)
 
 
 def causal_conv(
@@ -32,6 +36,9 @@ def causal_conv(
     x (B, L, C), weight (C, K, 1) as `nn.Conv1d` with groups=C keeps it, bias (C,), state (B, K-1, C): the inputs
     before x, or None for zeros. Returns y (B, L, C) and the next state.
     """
+    found = _native("causal_conv", x, weight, bias, state)
+    if found is not None:
+        return found
     kernel = weight.shape[1]
     if state is None:
         state = mx.zeros((x.shape[0], kernel - 1, x.shape[2]), x.dtype)
@@ -56,6 +63,9 @@ def gated_delta(
     Returns y (B, L, Hv, Dv) in v's dtype and the state. Source: https://arxiv.org/abs/2412.06464, with the chunked
     form of https://arxiv.org/abs/2406.06484; decays per channel: https://arxiv.org/abs/2510.26692.
     """
+    found = _native("gated_delta", q, k, v, log_decay, beta, state)
+    if found is not None:
+        return found
     length = k.shape[1]
     if length <= _FEW:
         return gated_delta_steps(q, k, v, log_decay, beta, state)
@@ -109,6 +119,9 @@ def selective_scan(
     of G, d (H,) or None, state (B, H, P, N) or None for zeros. Returns y (B, L, H, P) in x's dtype and the state.
     Source: https://arxiv.org/abs/2405.21060, section 6.
     """
+    found = _native("selective_scan", x, dt, a, b, c, d, state)
+    if found is not None:
+        return found
     batch, length, heads, width = x.shape
     if length <= _FEW:
         return selective_scan_steps(x, dt, a, b, c, d, state)
@@ -176,9 +189,12 @@ def diagonal_scan(
     x and dt (B, L, D), a (D, N) negative, b and c (B, L, N), d (D,) or None, state (B, D, N) or None for zeros.
     Returns y (B, L, D) in x's dtype, with d*x added, and the state. Source: https://arxiv.org/abs/2312.00752.
 
-    All chunks run at once from zeros, then the states at the cuts are chained and their part is added: about
-    2*sqrt(L) steps instead of L.
+    In the plain form all chunks run at once from zeros, then the states at the cuts are chained and their part is
+    added: about 2*sqrt(L) steps instead of L.
     """
+    found = _native("diagonal_scan", x, dt, a, b, c, d, state)
+    if found is not None:
+        return found
     batch, length, channels = x.shape
     if length <= 2 * _FINE_CHUNK:
         return diagonal_scan_steps(x, dt, a, b, c, d, state)
@@ -236,6 +252,19 @@ def linear_recurrence(log_decay: mx.array, x: mx.array, state: mx.array | None) 
         decay = mx.concatenate([decay[:, :span], decay[:, span:] * decay[:, :-span]], axis=1)
         span *= 2
     return h.astype(x.dtype), h[:, -1].astype(kept)
+
+
+def _native(name: str, *inputs: mx.array | None) -> tuple[mx.array, mx.array] | None:
+    """The native kernel's outputs, or None where it does not run: off the CPU, under a transformation, without data.
+
+    The state comes last; that of a convolution of one step is empty.
+    """
+    module = native.extension()
+    if module is None or any(a is not None and a.dtype not in _FLOATS for a in inputs):
+        return None
+    if any(a is not None and a.size == 0 for a in inputs[:-1]):
+        return None
+    return getattr(module, name)(*inputs)
 
 
 def _delta_inputs(
