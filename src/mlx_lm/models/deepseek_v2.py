@@ -94,21 +94,24 @@ class Model(DenseModel):
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:
-        return LatentAttention(
-            LatentOptions(
-                hidden_size=args.hidden_size,
-                num_heads=args.num_attention_heads,
-                q_rank=args.q_lora_rank,
-                kv_rank=args.kv_lora_rank,
-                nope_dim=args.qk_nope_head_dim,
-                rope_dim=args.qk_rope_head_dim,
-                value_dim=args.v_head_dim,
-                rope=cls.rope(args, index),
-                scale=args.softmax_scale,
-                bias=args.attention_bias,
-                out_bias=args.attention_bias,
-                split=cls.split_heads,
-            )
+        return LatentAttention(cls.latent_options(args, index))
+
+    @classmethod
+    def latent_options(cls, args: Any, index: int) -> LatentOptions:
+        """The attention of layer `index`."""
+        return LatentOptions(
+            hidden_size=args.hidden_size,
+            num_heads=args.num_attention_heads,
+            q_rank=args.q_lora_rank,
+            kv_rank=args.kv_lora_rank,
+            nope_dim=args.qk_nope_head_dim,
+            rope_dim=args.qk_rope_head_dim,
+            value_dim=args.v_head_dim,
+            rope=cls.rope(args, index),
+            scale=args.softmax_scale,
+            bias=args.attention_bias,
+            out_bias=args.attention_bias,
+            split=cls.split_heads,
         )
 
     @classmethod

@@ -84,20 +84,29 @@ class LatentAttention(nn.Module):
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         queries, rope_queries, latents, rope_keys = self._project(x, offsets(state))
-        views = attend_states(state, latents, rope_keys)
+        out = self._attend(queries, rope_queries, attend_states(state, latents, rope_keys))
+        return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2))
+
+    def _attend(self, queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...]) -> mx.array:
+        """Query parts (B, H, L, nope) and (B, H, L, rope) over the rows' views -> (B, H, L, value)."""
         key_weights, value_weights = self._head_weights()
-        if x.shape[1] <= _ABSORB_UP_TO and key_weights is not None and value_weights is not None:
+        if queries.shape[2] <= _ABSORB_UP_TO and key_weights is not None and value_weights is not None:
             queries = key_weights.to_latent(queries)
             latents = kernels.latent_attention(queries, rope_queries, views, scale=self._options.scale)
-            out = value_weights.from_latent(latents)
-        else:
-            out = self._expanded(mx.concatenate([queries, rope_queries], axis=-1), views)
-        return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2))
+            return value_weights.from_latent(latents)
+        return self._expanded(mx.concatenate([queries, rope_queries], axis=-1), views)
 
     def _project(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         """Query parts (B, H, L, nope) and (B, H, L, rope), latents (B, 1, L, R), rotary keys (B, 1, L, rope)."""
+        whole = self._options.q_rank is None
+        q = self.q_proj(x) if whole else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        return self._parts(q, x, position)
+
+    def _parts(
+        self, q: mx.array, x: mx.array, position: int | mx.array
+    ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """As `_project`, from the queries of all heads (B, L, H*(nope+rope))."""
         o = self._options
-        q = self.q_proj(x) if o.q_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
         q = q.reshape(*x.shape[:2], o.num_heads, -1).transpose(0, 2, 1, 3)
         queries, rope_queries = mx.split(q, [o.nope_dim], axis=-1)
         latents, rope_keys = mx.split(self.kv_a_proj_with_mqa(x)[:, None], [o.kv_rank], axis=-1)
@@ -128,7 +137,15 @@ class LatentAttention(nn.Module):
             rows.append(self._expanded_row(own, latents.astype(own.dtype), rope_keys.astype(own.dtype), view))
         return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
 
-    def _expanded_row(self, queries: mx.array, latents: mx.array, rope_keys: mx.array, view: KVView) -> mx.array:
+    def _expanded_row(
+        self,
+        queries: mx.array,
+        latents: mx.array,
+        rope_keys: mx.array,
+        view: KVView,
+        mask: mx.array | None = None,
+    ) -> mx.array:
+        """Attention to what `view` says is seen, or instead to what `mask` (b, 1, L, T) says."""
         o = self._options
         batch, _, total, _ = latents.shape
         size = (o.nope_dim + o.rope_dim + o.value_dim) * batch * total * latents.itemsize
@@ -148,7 +165,7 @@ class LatentAttention(nn.Module):
                 values = value_weights.heads(heads).from_latent(latents)
             shared = mx.broadcast_to(rope_keys, (batch, keys.shape[1], total, o.rope_dim))
             seen = KVView(mx.concatenate([keys, shared], axis=-1), values, view.window, view.keep)
-            out.append(kernels.attention(queries[:, heads], (seen,), scale=o.scale))
+            out.append(kernels.attention(queries[:, heads], (seen,), scale=o.scale, mask=mask))
         return out[0] if len(out) == 1 else mx.concatenate(out, axis=1)
 
 

@@ -1,0 +1,69 @@
+"""Mistral 4: latent attention with queries that grow with their position, experts by softmax. https://mistral.ai."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import LatentAttention, RopeParameters, Routing
+from . import deepseek_v3
+
+
+@dataclass
+class ModelArgs(deepseek_v3.ModelArgs):
+    max_position_embeddings: int = field(default=1048576, kw_only=True)
+    q_lora_rank: int | None = 1024
+    kv_lora_rank: int = 256
+    qk_nope_head_dim: int = 64
+    n_routed_experts: int | None = 128
+    num_experts_per_tok: int | None = 4
+    first_k_dense_replace: int = 0
+    n_group: int | None = 1
+    topk_group: int | None = 1
+    routed_scaling_factor: float = 1.0
+    partial_rotary_factor: float = 1.0  # the share that `qk_rope_head_dim` is, which is rotated as a whole
+
+    def check_routing(self) -> None:
+        """The family has one router."""
+
+    def rope_parameters(self, layer_type: str | None = None) -> RopeParameters:
+        return replace(super().rope_parameters(layer_type), partial=1.0)
+
+    def routing(self) -> Routing:
+        return Routing(
+            self.num_experts_per_tok or 1,
+            normalize=self.norm_topk_prob,
+            scale=self.routed_scaling_factor,
+            num_groups=self.n_group or 1,
+            top_groups=self.topk_group or 1,
+            group_score="top2",
+            epsilon=1e-20,
+        )
+
+
+class GrowingLatentAttention(LatentAttention):
+    """Queries are multiplied by 1 + beta * log(1 + floor(position / trained length))."""
+
+    beta = 0.0
+    trained = 1
+
+    def _project(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        queries, rope_queries, latents, rope_keys = super()._project(x, position)
+        positions = mx.arange(x.shape[1])[None, None, :, None]
+        positions = positions + (position if isinstance(position, int) else position[:, None, None, None])
+        growth = (1 + self.beta * mx.log(1 + mx.floor(positions / self.trained))).astype(queries.dtype)
+        return queries * growth, rope_queries * growth, latents, rope_keys
+
+
+class Model(deepseek_v3.Model):
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        rope = args.rope_parameters()
+        mixer = GrowingLatentAttention(cls.latent_options(args, index))
+        mixer.beta = rope.number("llama_4_scaling_beta", 0.0)
+        mixer.trained = int(rope.number("original_max_position_embeddings", args.max_position_embeddings))
+        if mixer.trained < 1:
+            raise ConfigError(f"original_max_position_embeddings must be at least 1, not {mixer.trained}.")
+        return mixer
