@@ -1,0 +1,150 @@
+"""LongCat-Flash: two attentions and two feed-forwards a layer, and experts beside the second half.
+
+Some experts do nothing. Source: https://arxiv.org/abs/2509.01322.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import DecoderLayer, GatedMLP, LatentAttention, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from ..state import LayerState, ListSpec, StateSpec, part
+from . import deepseek_v3
+from .weights import Drop, Rule, Weights, expert_rules
+
+
+@dataclass
+class ModelArgs(deepseek_v3.ModelArgs):
+    aliases: ClassVar = {
+        "num_layers": "num_hidden_layers",
+        "ffn_hidden_size": "intermediate_size",
+        "expert_ffn_hidden_size": "moe_intermediate_size",
+        "moe_topk": "num_experts_per_tok",
+    }
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    rope_theta: float = field(default=10000000.0, kw_only=True)
+    max_position_embeddings: int = field(default=131072, kw_only=True)
+    n_routed_experts: int | None = 512
+    num_experts_per_tok: int | None = 12
+    zero_expert_num: int = 256
+    zero_expert_type: str = "identity"
+    router_bias: bool = False
+    norm_topk_prob: bool = False
+    mla_scale_q_lora: bool = True
+    mla_scale_kv_lora: bool = True
+    routed_scaling_factor: float = 6.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.q_lora_rank is None or self.zero_expert_num < 0 or self.zero_expert_type != "identity":
+            raise ConfigError(
+                "config.json: 'longcat_flash' needs q_lora_rank, zero_expert_num of at least 0, "
+                "and zero_expert_type 'identity'."
+            )
+
+    def check_routing(self) -> None:
+        """The family has one router."""
+
+    def routing(self) -> Routing:
+        return Routing(self.num_experts_per_tok or 1, normalize=self.norm_topk_prob, scale=self.routed_scaling_factor)
+
+
+@dataclass(frozen=True)
+class IdleExperts:
+    """Forgets the matrices that some writers give the experts that do nothing."""
+
+    working: int
+
+    def __call__(self, weights: Weights) -> Weights:
+        found = re.compile(r"\.mlp\.experts\.(\d+)\.").search
+        kept = {k: v for k, v in weights.items() if not ((m := found(k)) and int(m[1]) >= self.working)}
+        return {k: v[: self.working] if k.endswith(".mlp.experts.gate_up_proj") else v for k, v in kept.items()}
+
+
+class ScaledLatentAttention(LatentAttention):
+    """Queries and latents grow by what their compression took of their size."""
+
+    query_scale = 1.0
+    latent_scale = 1.0
+
+    def _project(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        queries, rope_queries, latents, rope_keys = super()._project(x, position)
+        return queries * self.query_scale, rope_queries * self.query_scale, latents * self.latent_scale, rope_keys
+
+
+class Classifier(nn.Module):
+    """The router's linear layer, and the selection bias beside it."""
+
+    def __init__(self, hidden_size: int, num_experts: int, bias: bool):
+        super().__init__()
+        self.classifier = Linear(hidden_size, num_experts, bias=bias)
+        self.e_score_correction_bias = mx.zeros((num_experts,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.classifier(x)
+
+
+class SomeIdle(MoE):
+    """Experts from `working` on give their input back."""
+
+    router_name = "router"
+
+    def __init__(self, args: Any):
+        experts = SwitchGLU(args.hidden_size, args.moe_intermediate_size, args.n_routed_experts, act=args.hidden_act)
+        total = args.n_routed_experts + args.zero_expert_num
+        super().__init__(args.hidden_size, total, args.routing(), experts)
+        self.router = Classifier(args.hidden_size, total, args.router_bias)
+        self._working = args.n_routed_experts
+
+    def _visit(self, flat: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
+        works = indices < self._working
+        y = super()._visit(flat, mx.where(works, indices, 0), mx.where(works, weights, 0.0))
+        return y + flat * mx.where(works, 0.0, weights).sum(axis=-1, keepdims=True).astype(flat.dtype)
+
+
+class DoubleLayer(DecoderLayer):
+    """Attention and feed-forward twice; the experts read what the first feed-forward reads, and are added last."""
+
+    def __init__(self, args: Any, mixers: list[nn.Module]):
+        nn.Module.__init__(self)
+        self.self_attn = mixers
+        self.mlps = [GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act) for _ in mixers]
+        self.input_layernorm = [RMSNorm(args.hidden_size, args.rms_norm_eps) for _ in mixers]
+        self.post_attention_layernorm = [RMSNorm(args.hidden_size, args.rms_norm_eps) for _ in mixers]
+        self.mlp = SomeIdle(args)
+
+    def state_spec(self) -> StateSpec:
+        return ListSpec(tuple(mixer.state_spec() for mixer in self.self_attn))
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        shortcut = mx.array(0.0, x.dtype)
+        for i, mixer in enumerate(self.self_attn):
+            x = x + mixer(self.input_layernorm[i](x), part(state, i))
+            h = self.post_attention_layernorm[i](x)
+            shortcut = self.mlp(h) if i == 0 else shortcut
+            x = x + self.mlps[i](h)
+        return x + shortcut
+
+
+class Model(deepseek_v3.Model):
+    rules = (Drop(r"(^|\.)mtp\."), *expert_rules())
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        return (IdleExperts(self.args.n_routed_experts), *super().weight_rules())
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        return DoubleLayer(args, [cls.mixer(args, 2 * index + i) for i in range(2)])
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        mixer = ScaledLatentAttention(cls.latent_options(args, index))
+        if args.mla_scale_q_lora:
+            mixer.query_scale = (args.hidden_size / args.q_lora_rank) ** 0.5
+        if args.mla_scale_kv_lora:
+            mixer.latent_scale = (args.hidden_size / args.kv_lora_rank) ** 0.5
+        return mixer
