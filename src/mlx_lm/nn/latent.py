@@ -89,8 +89,8 @@ class LatentAttention(nn.Module):
 
     def _attend(self, queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...]) -> mx.array:
         """Query parts (B, H, L, nope) and (B, H, L, rope) over the rows' views -> (B, H, L, value)."""
-        key_weights, value_weights = self._head_weights()
-        if queries.shape[2] <= _ABSORB_UP_TO and key_weights is not None and value_weights is not None:
+        key_weights, value_weights = self._absorbed(queries.shape[2])
+        if key_weights is not None and value_weights is not None:
             queries = key_weights.to_latent(queries)
             latents = kernels.latent_attention(queries, rope_queries, views, scale=self._options.scale)
             return value_weights.from_latent(latents)
@@ -114,6 +114,10 @@ class LatentAttention(nn.Module):
         if o.rope is not None:
             rope_queries, rope_keys = o.rope(rope_queries, position), o.rope(rope_keys, position)
         return queries, rope_queries, latents, rope_keys
+
+    def _absorbed(self, length: int) -> "tuple[_HeadWeights | None, _HeadWeights | None]":
+        """The per-head matrices where `length` queries attend to the latents themselves, else None."""
+        return self._head_weights() if length <= _ABSORB_UP_TO else (None, None)
 
     def _head_weights(self) -> "tuple[_HeadWeights | None, _HeadWeights | None]":
         """The per-head matrices for keys and for values; None where a layer was replaced (by an adapter)."""

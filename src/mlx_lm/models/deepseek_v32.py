@@ -1,0 +1,56 @@
+"""DeepSeek-V3.2: V3 whose queries look at the best keys only. Source: https://arxiv.org/abs/2512.02556."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import make_rope
+from ..nn.indexed import IndexedLatentAttention, IndexOptions
+from . import deepseek_v3, glm4_moe_lite
+
+
+@dataclass
+class ModelArgs(glm4_moe_lite.ModelArgs):
+    rms_norm_eps: float = field(default=1e-6, kw_only=True)
+    max_position_embeddings: int = field(default=163840, kw_only=True)
+    q_lora_rank: int | None = 1536
+    qk_nope_head_dim: int = 128
+    v_head_dim: int = 128
+    n_routed_experts: int | None = 256
+    num_experts_per_tok: int | None = 8
+    moe_intermediate_size: int = 2048
+    first_k_dense_replace: int = 3
+    n_group: int | None = 8
+    topk_group: int | None = 4
+    routed_scaling_factor: float = 2.5
+    layer_types: list[str] | None = None
+    index_n_heads: int = 64
+    index_head_dim: int = 128
+    index_topk: int = 2048
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if set(self.layer_types or ()) - {"indexed_attention", "full_attention", "deepseek_sparse_attention"}:
+            raise ConfigError(f"config.json: layer_types {self.layer_types!r} are not all 'indexed_attention'.")
+        sizes = (self.q_lora_rank or 0, self.index_n_heads, self.index_head_dim, self.index_topk)
+        if min(sizes) < 1 or self.index_head_dim % 2 or self.index_head_dim < self.qk_rope_head_dim:
+            raise ConfigError(
+                "config.json: q_lora_rank and the index_... sizes must be positive, and index_head_dim even and at "
+                "least qk_rope_head_dim."
+            )
+
+
+class Model(deepseek_v3.Model):
+    mixer_type: ClassVar[type[IndexedLatentAttention]] = IndexedLatentAttention
+    traditional_index: ClassVar[bool] = False  # the indexer rotates neighbouring features
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        return cls.mixer_type(cls.latent_options(args, index), cls.index_options(args, index))
+
+    @classmethod
+    def index_options(cls, args: Any, index: int) -> IndexOptions | None:
+        rope = make_rope(args.qk_rope_head_dim, args.rope_parameters(), traditional=cls.traditional_index)
+        return IndexOptions(args.index_n_heads, args.index_head_dim, args.index_topk, rope)

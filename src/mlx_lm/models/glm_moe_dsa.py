@@ -1,0 +1,77 @@
+"""GLM-5: DeepSeek-V3.2's attention, where some layers look at the keys that a layer before them has chosen.
+
+Source: https://arxiv.org/abs/2603.12201.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+
+from ..errors import ConfigError
+from ..nn import DecoderLayer
+from ..nn.indexed import Chosen, IndexOptions
+from ..state import LayerState
+from . import deepseek_v32
+from .base import Backbone, layer_state
+
+_KINDS = {"F": "full", "S": "shared"}
+
+
+@dataclass
+class ModelArgs(deepseek_v32.ModelArgs):
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = field(default=202752, kw_only=True)
+    q_lora_rank: int | None = 2048
+    qk_nope_head_dim: int = 192
+    v_head_dim: int = 256
+    n_group: int | None = 1
+    topk_group: int | None = 1
+    index_n_heads: int = 32
+    indexer_types: list[str] | None = None
+    index_topk_pattern: str | list[str] | None = None
+    index_topk_freq: int = 1
+    index_skip_topk_offset: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count, skip = self.num_hidden_layers, self.index_skip_topk_offset
+        if self.indexer_types is None and self.index_topk_pattern is not None:
+            self.indexer_types = [_KINDS.get(kind, kind) for kind in self.index_topk_pattern]
+        elif self.indexer_types is None:
+            every = max(self.index_topk_freq, 1)
+            self.indexer_types = ["shared" if max(i - skip + 1, 0) % every else "full" for i in range(count)]
+        kinds = self.indexer_types
+        if len(kinds) != count or not set(kinds) <= {"full", "shared"} or kinds[0] != "full":
+            raise ConfigError("config.json: indexer_types must be 'full' or 'shared' for each layer, the first 'full'.")
+
+
+class SharingLayer(DecoderLayer):
+    """A layer that passes on what its queries look at."""
+
+    def attend(self, x: mx.array, state: LayerState, chosen: Chosen | None) -> tuple[mx.array, Chosen | None]:
+        h, chosen = self.self_attn.attend(self.input_layernorm(x), state, chosen)
+        x = x + h
+        return x + self.mlp(self.post_attention_layernorm(x)), chosen
+
+
+class SharingBackbone(Backbone):
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self.embed_tokens(inputs) if input_embeddings is None else input_embeddings
+        chosen = None
+        for i, layer in enumerate(self[self._names.layers]):
+            h, chosen = layer.attend(h, layer_state(cache, i), chosen)
+        return self.norm(h)
+
+
+class Model(deepseek_v32.Model):
+    backbone_type = SharingBackbone
+    layer_type = SharingLayer
+    traditional_index: ClassVar[bool] = True
+
+    @classmethod
+    def index_options(cls, args: Any, index: int) -> IndexOptions | None:
+        return super().index_options(args, index) if args.indexer_types[index] == "full" else None

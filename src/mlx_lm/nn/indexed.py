@@ -1,0 +1,184 @@
+"""Latent attention to the best keys only, chosen by a small indexer.
+
+All of the indexer's heads choose together: a query keeps the `top_k` keys with the best sums. While no more than
+`top_k` tokens are seen this is plain latent attention. Source: DeepSeek-V3.2, https://arxiv.org/abs/2512.02556.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+from ..kernels import KVView, visible
+from ..state import KVSpec, LayerState, ListSpec, StateSpec, attend_states, offsets, part
+from .latent import LatentAttention, LatentOptions
+from .linear import Linear
+from .norm import LayerNorm
+from .rope import Rope
+
+__all__ = ["Chosen", "IndexOptions", "IndexedLatentAttention"]
+
+_SCORE_BYTES = 256 << 20  # scores of all the indexer's heads at a time
+
+Chosen: TypeAlias = Sequence[mx.array | None]
+"""What each view's queries look at: None for all they see; for one query a row the positions in the view (b, k),
+for several a mask (b, 1, L, T)."""
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """Sizes of the choice.
+
+    Attributes:
+        num_heads, head_dim: of the index queries; the one key has the same size, which is even.
+        top_k: keys that a query keeps.
+        rope: rotates the first features of queries and keys.
+    """
+
+    num_heads: int
+    head_dim: int
+    top_k: int
+    rope: Rope | None
+
+
+@dataclass(frozen=True)
+class _InOrder(KVSpec):
+    """Two states that must hold the same tokens: single ones cannot be dropped."""
+
+    evictable = False
+
+
+class Indexer(nn.Module):
+    """Chooses keys from the layer's input (B, L, D) and its compressed queries (B, L, R)."""
+
+    def __init__(self, hidden_size: int, q_rank: int, options: IndexOptions):
+        super().__init__()
+        self._options = options
+        self.wq_b = Linear(q_rank, options.num_heads * options.head_dim, bias=False)
+        self.wk = Linear(hidden_size, options.head_dim, bias=False)
+        self.k_norm = LayerNorm(options.head_dim, 1e-6)
+        self.weights_proj = Linear(hidden_size, options.num_heads, bias=False)
+
+    def state_spec(self) -> StateSpec:
+        """The index keys, kept in two halves."""
+        half = self._options.head_dim // 2
+        return _InOrder(1, half, half)
+
+    def __call__(self, x: mx.array, compressed: mx.array, state: LayerState) -> Chosen:
+        o = self._options
+        position = offsets(state)
+        keys = self.k_norm(self.wk(x))[:, None]
+        keys = keys if o.rope is None else o.rope(keys, position)
+        first, second = mx.split(keys, 2, axis=-1)
+        views = attend_states(state, first, second)
+        if all(view.keys.shape[2] <= o.top_k for view in views):
+            return [None] * len(views)
+        queries = mx.unflatten(self.wq_b(compressed), -1, (o.num_heads, -1)).transpose(0, 2, 1, 3)
+        queries = queries if o.rope is None else o.rope(queries, position)
+        weights = self.weights_proj(x).astype(mx.float32) * (o.num_heads * o.head_dim) ** -0.5
+        queries = queries.astype(mx.float32)
+        if len(views) == 1:
+            return [self._choose(queries, weights, views[0])]
+        return [self._choose(queries[i : i + 1], weights[i : i + 1], v) for i, v in enumerate(views)]
+
+    def _choose(self, queries: mx.array, weights: mx.array, view: KVView) -> mx.array | None:
+        """Queries (b, H, L, d) and weights (b, L, H) over one view."""
+        top_k, length, total = self._options.top_k, queries.shape[2], view.keys.shape[2]
+        if total <= top_k:
+            return None
+        halves = [h if isinstance(h, mx.array) else h.dequantize() for h in (view.keys, view.values)]
+        keys = mx.concatenate(halves, axis=-1).astype(mx.float32).swapaxes(-1, -2)
+        seen = visible(length, total, view.window, view.keep)
+        step = max(1, _SCORE_BYTES // (4 * total * queries.shape[0] * queries.shape[1]))
+        masks = []
+        for start in range(0, length, step):
+            some = slice(start, start + step)
+            scores = mx.maximum(queries[:, :, some] @ keys, 0)  # (b, H, l, T)
+            scores = (weights[:, some].transpose(0, 2, 1)[..., None] * scores).sum(axis=1)
+            scores = scores if seen is None else mx.where(seen[some], scores, -mx.inf)
+            mask = _best(scores, top_k)
+            if length == 1 and seen is None:
+                return mx.sort(mx.argpartition(~mask[:, 0], kth=top_k - 1, axis=-1)[:, :top_k], axis=-1)
+            masks.append(mask if seen is None else mask & seen[some])
+        return (masks[0] if len(masks) == 1 else mx.concatenate(masks, axis=1))[:, None]
+
+
+class IndexedLatentAttention(LatentAttention):
+    """x (B, L, D) -> (B, L, D). With `index` None the layer takes over what a layer before it has chosen."""
+
+    def __init__(self, options: LatentOptions, index: IndexOptions | None):
+        super().__init__(options)
+        assert options.q_rank is not None, "the indexer reads the compressed queries"
+        self._chooses = index is not None
+        if index is not None:
+            self.indexer = Indexer(options.hidden_size, options.q_rank, index)
+
+    def state_spec(self) -> StateSpec:
+        o = self._options
+        latents = _InOrder(1, o.kv_rank, o.rope_dim, latent=True)
+        return ListSpec((latents, self.indexer.state_spec())) if self._chooses else latents
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        return self.attend(x, state, None)[0]
+
+    def attend(self, x: mx.array, state: LayerState, chosen: Chosen | None) -> tuple[mx.array, Chosen | None]:
+        """The layer's output, and what its queries looked at; `chosen` is for layers that do not choose."""
+        low = self.q_a_proj(x)
+        compressed = self.q_a_layernorm(low)
+        latent_state = part(state, 0) if self._chooses else state
+        q, gate = self._queries(low, compressed)
+        queries, rope_queries, latents, rope_keys = self._parts(q, x, offsets(latent_state))
+        views = attend_states(latent_state, latents, rope_keys)
+        if self._chooses:
+            chosen = self.indexer(x, compressed, part(state, 1))
+        out = self._attend_chosen(queries, rope_queries, views, chosen).transpose(0, 2, 1, 3).flatten(2)
+        return self.o_proj(out if gate is None else out * mx.sigmoid(gate)), chosen
+
+    def _queries(self, low: mx.array, compressed: mx.array) -> tuple[mx.array, mx.array | None]:
+        """Queries of all heads (B, L, H*(nope+rope)) and a gate on the output (B, L, H*value), or None."""
+        return self.q_b_proj(compressed), None
+
+    def _attend_chosen(
+        self, queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...], chosen: Chosen | None
+    ) -> mx.array:
+        if chosen is None or all(c is None for c in chosen):
+            return self._attend(queries, rope_queries, views)
+        rows = []
+        for i, (view, keep) in enumerate(zip(views, chosen, strict=True)):
+            row = slice(None) if len(views) == 1 else slice(i, i + 1)
+            rows.append(self._attend_view(queries[row], rope_queries[row], view, keep))
+        return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
+
+    def _attend_view(self, queries: mx.array, rope_queries: mx.array, view: KVView, keep: mx.array | None) -> mx.array:
+        if keep is None:
+            return self._attend(queries, rope_queries, (view,))
+        sides = [s if isinstance(s, mx.array) else s.dequantize() for s in (view.keys, view.values)]
+        latents, rope_keys = (s.astype(queries.dtype) for s in sides)
+        if keep.ndim == 2:  # a single query: only the chosen keys are read
+            at = keep[:, None, :, None]
+            latents, rope_keys = (mx.take_along_axis(s, at, axis=2) for s in (latents, rope_keys))
+            return self._attend(queries, rope_queries, (KVView(latents, rope_keys),))
+        key_weights, value_weights = self._absorbed(queries.shape[2])
+        if key_weights is None or value_weights is None:
+            whole = mx.concatenate([queries, rope_queries], axis=-1)
+            return self._expanded_row(whole, latents, rope_keys, KVView(latents, rope_keys), keep)
+        whole = mx.concatenate([key_weights.to_latent(queries), rope_queries], axis=-1)
+        shared = KVView(mx.concatenate([latents, rope_keys], axis=-1), latents)
+        out = kernels.attention(whole, (shared,), scale=self._options.scale, mask=keep)
+        return value_weights.from_latent(out)
+
+
+def _best(scores: mx.array, count: int) -> mx.array:
+    """A mask of the `count` best of the last axis; of equal ones the later.
+
+    No published code says which of equal scores wins (sums of rectified scores are often exactly 0). A fixed order
+    gives the same choice whether a prompt comes whole or in pieces.
+    """
+    at = scores.shape[-1] - count
+    least = mx.partition(scores, kth=at, axis=-1)[..., at : at + 1]
+    above, equal = scores > least, scores == least
+    room = count - above.sum(axis=-1, keepdims=True)
+    return above | (equal & (mx.cumsum(equal.astype(mx.int32), axis=-1, reverse=True) <= room))
