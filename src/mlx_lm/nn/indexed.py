@@ -174,8 +174,8 @@ class IndexedLatentAttention(LatentAttention):
 def _best(scores: mx.array, count: int) -> mx.array:
     """A mask of the `count` best of the last axis; of equal ones the later.
 
-    No published code says which of equal scores wins (sums of rectified scores are often exactly 0). A fixed order
-    gives the same choice whether a prompt comes whole or in pieces.
+    Sums of rectified scores are often exactly 0, and published code leaves it to its library which of equal ones
+    wins: no order agrees with it everywhere. A fixed one chooses alike whether a prompt comes whole or in pieces.
     """
     at = scores.shape[-1] - count
     least = mx.partition(scores, kth=at, axis=-1)[..., at : at + 1]
