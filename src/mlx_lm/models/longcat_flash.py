@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import DecoderLayer, GatedMLP, LatentAttention, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import GatedMLP, LatentAttention, Linear, MoE, RMSNorm, Routing, SwitchGLU
 from ..state import LayerState, ListSpec, StateSpec, part
 from . import deepseek_v3
 from .weights import Drop, Rule, Weights, expert_rules
@@ -106,11 +106,11 @@ class SomeIdle(MoE):
         return y + flat * mx.where(works, 0.0, weights).sum(axis=-1, keepdims=True).astype(flat.dtype)
 
 
-class DoubleLayer(DecoderLayer):
+class DoubleLayer(nn.Module):
     """Attention and feed-forward twice; the experts read what the first feed-forward reads, and are added last."""
 
     def __init__(self, args: Any, mixers: list[nn.Module]):
-        nn.Module.__init__(self)
+        super().__init__()
         self.self_attn = mixers
         self.mlps = [GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act) for _ in mixers]
         self.input_layernorm = [RMSNorm(args.hidden_size, args.rms_norm_eps) for _ in mixers]
@@ -137,7 +137,7 @@ class Model(deepseek_v3.Model):
         return (IdleExperts(self.args.n_routed_experts), *super().weight_rules())
 
     @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
         return DoubleLayer(args, [cls.mixer(args, 2 * index + i) for i in range(2)])
 
     @classmethod
