@@ -181,7 +181,7 @@ class LayerRunner:
 
     def _describe(self, layer: nn.Module) -> fused.FusedLayer | None:
         """The layer as arrays and numbers, or None when it is not one that the kernels know."""
-        if not isinstance(layer, DecoderLayer) or layer.parallel or not _same(layer, DecoderLayer, "_mix", "_feed"):
+        if not isinstance(layer, DecoderLayer) or not _same(layer, DecoderLayer, "_mix", "_feed") or layer.parallel:
             return None
         n = layer._names
         mixer, mlp = (layer.get(name) if name else None for name in (n.mixer, n.feed_forward))
