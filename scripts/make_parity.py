@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "tests" / "parity" / "references"
+SUFFIX = ".safetensors.z"  # as tests/parity/references.py reads them
 
 
 def main(argv: list[str]) -> int:
@@ -50,12 +51,12 @@ def main(argv: list[str]) -> int:
             print(f"{family.directory}: FAILED {type(error).__name__}: {error}")
             failures += 1
             continue
-        wanted = {folder / f"{variant.name}.safetensors" for variant in variants}
-        stale = set(folder.glob("*.safetensors")) - wanted
+        wanted = {folder / f"{variant.name}{SUFFIX}" for variant in variants}
+        stale = set(folder.glob(f"*{SUFFIX}")) - wanted
         if options.check:
             wrong = [f"{path.name}: has no spec" for path in sorted(stale)]
             for variant in variants:
-                wrong += compare(variant, family.directory, folder / f"{variant.name}.safetensors")
+                wrong += compare(variant, family.directory, folder / f"{variant.name}{SUFFIX}")
             failures += bool(wrong)
             print("\n".join(f"{family.directory}: {line}" for line in wrong) or f"{family.directory}: equal")
             continue
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
         for path in stale:
             path.unlink()
         for variant in variants:
-            path = folder / f"{variant.name}.safetensors"
+            path = folder / f"{variant.name}{SUFFIX}"
             if options.force or compare(variant, family.directory, path):
                 write(variant, family.directory, path)
         total = sum(path.stat().st_size for path in wanted)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -256,7 +255,7 @@ def _own(built: Built) -> dict[str, torch.Tensor]:
 
 def write(built: Built, family: str, path: Path) -> None:
     """Stores a variant: own tensors in F8_E4M3 (BF16 where that loses anything), `ids` (1, L) int32 and `logits`
-    (1, L, V) float32; the rest is metadata."""
+    (1, L, V) float32; the rest is metadata; all of it as zlib packs it."""
     save_file(_own(built) | {"ids": built.ids, "logits": built.logits}, path, metadata=_metadata(built, family))
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
@@ -264,7 +263,7 @@ def write(built: Built, family: str, path: Path) -> None:
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors writes them in random order
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data[start:])
+    path.write_bytes(zlib.compress(len(text).to_bytes(8, "little") + text + data[start:], 9))
 
 
 def _metadata(built: Built, family: str) -> dict[str, str]:
@@ -293,12 +292,13 @@ def compare(built: Built, family: str, path: Path) -> list[str]:
         return [f"{path.name}: not committed"]
     wrong: list[str] = []
     tensors = _own(built) | {"ids": built.ids}
-    with safe_open(path, "pt") as file:
-        names, metadata = set(file.keys()), file.metadata()
-        if names != set(tensors) | {"logits"}:
-            return [f"{path.name}: tensors differ: {sorted(names ^ (set(tensors) | {'logits'}))[:8]}"]
-        wrong += [f"{path.name}: {k} differs" for k, v in tensors.items() if not _equal(file.get_tensor(k), v)]
-        error = (file.get_tensor("logits") - built.logits).abs().max().item()
+    data = zlib.decompress(path.read_bytes())
+    held = load(data)
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    if set(held) != set(tensors) | {"logits"}:
+        return [f"{path.name}: tensors differ: {sorted(set(held) ^ (set(tensors) | {'logits'}))[:8]}"]
+    wrong += [f"{path.name}: {k} differs" for k, v in tensors.items() if not _equal(held[k], v)]
+    error = (held["logits"] - built.logits).abs().max().item()
     if error > 1e-5:
         wrong.append(f"{path.name}: logits differ by {error:.2e}")
     wrong += [f"{path.name}: {k} differs" for k, v in _metadata(built, family).items() if metadata.get(k) != v]

@@ -1,14 +1,15 @@
 """Reads the committed parity references (made by scripts/make_parity.py) without torch.
 
-A reference file is safetensors: weights in F8_E4M3 (BF16 where that would lose anything), `ids`, `logits`, and JSON
-metadata. Tensors equal to those of an earlier variant of the family are borrowed from its file. Nothing here knows how
-a model is built.
+A reference file is safetensors in zlib: weights in F8_E4M3 (BF16 where that would lose anything), `ids`, `logits`, and
+JSON metadata. Tensors equal to those of an earlier variant of the family are borrowed from its file. Nothing here knows
+how a model is built.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 __all__ = ["ROOT", "Reference", "all_references", "load_reference"]
 
+SUFFIX = ".safetensors.z"
 ROOT = Path(__file__).resolve().parent / "references"
 
 
@@ -75,16 +77,16 @@ class Reference:
 
 def all_references() -> list[str]:
     """Names "family/variant" of every committed reference, sorted."""
-    return sorted(f"{path.parent.name}/{path.stem}" for path in ROOT.glob("*/*.safetensors"))
+    return sorted(f"{path.parent.name}/{path.name.removesuffix(SUFFIX)}" for path in ROOT.glob(f"*/*{SUFFIX}"))
 
 
 @cache
 def load_reference(name: str) -> Reference:
     """The reference "family/variant"; raises FileNotFoundError when there is none."""
-    tensors, metadata = _read(ROOT / f"{name}.safetensors")
+    tensors, metadata = _read(ROOT / f"{name}{SUFFIX}")
     ids, logits = tensors.pop("ids"), tensors.pop("logits")
     for variant, borrowed in json.loads(metadata["borrowed"]).items():
-        lender, _ = _read(ROOT / metadata["family"] / f"{variant}.safetensors")
+        lender, _ = _read(ROOT / metadata["family"] / f"{variant}{SUFFIX}")
         tensors |= {k: lender[k] for k in borrowed}
     return Reference(
         family=metadata["family"],
@@ -100,7 +102,7 @@ def load_reference(name: str) -> Reference:
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    data = path.read_bytes()
+    data = zlib.decompress(path.read_bytes())
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     metadata = header.pop("__metadata__")
