@@ -30,6 +30,7 @@ NB_MODULE(_native, m) {
   // Read before any MLX type is touched: kernels/native.py compares it with the installed version.
   m.attr("mlx_version") = MLX_LM_STRING(MLX_VERSION_MAJOR) "." MLX_LM_STRING(MLX_VERSION_MINOR) "." MLX_LM_STRING(
       MLX_VERSION_PATCH);
+  m.attr("interface") = MLX_LM_INTERFACE;
   m.def("isa", [] { return std::string(isa_name(active_isa())); });
   m.def("set_isa", [](const std::string& name) { set_isa(name.c_str()); });
   m.def("supported_isas", [] {

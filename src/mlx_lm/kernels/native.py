@@ -1,13 +1,14 @@
 """Loads the native CPU kernels and holds their settings.
 
-Contract: `extension()` gives the compiled module, or None where it is not installed, was built for another MLX, is
-disabled (`MLX_LM_NATIVE=0`) or the default device is not the CPU's; every caller then uses the plain MLX expression.
-One warning says why when a module is there and cannot be used. This module does not know any operation.
+Contract: `extension()` gives the compiled module, or None where it is not installed, was built for another MLX or from
+other sources than this package's, is disabled (`MLX_LM_NATIVE=0`) or the default device is not the CPU's; every caller
+then uses the plain MLX expression. One warning says why when a module is there and cannot be used, and how to build it
+again. This module does not know any operation.
 
 Environment, read once when the extension is loaded:
     MLX_LM_NATIVE=0             never use it
     MLX_LM_NUM_THREADS=n        threads (default: physical cores within the affinity mask and the cgroup quota)
-    MLX_LM_ISA=base|avx2|...    a lower instruction set than the CPU's, for tests
+    MLX_LM_ISA=base|avx2|...    a lower instruction set than the CPU's, for tests; UnsupportedError when it is not there
     MLX_LM_ACTIVATIONS=int8     accuracy mode of matrix products with quantized weights (default: exact)
 """
 
@@ -21,35 +22,67 @@ import mlx.core as mx
 
 from ..errors import UnsupportedError
 
-__all__ = ["ACTIVATION_MODES", "activations", "describe", "extension", "on_cpu", "set_activations", "set_mode"]
+__all__ = [
+    "ACTIVATION_MODES",
+    "INTERFACE",
+    "activations",
+    "describe",
+    "extension",
+    "on_cpu",
+    "set_activations",
+    "set_mode",
+]
 
 ACTIVATION_MODES = ("exact", "int8")
+# Number of the interface between this room and the compiled module, into which CMakeLists.txt bakes this very line.
+# Raise it whenever a name, a signature, a memory layout or a meaning changes (tests/kernels/test_native.py notices the
+# first two).
+INTERFACE = 1
 _MLX_VERSION = str(vars(mx)["__version__"])
+_REBUILD = (
+    "Build them again: `scripts/build_native.sh` in a checkout, else `pip install --force-reinstall --no-deps mlx-lm`."
+)
 
 
 @functools.cache
 def _load() -> ModuleType | None:
     if os.environ.get("MLX_LM_NATIVE", "1") == "0":
         return None
-    reason = None
     try:
         module = importlib.import_module("mlx_lm.kernels._native")
     except ModuleNotFoundError:
         return None
     except ImportError as error:  # undefined symbols: another MLX
-        reason = f"they do not load with mlx {_MLX_VERSION} ({error})"
+        reason: str | None = f"they do not load with mlx {_MLX_VERSION} ({error})"
     else:
-        if module.mlx_version == _MLX_VERSION:
-            wanted = os.environ.get("MLX_LM_ACTIVATIONS", "exact")
-            if wanted not in ACTIVATION_MODES:
-                raise UnsupportedError(f"MLX_LM_ACTIVATIONS={wanted!r}: choose one of {', '.join(ACTIVATION_MODES)}.")
-            module.set_activations(wanted)
-            return module
-        reason = f"they were built for mlx {module.mlx_version} and mlx {_MLX_VERSION} is installed"
-    warnings.warn(
-        f"mlx_lm runs without its native CPU kernels: {reason}. Reinstall mlx-lm to build them again.", stacklevel=2
-    )
+        reason = _mismatch(module)
+        if reason is None:
+            return _configured(module)
+    warnings.warn(f"mlx_lm runs without its native CPU kernels: {reason}. {_REBUILD}", stacklevel=2)
     return None
+
+
+def _mismatch(module: ModuleType) -> str | None:
+    """Why the compiled module does not fit this package and the installed MLX; None when it does."""
+    built_for = getattr(module, "mlx_version", "an unknown version")
+    if built_for != _MLX_VERSION:
+        return f"they were built for mlx {built_for} and mlx {_MLX_VERSION} is installed"
+    interface = getattr(module, "interface", 0)
+    if interface != INTERFACE:
+        age = "older" if interface < INTERFACE else "newer"
+        return f"they were built from {age} sources (interface {interface}, this package needs {INTERFACE})"
+    return None
+
+
+def _configured(module: ModuleType) -> ModuleType:
+    wanted = os.environ.get("MLX_LM_ACTIVATIONS", "exact")
+    if wanted not in ACTIVATION_MODES:
+        raise UnsupportedError(f"MLX_LM_ACTIVATIONS={wanted!r}: choose one of {', '.join(ACTIVATION_MODES)}.")
+    isa = os.environ.get("MLX_LM_ISA") or module.isa()
+    if isa not in module.supported_isas():
+        raise UnsupportedError(f"MLX_LM_ISA={isa!r}: this CPU and build have {', '.join(module.supported_isas())}.")
+    module.set_activations(wanted)
+    return module
 
 
 def on_cpu() -> bool:
