@@ -13,6 +13,8 @@ __all__ = [
     "ContextLengthError",
     "DeadlineError",
     "DownloadError",
+    "GrammarError",
+    "IncompleteOutputError",
     "MLXLMError",
     "MemoryBudgetError",
     "ModelFileError",
@@ -90,6 +92,21 @@ class ContextLengthError(RequestError):
         super().__init__(
             f"The prompt has {prompt_tokens:,} tokens but the model's context holds {context_length:,}. "
             "Shorten the prompt or use a model with a longer context."
+        )
+
+
+class GrammarError(RequestError):
+    """A schema, pattern or grammar is malformed, too large or uses what is not supported; or a token breaks it."""
+
+
+class IncompleteOutputError(MLXLMError, ValueError):
+    """Structured output was cut off before it was complete; `text` is what there is."""
+
+    def __init__(self, text: str, reason: str = "it was cut off"):
+        self.text = text
+        super().__init__(
+            f"The structured output is not complete: {reason}. Raise max_tokens, or let it be closed in time with "
+            f"close_within_budget=True. It ends with {text[-60:]!r}."
         )
 
 
