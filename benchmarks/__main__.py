@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("--formats", type=_choices(FORMATS), default=("4bit", "bf16"), metavar="LIST", help=",".join(FORMATS))
     add("--only", type=_choices(ONLY), default=ONLY, metavar="LIST", help=",".join(ONLY))
     add("--peer-python", metavar="PATH", help="a Python that has mlx-lm 0.32.2")
-    add("--peer-dtype", choices=PEER_DTYPES, default="float32", help="scales of mlx-lm's packed models")
+    add("--peer-dtype", choices=PEER_DTYPES, default="bfloat16", help="scales of the 4- and 8-bit folders")
     add("--llama-bench", metavar="PATH", help="llama-bench; llama-batched-bench is looked for beside it")
     add("--llama-quantize", metavar="PATH", help="makes Q4_0, Q8_0 and BF16 files from the packaged one")
     add("--rounds", type=_count, default=3)

@@ -14,8 +14,8 @@ from .process import MeasureError
 
 __all__ = ["FORMATS", "Files", "default_cache", "prepare"]
 
-FORMATS = ("4bit", "8bit", "bf16")
-_QUANTS = {"4bit": ("Q4_0",), "8bit": ("Q8_0",), "bf16": ("BF16",)}
+FORMATS = ("4bit", "8bit", "bf16", "gguf")
+_QUANTS = {"4bit": ("Q4_0",), "8bit": ("Q8_0",), "bf16": ("BF16",), "gguf": ()}
 _Say = Callable[[str], object]
 
 
@@ -68,25 +68,25 @@ def prepare(
 
     Args:
         gguf: the packaged model.
-        form: one of FORMATS. "4bit" is the packaged file itself for us and llama.cpp.
-        peer_dtype: of the scales of mlx-lm's 4- and 8-bit folders; their group is 32, as in the GGUF file.
+        form: one of FORMATS. "4bit" and "8bit" are folders as `mlx_lm.convert -q` writes them by default, for us and
+            mlx-lm; "gguf" is the packaged file itself, for us and llama.cpp.
+        peer_dtype: of the folders' scales.
         quantize: llama-quantize; without it llama.cpp gets the packaged file only.
 
     Raises:
         MeasureError: a converter failed.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    packed = ["-q", "--q-group-size", "32"]
-    if form == "bf16":
+    theirs: str | None = None
+    if form == "gguf":
+        ours = str(gguf)
+    elif form == "bf16":
         ours = theirs = _folder(gguf, cache, form, ["--dequantize", "--dtype", "bfloat16"], say)
-    elif form == "8bit":
-        ours = theirs = _folder(
-            gguf, cache, f"8bit-{peer_dtype}", [*packed, "--q-bits", "8", "--dtype", peer_dtype], say
-        )
     else:
-        options = [*packed, "--q-bits", "4", "--dtype", peer_dtype]
-        ours, theirs = str(gguf), _folder(gguf, cache, f"4bit-{peer_dtype}", options, say) if peer else None
-    quants = {"as packaged": str(gguf)} if llama and form == "4bit" else {}
+        bits = form.removesuffix("bit")
+        options = ["-q", "--q-group-size", "64", "--q-bits", bits, "--dtype", peer_dtype]
+        ours = theirs = _folder(gguf, cache, f"{form}-g64-{peer_dtype}", options, say)
+    quants = {"as packaged": str(gguf)} if llama and form in ("4bit", "gguf") else {}
     if llama and quantize:
         quants |= {q: _quant(gguf, cache, q, quantize, say) for q in _QUANTS[form]}
     return Files(ours, theirs if peer else None, quants)
