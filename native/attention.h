@@ -109,6 +109,20 @@ struct AttentionCut {
 AttentionCut cut_attention(const AttentionWork& work, int threads);
 // Run by every thread; `slot` numbers the threads. scratch: cut.bytes, 64-aligned.
 void attend(const AttentionWork& work, const AttentionCut& cut, Stages& run, int slot, char* scratch);
+
+// Where gradients go: row-major, in the types of what they belong to. Keys and values must not be packed.
+struct AttentionGradients {
+  const void* out;  // the gradient of the result, strides in elements
+  Float out_type;
+  int64_t out_batch, out_head, out_token;
+  void* queries;                        // (batch, heads, length, key_dim)
+  void* const* keys;                    // per row of the batch: (kv_heads, total, key_dim)
+  void* const* values;
+  const Float *key_types, *value_types;  // per row of the batch
+  float* sinks;                         // (batch, heads), zeros before; null without sinks
+};
+size_t attention_gradient_bytes(const AttentionWork& work);  // of one thread
+void attend_backward(const AttentionWork& work, const AttentionGradients& gradients, Stages& run, char* scratch);
 #endif
 
 }  // namespace mlx_lm

@@ -96,38 +96,37 @@ TokenRows rows_of(const std::vector<Plane>& planes, size_t at, Storage storage, 
   return rows;
 }
 
-class Attention : public CpuPrimitive {
- public:
-  Attention(mx::Stream stream, Options options, std::vector<View> views)
-      : CpuPrimitive(stream), options_(options), views_(std::move(views)) {}
+void set_query(const Plane& q, const void** data, int64_t* batch, int64_t* head, int64_t* token) {
+  auto item = static_cast<int64_t>(q.operand.item);
+  *data = q.data;
+  *batch = q.batch_bytes / item;
+  *head = q.head_bytes / item;
+  *token = q.token_bytes / item;
+}
 
-  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    mx::array& out = outputs[0];
-    allocate(out);
-    if (out.size() == 0) {
-      return;
+// The inputs of a node while its task runs: queries, the second part's, sinks, then keys and values of each view.
+struct Inputs {
+  Options options;
+  std::vector<View> views;
+  std::vector<Plane> planes;
+  std::optional<Operand> sinks;
+  std::vector<char> sink_copy;
+  std::vector<AttentionRow> rows;
+
+  Inputs(const Options& given, const std::vector<View>& list, const std::vector<mx::array>& inputs, size_t count)
+      : options(given), views(list) {
+    const size_t sinks_at = options.latent ? 2 : 1;
+    for (size_t i = 0; i < count; ++i) {
+      if (options.sinks && i == sinks_at) {
+        sinks = Operand::of(inputs[i]);
+      } else {
+        planes.emplace_back(inputs[i]);
+      }
     }
-    auto planes = std::make_shared<std::vector<Plane>>();
-    size_t next = 0;
-    planes->emplace_back(inputs[next++]);
-    if (options_.latent) {
-      planes->emplace_back(inputs[next++]);
-    }
-    std::optional<Operand> sinks;
-    if (options_.sinks) {
-      sinks = Operand::of(inputs[next++]);
-    }
-    for (; next < inputs.size(); ++next) {
-      planes->emplace_back(inputs[next]);
-    }
-    submit([options = options_, views = views_, planes, sinks, y = out.data<char>(),
-            y_type = float_type(out.dtype()), shape = out.shape()] {
-      run(options, views, *planes, sinks, y, y_type, shape);
-    });
   }
 
-  static void run(const Options& options, const std::vector<View>& views, std::vector<Plane>& planes,
-                  const std::optional<Operand>& sinks, char* y, Float y_type, const mx::Shape& shape) {
+  // All but the output, which has `shape`. Valid while this object lives.
+  AttentionWork work(const mx::Shape& shape) {
     for (Plane& plane : planes) {
       plane.resolve();
     }
@@ -142,7 +141,6 @@ class Attention : public CpuPrimitive {
     work.softcap = options.softcap;
     set_query(q, &work.q, &work.q_batch, &work.q_head, &work.q_token);
     work.q_type = q.type;
-    std::vector<char> sink_copy;
     work.sinks = sinks ? sinks->contiguous<float>(sink_copy) : nullptr;
     size_t at = 1;
     if (options.latent) {
@@ -150,7 +148,6 @@ class Attention : public CpuPrimitive {
       set_query(extra, &work.extra_q, &work.extra_q_batch, &work.extra_q_head, &work.extra_q_token);
       work.extra_dim = extra.operand.shape[3];
     }
-    std::vector<AttentionRow> rows;
     for (const View& view : views) {
       const Plane& keys = planes[at];
       work.kv_heads = keys.operand.shape[1];
@@ -173,6 +170,37 @@ class Attention : public CpuPrimitive {
       at += view.keys.arrays() + view.values.arrays();
     }
     work.rows = rows.data();
+    return work;
+  }
+
+  static double multiply_adds(const AttentionWork& work) {
+    double keys = 0;
+    for (int64_t b = 0; b < work.batch; ++b) {
+      keys += static_cast<double>(work.rows[b].total);
+    }
+    return keys * static_cast<double>(work.heads * work.length * (work.key_dim + work.value_dim));
+  }
+};
+
+class Attention : public CpuPrimitive {
+ public:
+  Attention(mx::Stream stream, Options options, std::vector<View> views)
+      : CpuPrimitive(stream), options_(options), views_(std::move(views)) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    mx::array& out = outputs[0];
+    allocate(out);
+    if (out.size() == 0) {
+      return;
+    }
+    auto in = std::make_shared<Inputs>(options_, views_, inputs, inputs.size());
+    submit([in, y = out.data<char>(), y_type = float_type(out.dtype()), shape = out.shape()] {
+      run(*in, y, y_type, shape);
+    });
+  }
+
+  static void run(Inputs& in, char* y, Float y_type, const mx::Shape& shape) {
+    AttentionWork work = in.work(shape);
     work.out = y;
     work.out_type = y_type;
     work.out_token = work.value_dim;
@@ -181,13 +209,31 @@ class Attention : public CpuPrimitive {
     AttentionCut cut = cut_attention(work, num_threads());
     char* scratch = workspace(cut.bytes);
     std::atomic<int> slots{0};
-    double keys = 0;
-    for (const AttentionRow& row : rows) {
-      keys += static_cast<double>(row.total);
-    }
     parallel_stages(false,
         [&](Stages& run) { attend(work, cut, run, slots.fetch_add(1, std::memory_order_relaxed), scratch); },
-        threads_for(keys * static_cast<double>(work.heads * work.length * (work.key_dim + work.value_dim))));
+        threads_for(Inputs::multiply_adds(work)));
+  }
+
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>&) override;
+
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override {
+    return looped_vmap(inputs, axes, stream(), [this](std::vector<mx::array> slice) {
+      return std::vector<mx::array>{make(stream(), options_, views_, std::move(slice))};
+    });
+  }
+
+  static mx::array make(mx::Stream stream, const Options& options, const std::vector<View>& views,
+                        std::vector<mx::array> inputs) {
+    const size_t first = 1 + (options.latent ? 1 : 0) + (options.sinks ? 1 : 0);
+    const size_t second = first + (options.latent ? 0 : views[0].keys.arrays());
+    const Storage& kind = options.latent ? views[0].keys : views[0].values;
+    const mx::array& values = inputs[second];
+    const int width = kind.bits > 0 ? inputs[second + 1].shape(3) * kind.group : values.shape(3);
+    mx::Shape shape = {inputs[0].shape(0), inputs[0].shape(1), inputs[0].shape(2), width};
+    mx::Dtype type = inputs[0].dtype();
+    return mx::array(std::move(shape), type, std::make_shared<Attention>(stream, options, views), std::move(inputs));
   }
 
   const char* name() const override { return "MlxLmAttention"; }
@@ -197,17 +243,110 @@ class Attention : public CpuPrimitive {
   }
 
  private:
-  static void set_query(const Plane& q, const void** data, int64_t* batch, int64_t* head, int64_t* token) {
-    auto item = static_cast<int64_t>(q.operand.item);
-    *data = q.data;
-    *batch = q.batch_bytes / item;
-    *head = q.head_bytes / item;
-    *token = q.token_bytes / item;
-  }
-
   Options options_;
   std::vector<View> views_;
 };
+
+// One gradient for each input of `Attention`, in its shape and type. Inputs: those, then the result's gradient.
+class AttentionGradient : public CpuPrimitive {
+ public:
+  AttentionGradient(mx::Stream stream, Options options, std::vector<View> views)
+      : CpuPrimitive(stream), options_(options), views_(std::move(views)) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    std::vector<std::pair<char*, Float>> to;
+    for (mx::array& out : outputs) {
+      allocate(out);
+      std::memset(out.data<char>(), 0, out.nbytes());
+      to.emplace_back(out.data<char>(), float_type(out.dtype()));
+    }
+    if (outputs[0].size() == 0) {
+      return;
+    }
+    auto in = std::make_shared<Inputs>(options_, views_, inputs, inputs.size() - 1);
+    auto gradient = std::make_shared<Plane>(inputs.back());
+    submit([in, gradient, to, shape = inputs.back().shape()] { run(*in, *gradient, to, shape); });
+  }
+
+  static void run(Inputs& in, Plane& gradient, const std::vector<std::pair<char*, Float>>& to,
+                  const mx::Shape& shape) {
+    AttentionWork work = in.work(shape);
+    gradient.resolve();
+    AttentionGradients g{};
+    set_query(gradient, &g.out, &g.out_batch, &g.out_head, &g.out_token);
+    g.out_type = gradient.type;
+    g.queries = to[0].first;
+    size_t next = in.options.sinks ? 2 : 1;
+    std::vector<void*> keys, values;
+    std::vector<Float> key_types, value_types;
+    for (size_t view = 0, row = 0; view < in.views.size(); ++view, next += 2) {
+      for (int b = 0; b < in.planes[1 + 2 * view].operand.shape[0]; ++b, ++row) {
+        const int64_t tokens = b * work.kv_heads * work.rows[row].total;
+        keys.push_back(to[next].first + tokens * work.key_dim * float_bytes(to[next].second));
+        values.push_back(to[next + 1].first + tokens * work.value_dim * float_bytes(to[next + 1].second));
+        key_types.push_back(to[next].second);
+        value_types.push_back(to[next + 1].second);
+      }
+    }
+    g.keys = keys.data();
+    g.values = values.data();
+    g.key_types = key_types.data();
+    g.value_types = value_types.data();
+    std::vector<float> sinks(in.options.sinks ? static_cast<size_t>(work.batch * work.heads) : 0);
+    g.sinks = sinks.data();
+    const size_t bytes = attention_gradient_bytes(work);
+    char* scratch = workspace(bytes * static_cast<size_t>(num_threads()));
+    std::atomic<int> slots{0};
+    parallel_stages(false, [&](Stages& run) {
+      const auto slot = static_cast<size_t>(slots.fetch_add(1, std::memory_order_relaxed));
+      attend_backward(work, g, run, scratch + bytes * slot);
+    }, threads_for(3 * Inputs::multiply_adds(work)));
+    for (size_t i = 0; i < sinks.size(); ++i) {
+      reinterpret_cast<float*>(to[1].first)[i % static_cast<size_t>(work.heads)] += sinks[i];
+    }
+  }
+
+  static std::vector<mx::array> make(mx::Stream stream, const Options& options, const std::vector<View>& views,
+                                     std::vector<mx::array> inputs) {
+    std::vector<mx::Shape> shapes;
+    std::vector<mx::Dtype> types;
+    for (size_t i = 0; i + 1 < inputs.size(); ++i) {
+      shapes.push_back(inputs[i].shape());
+      types.push_back(inputs[i].dtype());
+    }
+    return mx::array::make_arrays(std::move(shapes), types, std::make_shared<AttentionGradient>(stream, options, views),
+                                  std::move(inputs));
+  }
+
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override {
+    return looped_vmap(inputs, axes, stream(), [this](std::vector<mx::array> slice) {
+      return make(stream(), options_, views_, std::move(slice));
+    });
+  }
+
+  const char* name() const override { return "MlxLmAttentionGradient"; }
+  bool is_equivalent(const mx::Primitive& other) const override {
+    const auto& o = static_cast<const AttentionGradient&>(other);
+    return options_ == o.options_ && views_ == o.views_;
+  }
+
+ private:
+  Options options_;
+  std::vector<View> views_;
+};
+
+std::vector<mx::array> Attention::vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                                      const std::vector<int>& argnums, const std::vector<mx::array>&) {
+  std::vector<mx::array> inputs = primals;
+  inputs.push_back(cotangents[0]);
+  auto all = AttentionGradient::make(stream(), options_, views_, std::move(inputs));
+  std::vector<mx::array> chosen;
+  for (int i : argnums) {
+    chosen.push_back(all[static_cast<size_t>(i)]);
+  }
+  return chosen;
+}
 
 // (arrays of the keys, arrays of the values, key bits, key group, value bits, value group, window, keep)
 using PythonView = std::tuple<std::vector<mx::array>, std::vector<mx::array>, int, int, int, int, int64_t, int64_t>;
@@ -231,7 +370,8 @@ void check_side(const std::vector<mx::array>& side, Storage storage) {
   }
 }
 
-// None where an input is being traced (gradients, vmap, compile): callers then use the plain expression.
+// None where an input is traced (gradients, vmap, compile) and keys or values are packed or latent, which have no
+// gradient here: callers then use the plain expression.
 std::optional<mx::array> attention(const mx::array& q, const std::optional<mx::array>& extra_q,
                                    const std::vector<PythonView>& python_views, float scale, float softcap,
                                    const std::optional<mx::array>& sinks) {
@@ -251,15 +391,17 @@ std::optional<mx::array> attention(const mx::array& q, const std::optional<mx::a
     }
   }
   std::vector<View> views;
-  int64_t rows = 0, value_dim = 0;
+  int64_t rows = 0;
+  bool plain = !extra_q;
   for (const auto& [keys, values, key_bits, key_group, value_bits, value_group, window, keep] : python_views) {
     View view{{key_bits, key_group}, {value_bits, value_group}, window, keep};
     check_side(keys, view.keys);
     check_side(values, view.values);
-    value_dim = extra_q ? width_of(keys, view.keys) : width_of(values, view.values);
+    plain = plain && key_bits == 0 && value_bits == 0;
     if (width_of(keys, view.keys) != q.shape(3) || keys[0].shape(2) != values[0].shape(2) ||
         keys[0].shape(2) < q.shape(2) || keys[0].shape(0) != values[0].shape(0) || q.shape(1) % keys[0].shape(1) != 0 ||
         keys[0].shape(1) != values[0].shape(1) ||
+        width_of(values, view.values) != width_of(std::get<1>(python_views[0]), {std::get<4>(python_views[0]), std::get<5>(python_views[0])}) ||
         keys[0].shape(1) != std::get<0>(python_views[0])[0].shape(1) || width_of(keys, view.keys) != width_of(std::get<0>(python_views[0]), {std::get<2>(python_views[0]), std::get<3>(python_views[0])})) {
       throw std::invalid_argument("attention: shapes of queries, keys and values do not fit");
     }
@@ -275,13 +417,10 @@ std::optional<mx::array> attention(const mx::array& q, const std::optional<mx::a
   if (rows != q.shape(0)) {
     throw std::invalid_argument("attention: the views do not hold as many rows as there are queries");
   }
-  if (traced) {
+  if (traced && !plain) {
     return std::nullopt;
   }
-  mx::Shape shape = {q.shape(0), q.shape(1), q.shape(2), static_cast<int>(value_dim)};
-  auto stream = cpu_stream();
-  return mx::array(std::move(shape), q.dtype(), std::make_shared<Attention>(stream, options, std::move(views)),
-                   std::move(inputs));
+  return Attention::make(cpu_stream(), options, views, std::move(inputs));
 }
 
 }  // namespace

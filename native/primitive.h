@@ -26,6 +26,7 @@
 #include "mlx/allocator.h"
 #include "mlx/array.h"
 #include "mlx/backend/cpu/encoder.h"
+#include "mlx/ops.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
 #include "types.h"
@@ -103,6 +104,36 @@ struct Operand {
 
 inline void allocate(mx::array& out) {
   out.set_data(mx::allocator::malloc(out.nbytes()));
+}
+
+// vmap as a loop: each slice of the mapped inputs through `make`, outputs stacked along a new first axis.
+template <class Make>
+std::pair<std::vector<mx::array>, std::vector<int>> looped_vmap(const std::vector<mx::array>& inputs,
+                                                                const std::vector<int>& axes, mx::Stream stream,
+                                                                Make&& make) {
+  int count = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    count = axes[i] >= 0 ? inputs[i].shape(axes[i]) : count;
+  }
+  std::vector<std::vector<mx::array>> columns;
+  for (int at = 0; at < count; ++at) {
+    std::vector<mx::array> slice = inputs;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (axes[i] >= 0) {
+        slice[i] = mx::take(inputs[i], at, axes[i], stream);
+      }
+    }
+    std::vector<mx::array> made = make(std::move(slice));
+    columns.resize(made.size());
+    for (size_t i = 0; i < made.size(); ++i) {
+      columns[i].push_back(made[i]);
+    }
+  }
+  std::vector<mx::array> outputs;
+  for (const auto& column : columns) {
+    outputs.push_back(mx::stack(column, 0, stream));
+  }
+  return {outputs, std::vector<int>(outputs.size(), 0)};
 }
 
 // CPU only; no jvp or vmap unless a subclass adds them (callers use the plain expression there).
