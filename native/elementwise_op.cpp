@@ -1,7 +1,7 @@
 // MLX primitives over rows of the last axis: norms, rotation, activations, argmax. One graph node each.
 //
-// Every function gives None where an input is being traced (gradients, vmap, compile): callers then use the plain
-// expression.
+// All take part in gradients, vmap and compile but argmax, which gives None where its input is being traced: callers
+// then use the plain expression.
 #include "elementwise.h"
 
 #include <cmath>
@@ -12,85 +12,13 @@
 #include "mlx/ops.h"
 #include "pool.h"
 #include "primitive.h"
-#include "workspace.h"
+#include "rows.h"
 
 namespace nb = nanobind;
 
 namespace mlx_lm {
 
 namespace {
-
-// The rows (last axis) of a strided array; copied where the last axis is not contiguous.
-class RowSource {
- public:
-  RowSource(const Operand& operand, std::vector<char>& copy)
-      : data_(operand.data), item_(static_cast<int64_t>(operand.item)), shape_(operand.shape),
-        strides_(operand.strides), contiguous_(operand.row_contiguous) {
-    if (!contiguous_ && shape_.back() > 1 && strides_.back() != 1) {
-      data_ = operand.contiguous<char>(copy);
-      contiguous_ = true;
-    }
-  }
-  int64_t width() const { return shape_.back(); }
-  int64_t count() const {
-    int64_t n = 1;
-    for (size_t i = 0; i + 1 < shape_.size(); ++i) {
-      n *= shape_[i];
-    }
-    return n;
-  }
-  const char* row(int64_t index) const {
-    if (contiguous_) {
-      return data_ + index * width() * item_;
-    }
-    int64_t offset = 0;
-    for (int axis = static_cast<int>(shape_.size()) - 2; axis >= 0; --axis) {
-      auto at = static_cast<size_t>(axis);
-      offset += index % shape_[at] * strides_[at];
-      index /= shape_[at];
-    }
-    return data_ + offset * item_;
-  }
-
- private:
-  const char* data_;
-  int64_t item_;
-  mx::Shape shape_;
-  mx::Strides strides_;
-  bool contiguous_;
-};
-
-// A small vector as float32, plus an offset.
-std::vector<float> as_floats(const std::optional<Operand>& a, Float type, float offset) {
-  std::vector<float> to;
-  if (a) {
-    std::vector<char> copy;
-    const char* from = a->contiguous<char>(copy);
-    to.resize(a->size());
-    row_kernels().convert(from, type, static_cast<int64_t>(a->size()), to.data(), Float::f32);
-    if (offset != 0.0f) {
-      for (float& v : to) {
-        v += offset;
-      }
-    }
-  }
-  return to;
-}
-
-std::optional<Operand> maybe(const std::vector<mx::array>& inputs, bool there, size_t at) {
-  return there ? std::optional<Operand>(Operand::of(inputs[at])) : std::nullopt;
-}
-
-struct NormOptions {
-  bool layer;  // layer norm, else root mean square
-  bool weight;
-  bool bias;
-  float eps;
-  float offset;
-  bool operator==(const NormOptions& o) const {
-    return layer == o.layer && weight == o.weight && bias == o.bias && eps == o.eps && offset == o.offset;
-  }
-};
 
 class Norm : public CpuPrimitive {
  public:
@@ -127,6 +55,24 @@ class Norm : public CpuPrimitive {
           threads_for(2.0 * static_cast<double>(rows.count() * n)));
     });
   }
+  static mx::array make(mx::Stream stream, const NormOptions& options, std::vector<mx::array> inputs) {
+    mx::Dtype type = inputs[0].dtype();
+    for (const mx::array& a : inputs) {
+      type = mx::promote_types(type, a.dtype());
+    }
+    mx::Shape shape = inputs[0].shape();
+    return mx::array(std::move(shape), type, std::make_shared<Norm>(stream, options), std::move(inputs));
+  }
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>&) override {
+    return norm_gradients(stream(), options_, primals, cotangents[0], argnums);
+  }
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override {
+    return looped_vmap(inputs, axes, stream(), [this](std::vector<mx::array> slice) {
+      return std::vector<mx::array>{make(stream(), options_, std::move(slice))};
+    });
+  }
   const char* name() const override { return "MlxLmNorm"; }
   bool is_equivalent(const mx::Primitive& other) const override {
     return options_ == static_cast<const Norm&>(other).options_;
@@ -136,28 +82,21 @@ class Norm : public CpuPrimitive {
   NormOptions options_;
 };
 
-std::optional<mx::array> norm(NormOptions options, const mx::array& x, const std::optional<mx::array>& weight,
-                              const std::optional<mx::array>& bias) {
+mx::array norm(NormOptions options, const mx::array& x, const std::optional<mx::array>& weight,
+               const std::optional<mx::array>& bias) {
   if (x.ndim() < 1 || !is_kernel_float(x.dtype())) {
     throw std::invalid_argument("norm: x must be a float array with at least one axis");
   }
   std::vector<mx::array> inputs = {x};
-  mx::Dtype type = x.dtype();
-  bool traced = x.is_tracer();
   for (const auto* a : {&weight, &bias}) {
     if (*a) {
       if ((*a)->ndim() != 1 || (*a)->shape(0) != x.shape(-1) || !is_kernel_float((*a)->dtype())) {
         throw std::invalid_argument("norm: weight and bias must be float vectors as long as x's last axis");
       }
-      traced = traced || (*a)->is_tracer();
-      type = mx::promote_types(type, (*a)->dtype());
       inputs.push_back(**a);
     }
   }
-  if (traced) {
-    return std::nullopt;
-  }
-  return mx::array(x.shape(), type, std::make_shared<Norm>(cpu_stream(), options), std::move(inputs));
+  return Norm::make(cpu_stream(), options, std::move(inputs));
 }
 
 // ---------------------------------------------------------------- rotation
@@ -239,6 +178,29 @@ class Rotate : public CpuPrimitive {
     return inverse;
   }
 
+  static mx::array make(mx::Stream stream, const RopeOptions& options, std::vector<mx::array> inputs) {
+    mx::Shape shape = inputs[0].shape();
+    mx::Dtype type = inputs[0].dtype();
+    return mx::array(std::move(shape), type, std::make_shared<Rotate>(stream, options), std::move(inputs));
+  }
+  // A rotation's transpose turns the other way.
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>&) override {
+    if (argnums != std::vector<int>{0}) {
+      throw std::invalid_argument("rope: no gradient with respect to offsets or wavelengths");
+    }
+    RopeOptions back = options_;
+    back.scale = -back.scale;
+    std::vector<mx::array> inputs = primals;
+    inputs[0] = cotangents[0];
+    return {make(stream(), back, std::move(inputs))};
+  }
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override {
+    return looped_vmap(inputs, axes, stream(), [this](std::vector<mx::array> slice) {
+      return std::vector<mx::array>{make(stream(), options_, std::move(slice))};
+    });
+  }
   const char* name() const override { return "MlxLmRope"; }
   bool is_equivalent(const mx::Primitive& other) const override {
     return options_ == static_cast<const Rotate&>(other).options_;
@@ -248,8 +210,8 @@ class Rotate : public CpuPrimitive {
   RopeOptions options_;
 };
 
-std::optional<mx::array> rope(const mx::array& x, int dims, bool traditional, float base, float scale,
-                              const std::variant<int, mx::array>& offset, const std::optional<mx::array>& freqs) {
+mx::array rope(const mx::array& x, int dims, bool traditional, float base, float scale,
+               const std::variant<int, mx::array>& offset, const std::optional<mx::array>& freqs) {
   if (x.ndim() != 4 || !is_kernel_float(x.dtype()) || dims < 2 || dims % 2 != 0 || dims > x.shape(3)) {
     throw std::invalid_argument("rope: x must be a float array (B, H, L, D) with D >= dims, dims even");
   }
@@ -263,15 +225,12 @@ std::optional<mx::array> rope(const mx::array& x, int dims, bool traditional, fl
   if (freqs && (freqs->ndim() != 1 || freqs->shape(0) != dims / 2)) {
     throw std::invalid_argument("rope: freqs must have dims / 2 entries");
   }
-  if (x.is_tracer() || offsets.is_tracer() || (freqs && freqs->is_tracer())) {
-    return std::nullopt;
-  }
   std::vector<mx::array> inputs = {x, offsets};
   if (freqs) {
     inputs.push_back(mx::astype(*freqs, mx::float32, stream));
   }
   RopeOptions options{dims, traditional, freqs ? 0.0f : base, scale};
-  return mx::array(x.shape(), x.dtype(), std::make_shared<Rotate>(stream, options), std::move(inputs));
+  return Rotate::make(stream, options, std::move(inputs));
 }
 
 // ---------------------------------------------------------------- activations
@@ -315,6 +274,21 @@ class Activate : public CpuPrimitive {
           threads_for(8.0 * static_cast<double>(gates.count() * n)));
     });
   }
+  static mx::array make(mx::Stream stream, Act act, std::vector<mx::array> inputs) {
+    mx::Shape shape = inputs[0].shape();
+    mx::Dtype type = mx::promote_types(inputs[0].dtype(), inputs.back().dtype());
+    return mx::array(std::move(shape), type, std::make_shared<Activate>(stream, act), std::move(inputs));
+  }
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>&) override {
+    return activation_gradients(stream(), act_, primals, cotangents[0], argnums);
+  }
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override {
+    return looped_vmap(inputs, axes, stream(), [this](std::vector<mx::array> slice) {
+      return std::vector<mx::array>{make(stream(), act_, std::move(slice))};
+    });
+  }
   const char* name() const override { return "MlxLmActivation"; }
   bool is_equivalent(const mx::Primitive& other) const override {
     return act_ == static_cast<const Activate&>(other).act_;
@@ -324,22 +298,16 @@ class Activate : public CpuPrimitive {
   Act act_;
 };
 
-std::optional<mx::array> activation(const mx::array& gate, const std::optional<mx::array>& up,
-                                    const std::string& name) {
+mx::array activation(const mx::array& gate, const std::optional<mx::array>& up, const std::string& name) {
   if (gate.ndim() < 1 || !is_kernel_float(gate.dtype()) ||
       (up && (up->shape() != gate.shape() || !is_kernel_float(up->dtype())))) {
     throw std::invalid_argument("activation: float arrays of one shape are needed");
   }
-  if (gate.is_tracer() || (up && up->is_tracer())) {
-    return std::nullopt;
-  }
   std::vector<mx::array> inputs = {gate};
-  mx::Dtype type = gate.dtype();
   if (up) {
     inputs.push_back(*up);
-    type = mx::promote_types(type, up->dtype());
   }
-  return mx::array(gate.shape(), type, std::make_shared<Activate>(cpu_stream(), act_by_name(name)), std::move(inputs));
+  return Activate::make(cpu_stream(), act_by_name(name), std::move(inputs));
 }
 
 // ---------------------------------------------------------------- argmax

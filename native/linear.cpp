@@ -243,17 +243,29 @@ std::vector<mx::array> MatrixProduct::vjp(const std::vector<mx::array>& primals,
       inputs[0] = dy;
       mx::array dx = build(back, std::move(inputs));
       gradients.push_back(mx::astype(sum_to(dx, primals[0].shape()), primals[0].dtype(), s));
-    } else if (arg == 1 && product_.weight.format == Format::dense && !product_.gathered) {
-      // dw = dy.T @ x, both with the rows of the batch as inputs
-      mx::array y2 = mx::reshape(dy, {-1, dy.shape(-1)}, s);
-      mx::array x2 = mx::reshape(primals[0], {-1, primals[0].shape(-1)}, s);
-      Product plain;
-      mx::array left = product_.transpose ? y2 : x2, right = product_.transpose ? x2 : y2;
-      mx::array dw = build(plain, {mx::transpose(left, s), mx::transpose(right, s)});
-      gradients.push_back(mx::astype(dw, primals[1].dtype(), s));
-    } else {
-      throw std::invalid_argument("matrix product: no gradient with respect to quantized or gathered weights");
+      continue;
     }
+    const Weight& weight = product_.weight;
+    const bool dense = arg == 1 && weight.format == Format::dense;
+    if (product_.gathered || weight.interleaved || !(dense || (arg >= 2 && weight.format == Format::affine))) {
+      throw std::invalid_argument("matrix product: no gradient with respect to packed codes or regrouped weights");
+    }
+    // dw = dy.T @ x, both with the rows of the batch as inputs
+    mx::array y2 = mx::reshape(dy, {-1, dy.shape(-1)}, s);
+    mx::array x2 = mx::reshape(primals[0], {-1, primals[0].shape(-1)}, s);
+    mx::array left = product_.transpose ? y2 : x2, right = product_.transpose ? x2 : y2;
+    mx::array dw = build(Product{}, {mx::transpose(left, s), mx::transpose(right, s)});
+    if (arg >= 2) {  // w = codes * scale + bias for each group
+      dw = mx::unflatten(dw, -1, {-1, weight.group}, s);
+      if (arg == 2) {
+        const mx::array one = mx::ones_like(primals[2], s);
+        mx::array codes = mx::dequantize(primals[1], one, mx::zeros_like(one, s), weight.group, weight.bits, "affine",
+                                         std::nullopt, std::nullopt, s);
+        dw = mx::multiply(dw, mx::unflatten(codes, -1, {-1, weight.group}, s), s);
+      }
+      dw = mx::sum(dw, -1, false, s);
+    }
+    gradients.push_back(mx::astype(dw, primals[static_cast<size_t>(arg)].dtype(), s));
   }
   return gradients;
 }

@@ -55,9 +55,7 @@ def activation(x: mx.array, name: str) -> mx.array:
     """Applies the activation `name` (a Hugging Face `hidden_act`) elementwise."""
     module = native.extension()
     if module is not None and x.dtype in _FLOATS and x.ndim > 0:
-        y = module.activation(x, None, NATIVE_NAMES[name])
-        if y is not None:
-            return y
+        return module.activation(x, None, NATIVE_NAMES[name])
     return ACTIVATIONS[name](x)
 
 
@@ -65,7 +63,5 @@ def gated_activation(gate: mx.array, up: mx.array, name: str) -> mx.array:
     """`act(gate) * up`: SwiGLU for "silu", GeGLU for the gelus. Source: https://arxiv.org/abs/2002.05202."""
     module = native.extension()
     if module is not None and gate.dtype in _FLOATS and up.dtype in _FLOATS and gate.shape == up.shape and gate.ndim:
-        y = module.activation(gate, up, NATIVE_NAMES[name])
-        if y is not None:
-            return y
+        return module.activation(gate, up, NATIVE_NAMES[name])
     return ACTIVATIONS[name](gate) * up

@@ -93,7 +93,8 @@ def quantized_matmul(
 def gather_matmul(x: mx.array, w: mx.array, indices: mx.array, *, sorted_indices: bool = False) -> mx.array:
     """One dense expert per index: x (..., 1, 1, K) or (..., M, K), w (E, N, K), indices (...) -> (..., M, N)."""
     module = native.extension()
-    if module is not None and w.ndim == 3 and x.dtype in _FLOATS and w.dtype in _FLOATS:
+    native_types = x.dtype in _FLOATS and w.dtype in _FLOATS
+    if module is not None and w.ndim == 3 and native_types and not module.traced(w):  # MLX has gradients of experts
         return module.gather_matmul(x, w, indices)
     return mx.gather_mm(x, w.swapaxes(-1, -2), rhs_indices=indices, sorted_indices=sorted_indices)
 
@@ -113,7 +114,8 @@ def gather_quantized_matmul(
 ) -> mx.array:
     """One quantized expert per index: as `gather_matmul` with w packed, (E, N, K*bits/32)."""
     module = native.extension()
-    if module is not None and w.ndim == 3 and _serves(mode, group_size, bits, x, scales, biases):
+    traced = module is not None and module.traced(scales)  # MLX has gradients of experts' scales
+    if module is not None and w.ndim == 3 and not traced and _serves(mode, group_size, bits, x, scales, biases):
         return module.gather_quantized_matmul(x, w, scales, biases, indices, group_size, bits, mode, True, interleaved)
     if interleaved:
         w, scales, biases = _plain_layout(w, scales, biases)

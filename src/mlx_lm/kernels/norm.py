@@ -16,9 +16,7 @@ def rms_norm(x: mx.array, weight: mx.array | None, eps: float, *, offset: float 
     """
     module = native.extension()
     if module is not None and x.dtype in _FLOATS:
-        y = module.rms_norm(x, weight, eps, offset)
-        if y is not None:
-            return y
+        return module.rms_norm(x, weight, eps, offset)
     if offset and weight is not None:
         weight = weight + offset
     return mx.fast.rms_norm(x, weight, eps)
@@ -28,7 +26,5 @@ def layer_norm(x: mx.array, weight: mx.array | None, bias: mx.array | None, eps:
     """Layer norm over the last axis, x (..., D). Source: https://arxiv.org/abs/1607.06450."""
     module = native.extension()
     if module is not None and x.dtype in _FLOATS:
-        y = module.layer_norm(x, weight, bias, eps)
-        if y is not None:
-            return y
+        return module.layer_norm(x, weight, bias, eps)
     return mx.fast.layer_norm(x, weight, bias, eps)

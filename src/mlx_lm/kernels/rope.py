@@ -25,7 +25,5 @@ def rope(
     """
     module = native.extension()
     if module is not None and x.ndim == 4 and x.dtype in _FLOATS:
-        y = module.rope(x, dims, traditional, base or 0.0, scale, offset, freqs)
-        if y is not None:
-            return y
+        return module.rope(x, dims, traditional, base or 0.0, scale, offset, freqs)
     return mx.fast.rope(x, dims, traditional=traditional, base=base, scale=scale, offset=offset, freqs=freqs)

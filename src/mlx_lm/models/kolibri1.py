@@ -36,7 +36,7 @@ class LogitChoice(MoE):
     def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
         logits, k = logits.astype(mx.float32), self.routing.top_k
         choice = logits + self.gate.e_score_correction_bias
-        indices = mx.argsort(-choice, axis=-1)[..., :k]
+        indices = mx.stop_gradient(mx.argsort(-choice, axis=-1)[..., :k])
         weights = mx.sigmoid(mx.take_along_axis(logits, indices, axis=-1))
         return indices, weights / weights.sum(axis=-1, keepdims=True) if self.routing.normalize else weights
 

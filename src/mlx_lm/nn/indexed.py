@@ -158,7 +158,7 @@ class IndexedLatentAttention(LatentAttention):
         sides = [s if isinstance(s, mx.array) else s.dequantize() for s in (view.keys, view.values)]
         latents, rope_keys = (s.astype(queries.dtype) for s in sides)
         if keep.ndim == 2:  # a single query: only the chosen keys are read
-            at = keep[:, None, :, None]
+            at = mx.stop_gradient(keep)[:, None, :, None]
             latents, rope_keys = (mx.take_along_axis(s, at, axis=2) for s in (latents, rope_keys))
             return self._attend(queries, rope_queries, (KVView(latents, rope_keys),))
         key_weights, value_weights = self._absorbed(queries.shape[2])

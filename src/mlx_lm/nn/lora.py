@@ -9,6 +9,7 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
+from .. import kernels
 from .linear import QuantizedSwitchLinear, SwitchLinear
 
 __all__ = ["LoRAEmbedding", "LoRALinear", "LoRASwitchLinear", "lora_layer"]
@@ -34,7 +35,7 @@ class LoRALinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         y = self.linear(x)
-        z = (self.dropout(x) @ self.lora_a) @ self.lora_b
+        z = kernels.matmul(kernels.matmul(self.dropout(x), self.lora_a.T), self.lora_b.T)
         return y + (self.scale * z).astype(y.dtype)
 
 

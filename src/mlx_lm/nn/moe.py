@@ -57,6 +57,7 @@ def route(logits: mx.array, routing: Routing, correction: mx.array | None = None
         choice = _mask_groups(choice, routing)
     k = routing.top_k
     indices = mx.argpartition(-choice, kth=k - 1, axis=-1)[..., :k] if k < choice.shape[-1] else _all(choice)
+    indices = mx.stop_gradient(indices)  # a choice has no slope, and MLX refuses to look for one
     weights = mx.take_along_axis(scores, indices, axis=-1)
     if routing.score == "softmax_topk":
         weights = mx.softmax(weights, axis=-1, precise=True)
@@ -74,7 +75,7 @@ def _mask_groups(choice: mx.array, routing: Routing) -> mx.array:
     best = grouped if routing.group_score == "max" else mx.topk(grouped, 2, axis=-1)
     rank = best.max(axis=-1) if routing.group_score == "max" else best.sum(axis=-1)
     drop = routing.num_groups - routing.top_groups
-    losers = mx.argpartition(rank, kth=drop - 1, axis=-1)[..., :drop]
+    losers = mx.stop_gradient(mx.argpartition(rank, kth=drop - 1, axis=-1)[..., :drop])
     grouped = mx.put_along_axis(grouped, losers[..., None], mx.array(-mx.inf, grouped.dtype), axis=-2)
     return grouped.flatten(-2)
 
@@ -86,6 +87,7 @@ def in_expert_order(
 
     Many tokens are sorted by expert, so that each expert's weights are read once.
     """
+    indices = mx.stop_gradient(indices)
     if indices.size >= 64:
         order = mx.argsort(indices.flatten())
         x = x[order // indices.shape[-1]][:, None]  # (N*k, 1, D)
