@@ -101,7 +101,17 @@ FAMILIES = (
     Family(
         "zaya",
         {**TINY, **_EXPERTS, "head_dim": 8, "num_experts_per_tok": 1, "router_hidden_size": 32},
-        {"base": {}},
+        {
+            "base": {},
+            "window": {
+                "layer_types": ["hybrid_sliding", "hybrid"],
+                "sliding_window": 5,
+                "attention_bias": True,
+                "lm_head_bias": True,
+                "num_key_value_heads": 4,
+                "cca_time0": 3,
+            },
+        },
         modern=True,
     ),
     Family(

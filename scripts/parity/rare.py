@@ -132,7 +132,7 @@ FAMILIES = (
             "layer_group_size": 2,
             "first_k_dense_replace": 1,
         },
-        {"base": {}},
+        {"base": {}, "soft_bias": {"kda_safe_gate": False, "attention_bias": True}},
         modern=True,
         gain=_GATES,
     ),
