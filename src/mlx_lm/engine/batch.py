@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import RequestError
+from ..grammar import Constraint
 from ..sampling import LogitsProcessor, Sampler, greedy_sampler
 from ..state import State
 from ..types import BatchResponse, BatchStats
@@ -18,6 +19,7 @@ from .api import apply_kv_options, kv_options, wrap_tokenizer
 from .engine import Engine
 from .request import PrefillProgress, Request, TokenEvent
 from .scheduler import Policy
+from .speculate import Speculation
 from .text import TextStream, check_stop_strings
 
 __all__ = ["BatchGenerator", "GenerationResult", "PromptProgress", "batch_generate"]
@@ -53,6 +55,7 @@ class BatchGenerator:
         completion_batch_size: sequences that decode together.
         prefill_batch_size: kept for callers of mlx-lm; one prompt is computed at a time.
         max_kv_size, kv_bits, kv_group_size, quantized_kv_start: how fresh prompt caches are kept.
+        speculation: how every sequence's tokens are guessed; the answers are the same without.
         prefer_prefill_when_pending: pause decoding while prompts are pending and the batch has room.
     """
 
@@ -72,6 +75,7 @@ class BatchGenerator:
         kv_group_size: int = 64,
         quantized_kv_start: int = 0,
         prefer_prefill_when_pending: bool = False,
+        speculation: Speculation | None = None,
         stream: Any = None,
     ):
         if prefill_batch_size < 1:
@@ -85,6 +89,7 @@ class BatchGenerator:
         self._sampler = sampler or greedy_sampler
         self._processors = tuple(logits_processors or ())
         self._kv = kv_options(kv_bits, kv_group_size, quantized_kv_start, max_kv_size)
+        self._speculation = speculation
         self._stream = stream
         self._segments: dict[int, list[int]] = {}
         self._wall = 0.0
@@ -98,13 +103,15 @@ class BatchGenerator:
         samplers: Sequence[Sampler | None] | None = None,
         logits_processors: Sequence[Sequence[LogitsProcessor] | None] | None = None,
         stop_sequences: Sequence[Sequence[Sequence[int]] | None] | None = None,
+        constraints: Sequence[Constraint | None] | None = None,
     ) -> list[int]:
         """Adds prompts (token ids) and returns their ids; each list argument has one entry for each prompt.
 
         `caches` are moved forward in place; `all_tokens` is what they hold, for the processors' history.
+        `constraints` are where the answers stand in their grammars; copies are moved on.
         """
         limits = max_tokens if isinstance(max_tokens, Sequence) else [max_tokens] * len(prompts)
-        columns = [caches, all_tokens, samplers, logits_processors, stop_sequences]
+        columns = [caches, all_tokens, samplers, logits_processors, stop_sequences, constraints]
         filled = [c if c is not None else [None] * len(prompts) for c in columns]
         for column in (limits, *filled):
             if len(column) != len(prompts):
@@ -207,6 +214,7 @@ class BatchGenerator:
         sampler: Sampler | None,
         processors: Sequence[LogitsProcessor] | None,
         stop: Sequence[Sequence[int]] | None,
+        constraint: Constraint | None,
     ) -> Request:
         if cache is not None:
             apply_kv_options(cache, self._kv)
@@ -217,6 +225,8 @@ class BatchGenerator:
             stop_sequences=self._stop if stop is None else tuple(tuple(s) for s in stop),
             sampler=sampler or self._sampler,
             logits_processors=self._processors if processors is None else tuple(processors),
+            constraint=constraint,
+            speculation=self._speculation,
             states=cache or None,
             history=tuple(history or ()),
             kv=self._kv,
