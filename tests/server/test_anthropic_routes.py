@@ -56,6 +56,13 @@ def test_a_stream() -> None:
     assert service.jobs[0].cancelled
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_log_tells_of_each_answer(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mlx_lm.server")
+    post(FakeService(answer("Hello there!")), {**BODY, "stream": stream})
+    assert "Response: 1 blocks, 2 output tokens" in caplog.text
+
+
 def test_without_a_model_the_one_that_answers_is_named() -> None:
     body = {key: value for key, value in BODY.items() if key != "model"}
     assert post(FakeService(), body).json()["model"] == "tiny"

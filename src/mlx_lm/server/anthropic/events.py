@@ -103,6 +103,11 @@ class MessageStream:
     _thought: list[str] = field(default_factory=list)
     _held: dict[int, _HeldCall] = field(default_factory=dict)
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks the message has so far."""
+        return self._index + 1
+
     def feed(self, event: WorkEvent) -> bytes:
         """The frames that an event makes; none for some."""
         return b"".join(self._frames(event))

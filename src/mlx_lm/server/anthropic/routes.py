@@ -8,6 +8,7 @@ come for a while, so no client gives up on a long prompt.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -22,12 +23,14 @@ from ..errors import anthropic_error
 from ..fields import ignored_header
 from ..service import Job, Service, collect
 from ..sse import EventStream, compact_json, frame, unless_disconnected
-from ..work import Work
+from ..work import Finished, Work
 from .events import PING, MessageStream, message_of
 from .request import Reply, reply_of, to_work
 from .schema import COUNT, MESSAGES
 
 __all__ = ["anthropic_routes"]
+
+_log = logging.getLogger(__name__)
 
 
 def anthropic_routes(service: Service) -> list[Route]:
@@ -74,11 +77,19 @@ async def _frames(job: Job, stream: MessageStream) -> AsyncGenerator[bytes, None
             frames = stream.feed(event)
             if frames:
                 yield frames
+            if isinstance(event, Finished):
+                _report(stream.blocks, event.usage.completion_tokens)
 
 
 async def _whole(job: Job, reply: Reply, message_id: str) -> dict[str, Any]:
     async with job:
-        return message_of(await collect(job), reply, message_id)
+        message = message_of(await collect(job), reply, message_id)
+    _report(len(message["content"]), message["usage"]["output_tokens"])
+    return message
+
+
+def _report(blocks: int, tokens: int) -> None:
+    _log.info("Response: %d blocks, %d output tokens", blocks, tokens)
 
 
 def _for_client(work: Work, request: Request) -> Work:
