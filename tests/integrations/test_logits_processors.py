@@ -19,7 +19,7 @@ from mlx_lm.sample_utils import make_sampler
 
 @dataclass
 class Recorder:
-    """Checks and remembers its calls; `shift` moves the choice from step to step, so that an answer without it would differ."""
+    """Checks and remembers its calls; `shift` moves the choice, more with each step, so that each call shows."""
 
     shift: int = 0
     dtype: mx.Dtype = mx.float32
