@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 from mlx_lm.server.errors import error_response
+from mlx_lm.server.models import model_routes
 from mlx_lm.server.openai.routes import openai_routes
 
 __all__ = ["application", "get", "leave_after", "post", "sse"]
@@ -18,7 +19,9 @@ def application(service: Any, **options: Any) -> Starlette:
     async def failed(request: Request, error: Exception) -> Any:
         return error_response(request, error)
 
-    return Starlette(routes=openai_routes(service, **options), exception_handlers={Exception: failed})
+    return Starlette(
+        routes=[*openai_routes(service, **options), *model_routes(service)], exception_handlers={Exception: failed}
+    )
 
 
 def _client(service: Any, **options: Any) -> httpx.AsyncClient:

@@ -16,6 +16,7 @@ __all__ = [
     "GENERATION_RULES",
     "MAX_CHOICES",
     "Generation",
+    "Probability",
     "StreamOptions",
     "StructuredOutputs",
     "guided_output",

@@ -27,6 +27,8 @@ from .completions import COMPLETIONS, completion_works
 from .completions_reply import CompletionChunks, completion
 from .embeddings import EMBEDDINGS, embedding_list
 from .group import JobGroup
+from .responses import RESPONSES, response_work
+from .responses_reply import ResponseBuilder
 
 __all__ = ["openai_routes"]
 
@@ -73,10 +75,20 @@ def openai_routes(service: Service, *, strict_fields: bool = False) -> list[Rout
         found = await unless_disconnected(request.receive, service.embed(body.model, body.input, body.dimensions))
         return reply(embedding_list(found, body.encoding_format), unknown)
 
+    async def responses(request: Request) -> Response:
+        body, unknown = RESPONSES.read(await read_json(request), strict=strict_fields)
+        group = await JobGroup.open(service, for_client([response_work(body)], request))
+        builder = ResponseBuilder(body, group.model)
+        if body.stream:
+            return await response_stream(group, builder, unknown)
+        await unless_disconnected(request.receive, feed_all(group, builder))
+        return reply(builder.response, unknown)
+
     return [
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/chat/completions", chat, methods=["POST"]),  # mlx-lm's other path
         Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/responses", responses, methods=["POST"]),
         Route("/v1/embeddings", embeddings, methods=["POST"]),
     ]
 
@@ -121,6 +133,31 @@ async def stream(group: JobGroup, chunks: Chunks, unknown: tuple[str, ...]) -> R
     running = frames()
     await anext(running)
     return EventStream(running, on_error=lambda error: frame(openai_error(error)), headers=ignored_header(unknown))
+
+
+async def feed_all(group: JobGroup, builder: ResponseBuilder) -> None:
+    """Gives all events of a group's only job to the builder."""
+    async with group, contextlib.aclosing(group.events()) as events:
+        async for _, event in events:
+            builder.feed(event)
+
+
+async def response_stream(group: JobGroup, builder: ResponseBuilder, unknown: tuple[str, ...]) -> Response:
+    """A response's typed events; there is no [DONE]."""
+
+    def typed(events: Sequence[dict[str, Any]]) -> bytes:
+        return b"".join(frame(event, event["type"]) for event in events)
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(event_frames(group, lambda _, event: typed(builder.feed(event)))) as pieces:
+            yield await anext(pieces)
+            yield typed(builder.start())
+            async for piece in pieces:
+                yield piece
+
+    running = frames()
+    await anext(running)
+    return EventStream(running, on_error=lambda error: typed(builder.fail(error)), headers=ignored_header(unknown))
 
 
 async def event_frames(group: JobGroup, feed: Callable[[int, WorkEvent], bytes]) -> AsyncGenerator[bytes, None]:
