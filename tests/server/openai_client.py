@@ -20,7 +20,8 @@ def application(service: Any, **options: Any) -> Starlette:
         return error_response(request, error)
 
     return Starlette(
-        routes=[*openai_routes(service, **options), *model_routes(service)], exception_handlers={Exception: failed}
+        routes=[*openai_routes(service, **options), *model_routes(service), *doc_routes()],
+        exception_handlers={Exception: failed},
     )
 
 
