@@ -160,6 +160,13 @@ class BatchGenerator:
                 caches[uid] = taken[0]
         return caches if return_prompt_caches else None
 
+    def _stop(self, uid: int, consumed: int) -> list[State] | None:
+        """Ends a sequence at a token that it has given out; its states, which hold what comes before."""
+        self._engine.cancel(uid, consumed=consumed)
+        self._segments.pop(uid, None)
+        taken = self._engine.take(uid)
+        return None if taken is None else taken[0]
+
     def extract_cache(self, uids: Iterable[int]) -> dict[int, tuple[list[State], list[int]]]:
         """Ends sequences now and returns (states, tokens in them) by id."""
         result = {}
@@ -289,7 +296,8 @@ def batch_generate(
         while results := generator.next_generated():
             for r in results:
                 i = index[r.uid]
-                if streams[i].stopped is not None:
+                if streams[i].stopped is not None:  # what came in the same step after the stop
+                    caches[i] = r.prompt_cache or caches[i]
                     continue
                 ids[i].append(r.token)
                 if return_logprobs:
@@ -299,7 +307,7 @@ def batch_generate(
                     texts[i] += streams[i].finish()
                     reasons[i], caches[i] = r.finish_reason, r.prompt_cache
                 elif streams[i].stopped is not None:
-                    caches[i] = (generator.remove([r.uid], return_prompt_caches=True) or {}).get(r.uid)
+                    caches[i] = generator._stop(r.uid, len(ids[i]))
                 done += r.finish_reason is not None or streams[i].stopped is not None
                 if verbose and (r.finish_reason is not None or streams[i].stopped is not None):
                     print(f"\rFinished {done}/{len(uids)}", end="", file=sys.stderr, flush=True)

@@ -136,6 +136,7 @@ class Engine:
         self._admission = Admission(memory_budget)
         self._reuse = None if prefix_cache is None else PrefixReuse(prefix_cache, model, model_key)
         self._live: dict[int, _Live] = {}
+        self._latest: dict[int, _Live] = {}  # what ended in the latest step
         self._finished: dict[int, tuple[list[State], list[int]]] = {}
         self._ended = {"finished": 0, "failed": 0, "cancelled": 0}
         self._uids = itertools.count()
@@ -170,8 +171,17 @@ class Engine:
         self._scheduler.add(uid, len(request.prompt), request.priority)
         return uid
 
-    def cancel(self, uid: int) -> None:
-        """Ends a request at once. Unknown ids are ignored."""
+    def cancel(self, uid: int, *, consumed: int | None = None) -> None:
+        """Ends a request at once. Unknown ids are ignored.
+
+        `consumed` is how many tokens the caller has taken: a step may have given out more, which are then taken back,
+        so that the states hold all tokens but the last consumed. This also works just after the request's end.
+        """
+        live = self._live.get(uid) or self._latest.get(uid)
+        if live is not None and consumed is not None:
+            surplus = len(live.sequence.generated) - consumed
+            if surplus > 0:
+                self._take_back(live, surplus)
         if uid in self._live:
             self._end(uid, "cancelled")
 
@@ -191,6 +201,7 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Does one planned step and returns what happened; nothing when there is nothing to do."""
+        self._latest.clear()
         events: list[Event] = self._expire()
         plan = self._scheduler.plan()
         if plan is None:
@@ -206,6 +217,7 @@ class Engine:
 
     def run(self, uid: int) -> Iterator[TokenEvent]:
         """Steps until `uid` ends, giving its tokens; raises its error. For one request at a time."""
+        consumed = 0
         try:
             while True:
                 for event in self.step():
@@ -213,11 +225,12 @@ class Engine:
                         continue
                     if event.error is not None:
                         raise event.error
+                    consumed += 1
                     yield event
                     if event.finish_reason is not None:
                         return
         finally:
-            self.cancel(uid)
+            self.cancel(uid, consumed=consumed)
 
     # Reports.
 
@@ -349,8 +362,10 @@ class Engine:
         return min(length, sequence.remaining)
 
     def _piece(self, live: _Live, length: int) -> int:
-        """Ends a piece at the prompt's last whole block where a checkpoint is to be taken there."""
+        """Ends a piece where packing begins, and at the prompt's last whole block where a checkpoint is to be taken."""
         sequence = live.sequence
+        exact = sequence.rewind.exact_room()
+        length = length if exact is None else min(length, exact)
         if not self._keeps(live) or not needs_checkpoints(sequence.states):
             return length
         end = (len(sequence.request.prompt) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
@@ -459,14 +474,27 @@ class Engine:
         self._ended[how] += 1
         if how == "failed":  # its states may be anything
             return
-        sequence, request = live.sequence, live.sequence.request
+        sequence = live.sequence
         self._runner.rewind(sequence)
+        if live.started and self._reuse is not None and self._keeps(live):
+            self._reuse.keep(sequence.request, self._seen(live), sequence.states)
+        if sequence.last_round is not None:
+            self._latest[uid] = live
+        self._hand_back(live)
+
+    def _take_back(self, live: _Live, count: int) -> None:
+        """Takes back tokens of the latest step that the caller has not consumed."""
+        self._runner.take_back(live.sequence, count)
+        if live.sequence.uid not in self._live:
+            self._hand_back(live)
+
+    def _hand_back(self, live: _Live) -> None:
+        """Leaves the states as the caller may have them."""
+        sequence, request = live.sequence, live.sequence.request
         if sequence.drafter is not None and (request.keep_states or request.states is not None):
             try:
                 sequence.drafter.settle()
             except Exception:  # the answer is out already
                 _log.exception("A drafter's states could not be brought to the end of the text")
-        if live.started and self._keeps(live) and self._reuse is not None:
-            self._reuse.keep(request, self._seen(live), sequence.states)
         if request.keep_states:
-            self._finished[uid] = (sequence.states, [*request.history, *self._seen(live)])
+            self._finished[sequence.uid] = (sequence.states, [*request.history, *self._seen(live)])

@@ -52,6 +52,5 @@ class Rewind:
         return True
 
     def exact_room(self) -> int | None:
-        """Tokens that may be fed at once as if one by one: packing begins between two steps. None is no limit."""
-        left = [s.start - s.offset for s in self._packed_later if s.offset <= s.start]
-        return max(min(left), 1) if left else None
+        """Tokens that may be fed at once as if one by one, since packing begins between two steps; None is no limit."""
+        return min((s.start - s.offset for s in self._packed_later if s.offset < s.start), default=None)

@@ -18,7 +18,7 @@ from .masks import mask_logits
 from .model_states import hidden_and_head
 from .proposal import Proposal, propose
 from .rewind import Mark
-from .sequence import ActiveSequence, Ahead
+from .sequence import ActiveSequence, Ahead, Round
 
 __all__ = ["ActiveSequence", "Emit", "Runner", "SpeculationCounters", "hidden_and_head", "token_id"]
 
@@ -186,15 +186,34 @@ class Runner:
         self.counters.accepted += accepted
         self.counters.forced += min(given, len(forced))
 
+    def take_back(self, sequence: ActiveSequence, count: int) -> None:
+        """Takes back the last `count` tokens of the latest step, which nobody has seen."""
+        last = sequence.last_round
+        if count <= 0 or last is None:
+            return
+        kept = last.given - count
+        assert kept >= 0, "only the latest step can be taken back"
+        del sequence.generated[-count:]
+        if sequence.drafter is not None:
+            del sequence.drafter.tokens[-count:]
+        self._hold(sequence, last.mark, [last.first, *sequence.generated[len(sequence.generated) - kept :]][:kept])
+        sequence.pending, sequence.last_round = sequence.generated[-1] if kept else last.first, None
+
     def _keep(self, sequence: ActiveSequence, mark: Mark, fed: int, given: int) -> None:
         """Leaves in the states what belongs to the `given` tokens of a step that fed `fed`."""
         first, sequence.pending = sequence.pending, sequence.generated[-1]
-        if given == fed or sequence.rewind.to(mark, given):
-            return
-        # Recurrent states cannot be trimmed: they go back to the beginning and take what was right once more.
-        sequence.rewind.to(mark, 0)
         assert isinstance(first, int)
-        self._hidden(mx.array([[first, *sequence.generated[-given:-1]]], mx.int32), sequence.states)
+        if given < fed:
+            self._hold(sequence, mark, [first, *sequence.generated[-given:-1]])
+        sequence.last_round = Round(mark, first, given)
+
+    def _hold(self, sequence: ActiveSequence, mark: Mark, tokens: list[int]) -> None:
+        """Leaves in the states, of what came after the mark, `tokens`, with which it began."""
+        if sequence.rewind.to(mark, len(tokens)):
+            return
+        # Recurrent states cannot be trimmed: they go back to the mark and take what was right once more.
+        sequence.rewind.to(mark, 0)
+        self._hidden(mx.array([tokens], mx.int32), sequence.states)
 
     # Steps.
 
@@ -242,6 +261,7 @@ class Runner:
                 continue
             if sequence.gate is not None:
                 sequence.gate.step(1, 0, 0)
+            sequence.last_round = None
             emit(sequence, token, ahead.logprobs, False)
 
     # Sampling.

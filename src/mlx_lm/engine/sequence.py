@@ -11,7 +11,7 @@ from .rewind import Mark, Rewind
 from .speculate.drafter import Drafter
 from .speculate.gate import Gate
 
-__all__ = ["ActiveSequence", "Ahead"]
+__all__ = ["ActiveSequence", "Ahead", "Round"]
 
 
 @dataclass
@@ -21,6 +21,15 @@ class Ahead:
     token: mx.array  # (1,)
     logprobs: mx.array
     mark: Mark
+
+
+@dataclass(frozen=True)
+class Round:
+    """A step that fed `first` and gave out `given` tokens, and where the states stood before it."""
+
+    mark: Mark
+    first: int
+    given: int
 
 
 @dataclass
@@ -38,6 +47,7 @@ class ActiveSequence:
     history: mx.array | None = None  # all tokens so far (n,), kept only for logits processors
     pending: mx.array | int | None = None  # the token that was not fed yet; an array (1,) while it was not read
     ahead: Ahead | None = None
+    last_round: Round | None = None  # the latest step, where it gave out more than one token
     room: int | None = None  # most tokens that the next step may give out
     error: Exception | None = None  # what ended it
     _rewind: Rewind | None = None

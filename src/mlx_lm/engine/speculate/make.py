@@ -20,7 +20,7 @@ __all__ = ["check_speculation", "drafter_bytes", "has_head", "make_drafter"]
 
 def has_head(model: nn.Module) -> bool:
     """Whether the model has a next-token head that drafts."""
-    return getattr(model, "mtp", None) is not None and hasattr(model, "draft") and hidden_and_head(model)[1] is not None
+    return _drafting(model) is not None and hidden_and_head(model)[1] is not None
 
 
 def check_speculation(model: nn.Module, speculation: Speculation | None) -> None:
@@ -41,8 +41,7 @@ def drafter_bytes(model: nn.Module, speculation: Speculation | None, tokens: int
     if isinstance(speculation, DraftSpeculation):
         return predict(speculation.model, tokens, options)
     if isinstance(speculation, HeadSpeculation):
-        head: Any = model.mtp
-        return predicted_bytes(head.state_specs(), tokens, kept_dtype(model), options)
+        return predicted_bytes(_drafting(model).mtp.state_specs(), tokens, kept_dtype(model), options)
     return 0
 
 
@@ -53,13 +52,21 @@ def make_drafter(
     if isinstance(speculation, NGramSpeculation):
         return NGramDrafter(tokens, speculation.num_tokens, speculation.min_match, speculation.max_match)
     if isinstance(speculation, HeadSpeculation):
-        states = model.make_draft_cache(options)  # type: ignore[operator]
-        return HeadDrafter(tokens, model, states, speculation.num_tokens)
+        drafting = _drafting(model)
+        return HeadDrafter(tokens, drafting, drafting.make_draft_cache(options), speculation.num_tokens)
     states = speculation.states
     if states is None:
         states = new_states(speculation.model, options)
     known = held if any(not state.empty() for state in states) else 0
     return ModelDrafter(tokens, speculation.model, states, speculation.num_tokens, known)
+
+
+def _drafting(model: nn.Module) -> Any:
+    """The model, or the text tower in it, that has a next-token head; None where there is none."""
+    for part in (model, getattr(model, "language_model", None)):
+        if getattr(part, "mtp", None) is not None and hasattr(part, "draft"):
+            return part
+    return None
 
 
 def _check_pair(model: nn.Module, draft_model: nn.Module) -> None:
