@@ -26,6 +26,8 @@ _LOCAL_GLOBAL = {
 }
 _MIXED = {"num_hidden_layers": 2, "sliding_window": 7, "layer_types": ["full_attention", "sliding_attention"]}
 
+_YARN4 = {"factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 32}
+
 FAMILIES = (
     Family(
         "deepseek_v32",
@@ -311,7 +313,7 @@ FAMILIES = (
             "moe_intermediate_size": 32,
             "hc_mult": 2,
             "sliding_window": 7,
-            "index_n_heads": 2,
+            "index_n_heads": 8,
             "index_head_dim": 16,
             "index_topk": 2,
             "num_nextn_predict_layers": 0,
@@ -319,7 +321,29 @@ FAMILIES = (
             "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
             "mlp_layer_types": ["moe", "hash_moe"],
         },
-        {"base": {}},
+        {
+            "base": {},
+            "published": {
+                "layer_types": ["sliding_attention", "compressed_sparse_attention"],
+                "partial_rotary_factor": 0.5,
+                "swiglu_limit": 0.5,
+                "max_position_embeddings": 512,
+                "rope_parameters": {"rope_type": "yarn", **_YARN4},
+                "_hub": {
+                    "rope_parameters": DROP,
+                    "partial_rotary_factor": DROP,
+                    "layer_types": DROP,
+                    "mlp_layer_types": DROP,
+                    "compress_rates": DROP,
+                    "qk_rope_head_dim": 8,
+                    "compress_ratios": [0, 4],
+                    "compress_rate_hca": 8,
+                    "num_hash_layers": 1,
+                    "rope_scaling": {"type": "yarn", **_YARN4},
+                },
+                "mlp_layer_types": ["hash_moe", "moe"],
+            },
+        },
         choices={"tid2eid": 4},
         modern=True,
         gain=_GATES,
