@@ -32,9 +32,10 @@ def _parts(schema: Mapping[str, Any], in_parts: bool) -> Iterator[tuple[str, Any
     """(keyword, subschema, whether it is one of several that the same object must satisfy)."""
     in_place = [key for key in _IN_PLACE if key in schema]
     several = in_parts or len(in_place) > 1 or bool(in_place and _OF_OBJECTS & set(schema))
-    for key in ("anyOf", "oneOf"):
-        for i, one in enumerate(schema.get(key, ())):
-            yield f"{key}/{i}", one, several
+    for i, one in enumerate(schema.get("anyOf", ())):
+        yield f"anyOf/{i}", one, several
+    for i, one in enumerate(schema.get("oneOf", ())):  # closing one would make it differ from the others
+        yield f"oneOf/{i}", one, True
     for i, one in enumerate(schema.get("allOf", ())):
         yield f"allOf/{i}", one, several or len(schema["allOf"]) > 1
     for key in ("items", "additionalProperties", "propertyNames"):

@@ -12,7 +12,17 @@ import re
 
 from mlx_lm.errors import GrammarError
 
-__all__ = ["BASE64", "DATE", "DATE_TIME", "FORMAT_PATTERNS", "TIME", "lark_regex", "lark_string", "python_regex"]
+__all__ = [
+    "BASE64",
+    "DATE",
+    "DATE_TIME",
+    "FORMAT_PATTERNS",
+    "TIME",
+    "lark_regex",
+    "lark_string",
+    "python_regex",
+    "schema_regex",
+]
 
 _YEAR = r"(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _LEAP_YEAR = r"(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
@@ -53,6 +63,11 @@ def python_regex(pattern: str) -> str:
         piece, at, in_class = _translate(pattern, at, in_class)
         out.append(piece)
     return "".join(out)
+
+
+def schema_regex(pattern: str) -> str:
+    """A pattern of JSON Schema (ECMA 262), where `\\S` leaves out one character more than in llguidance."""
+    return re.sub(r"(?<!\\)((?:\\\\)*)\\S(?![^\[]*\])", r"\1[^\\s\\x{FEFF}]", pattern)
 
 
 def _no_warnings():

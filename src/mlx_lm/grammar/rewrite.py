@@ -12,11 +12,13 @@ from typing import Any
 
 from mlx_lm.errors import GrammarError
 
-__all__ = ["names_rule", "negation", "permutations", "required_rules"]
+__all__ = ["evaluated_names", "exclusive", "names_rule", "negation", "permutations", "required_rules"]
 
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 _MAX_UNIQUE = 5
 _MAX_DEPENDENCIES = 6
+_MAX_NESTED = 16
+_CONDITIONAL = ("anyOf", "oneOf", "if", "dependentSchemas", "patternProperties", "additionalProperties")
 _Resolve = Callable[[Any], Any]
 
 
@@ -42,8 +44,6 @@ def required_rules(schema: dict[str, Any], where: str) -> list[dict[str, Any]]:
             rules.append({"anyOf": [absent, then]})
     if len(rules) > _MAX_DEPENDENCIES:
         raise GrammarError(f"{where}: more than {_MAX_DEPENDENCIES} dependencies between properties.")
-    if rules and schema.get("type") != "object":
-        raise GrammarError(f"{where}: dependencies between properties need 'type': 'object'.")
     return rules
 
 
@@ -111,3 +111,59 @@ def negation(schema: dict[str, Any], where: str) -> list[Any]:
         if "integer" not in excluded or "number" in excluded:
             return [{"type": left}]
     raise GrammarError(f"{where}: the JSON Schema keyword 'not' is supported for types only.")
+
+
+def exclusive(schema: dict[str, Any], resolve: _Resolve) -> list[Any]:
+    """`oneOf` of schemas that no value can match twice, by its type or by a tag: `anyOf` says the same."""
+    branches = schema.get("oneOf")
+    if not isinstance(branches, list) or not branches:
+        return []
+    seen = [resolve(one) for one in branches]
+    if not all(isinstance(one, Mapping) for one in seen):
+        return []
+    if not (_disjoint([_type_set(one) for one in seen]) or _tagged(seen, resolve)):
+        return []
+    return [{"anyOf": schema.pop("oneOf")}]
+
+
+def _type_set(schema: Mapping[str, Any]) -> set[Any] | None:
+    value = schema.get("type")
+    types = {value} if isinstance(value, str) else set(value) if isinstance(value, list) else None
+    return None if types is None else types | ({"integer"} if "number" in types else set())
+
+
+def _tagged(schemas: list[Any], resolve: _Resolve) -> bool:
+    """Whether all require one property that has different constants in each; they must be objects."""
+    if not all(one.get("type") == "object" and isinstance(one.get("required"), list) for one in schemas):
+        return False
+    common = set.intersection(*(set(map(str, one["required"])) for one in schemas))
+    return any(_disjoint([_constants(one, name, resolve) for one in schemas]) for name in common)
+
+
+def _constants(schema: Mapping[str, Any], name: str, resolve: _Resolve) -> set[Any] | None:
+    properties = schema.get("properties")
+    value = resolve(properties.get(name)) if isinstance(properties, Mapping) else None
+    if not isinstance(value, Mapping):
+        return None
+    values = [value["const"]] if "const" in value else value.get("enum")
+    return set(values) if isinstance(values, list) and all(isinstance(one, str) for one in values) else None
+
+
+def _disjoint(sets: list[set[Any] | None]) -> bool:
+    found = [one for one in sets if one is not None]
+    return len(found) == len(sets) and sum(map(len, found)) == len(set().union(*found))
+
+
+def evaluated_names(schema: Mapping[str, Any], resolve: _Resolve, depth: int = 0) -> list[str] | None:
+    """The property names that `properties` here and in what always applies in place know; None where that is open."""
+    if depth > _MAX_NESTED or any(key in schema for key in _CONDITIONAL):
+        return None
+    names = list(schema.get("properties", ()))
+    parts = [*schema.get("allOf", ()), *([resolve({"$ref": schema["$ref"]})] if "$ref" in schema else [])]
+    for part in parts:
+        part = resolve(part)
+        found = evaluated_names(part, resolve, depth + 1) if isinstance(part, Mapping) else []
+        if found is None or (isinstance(part, Mapping) and "$ref" in part and resolve(part) is part):
+            return None
+        names += found
+    return list(dict.fromkeys(names))

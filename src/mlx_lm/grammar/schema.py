@@ -11,13 +11,14 @@ Source: JSON Schema 2020-12 (core and validation); older drafts' forms are rewri
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mlx_lm.errors import GrammarError
 from mlx_lm.grammar.closed import close_objects
-from mlx_lm.grammar.patterns import BASE64, FORMAT_PATTERNS
-from mlx_lm.grammar.rewrite import names_rule, negation, permutations, required_rules
+from mlx_lm.grammar.patterns import BASE64, FORMAT_PATTERNS, schema_regex
+from mlx_lm.grammar.rewrite import evaluated_names, exclusive, names_rule, negation, permutations, required_rules
 
 __all__ = ["MAX_DEPTH", "MAX_SCHEMA_BYTES", "prepare_schema"]
 
@@ -57,6 +58,7 @@ _INTEGERS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", 
 _KNOWN_PATTERNS = {
     r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)$",
 }
+_CONTROL = re.compile(r"(?<!\\)(?:\\\\)*\\u00(?:[01][0-9a-f]|7f)")
 _DRAFTS = ("2020-12", "2019-09", "draft-07", "draft-06", "draft-04")
 
 
@@ -78,6 +80,7 @@ def prepare_schema(schema: Any, *, closed: bool = True) -> dict[str, Any]:
         raise GrammarError(f"$schema: {draft!r} is not supported; drafts 4, 6, 7, 2019-09 and 2020-12 are.")
     old = isinstance(draft, str) and any(name in draft for name in _DRAFTS[2:])
     prepared = _Preparation(value, siblings=not old).schema(dict(value), "#")
+    prepared.pop("$schema", None)  # it is of 2020-12 now
     return close_objects(prepared) if closed else prepared
 
 
@@ -124,17 +127,25 @@ class _Preparation:
             if not isinstance(schema["$ref"], str):
                 raise GrammarError(f"{where}: $ref must be a text.")
             if not self.siblings:
-                schema = {k: v for k, v in schema.items() if k in ("$ref", "$defs", "definitions", "$id", "id")}
+                schema = {k: v for k, v in schema.items() if k in ("$ref", "$defs", "definitions")}
+            schema["$ref"] = re.sub(r"/items/(?=[0-9])", "/prefixItems/", schema["$ref"])
         for name in _REFUSED:
             if name in schema and not _harmless(name, schema):
                 raise GrammarError(f"{where}: the JSON Schema keyword {name!r} ({_REFUSED[name]}) is not supported.")
+        if not self.siblings and "contentMediaType" in schema:
+            raise GrammarError(f"{where}: the JSON Schema keyword 'contentMediaType' is not supported.")
         schema.pop("x-guidance", None)
+        _constants(schema, where)
         for rule in (_integers, _old_forms, _texts, _numbers, self._unevaluated):
             rule(schema, where)
         extra = [*required_rules(schema, where), *names_rule(schema, where, self.resolve)]
         _map_sizes(schema, where)
         permutations(schema, where, self.resolve)
         extra += negation(schema, where)
+        either = exclusive(schema, self.resolve)
+        if either and "anyOf" not in schema:
+            schema.update(either.pop())
+        extra += either
         if extra:
             schema["allOf"] = [*schema.get("allOf", []), *extra]
         self._children(schema, where)
@@ -168,10 +179,26 @@ class _Preparation:
             if schema[name] is True:
                 del schema[name]
             elif any(key in schema for key in _IN_PLACE):
+                names = evaluated_names(schema, self.resolve) if schema[name] is False else None
+                if name == "unevaluatedProperties" and names is not None:
+                    del schema[name]
+                    mine = schema.get("properties", {})
+                    schema["properties"] = {**mine, **{one: True for one in names if one not in mine}}
+                    schema["additionalProperties"] = False
+                    continue
                 raise GrammarError(f"{where}: {name!r} beside schemas that apply in place is not supported.")
             else:
                 schema.setdefault(plain, schema.pop(name))
                 schema.pop(name, None)
+
+
+def _constants(schema: Mapping[str, Any], where: str) -> None:
+    """JSON writes control characters with `\\u`, which is switched off: see `lark`."""
+    for name in ("const", "enum"):
+        if name in schema and _CONTROL.search(json.dumps(schema[name])):
+            raise GrammarError(f"{where}: {name} with control characters is not supported.")
+        if name == "enum" and name in schema and not (isinstance(schema[name], list) and schema[name]):
+            raise GrammarError(f"{where}: enum must be a list of at least one value.")
 
 
 def _harmless(name: str, schema: Mapping[str, Any]) -> bool:
@@ -244,6 +271,10 @@ def _texts(schema: dict[str, Any], where: str) -> None:
     pattern = schema.get("pattern")
     if pattern in _KNOWN_PATTERNS:
         schema["pattern"] = _KNOWN_PATTERNS[pattern]
+    elif isinstance(pattern, str):
+        schema["pattern"] = schema_regex(pattern)
+    elif pattern is not None:
+        raise GrammarError(f"{where}: pattern must be a text.")
     if schema.get("contentEncoding") == "base64":
         _add_pattern(schema, f"^{BASE64}$")
     name = schema.get("format")
