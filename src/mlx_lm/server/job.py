@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..engine.thread import Ticket
 from .metrics import Metrics
@@ -18,9 +18,6 @@ from .output import OutputReader, TokenNote
 from .prompt import Prepared
 from .residency import Lease
 from .work import Finished, Progress, Started, Text, Usage, Work, WorkEvent
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["Ended", "EngineJob", "TokenCame"]
 
@@ -171,9 +168,7 @@ class EngineJob:
     async def __aenter__(self) -> EngineJob:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.cancel()
 
     @property
