@@ -8,6 +8,7 @@ import httpx
 from starlette.applications import Starlette
 from starlette.requests import Request
 
+from mlx_lm.server.docs import doc_routes
 from mlx_lm.server.errors import error_response
 from mlx_lm.server.models import model_routes
 from mlx_lm.server.openai.routes import openai_routes
@@ -19,10 +20,8 @@ def application(service: Any, **options: Any) -> Starlette:
     async def failed(request: Request, error: Exception) -> Any:
         return error_response(request, error)
 
-    return Starlette(
-        routes=[*openai_routes(service, **options), *model_routes(service), *doc_routes()],
-        exception_handlers={Exception: failed},
-    )
+    routes = [*openai_routes(service, **options), *model_routes(service), *doc_routes()]
+    return Starlette(routes=routes, exception_handlers={Exception: failed})
 
 
 def _client(service: Any, **options: Any) -> httpx.AsyncClient:
