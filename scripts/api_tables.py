@@ -6,8 +6,8 @@ from pathlib import Path
 from mlx_lm.server.docs import OPENAI_TABLES, markdown
 
 PATH = Path(__file__).parent.parent / "docs" / "api-openai.md"
-INTRODUCTION = """What the server does with every field that clients of OpenAI, vLLM and mlx-lm send. *Honoured*: it does
-what its documentation says. *Refused*: status 400, with the field's name in `error.param`; `null` always passes.
+INTRODUCTION = """What the server does with every field that clients of OpenAI, vLLM and mlx-lm send. *Honoured*: it
+does what its documentation says. *Refused*: status 400, with the field's name in `error.param`; `null` always passes.
 *Ignored*: accepted, and without effect on purpose. A field that is in no table is ignored and named in the reply's
 `x-ignored-fields` header.
 

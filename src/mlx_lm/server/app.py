@@ -44,7 +44,7 @@ def create_app(settings: ServerSettings, service: Service, metrics: Metrics | No
     """The application. `metrics` are the service's, if it has any."""
     metrics = metrics or Metrics()
     routes: list[BaseRoute] = [
-        *openai_routes(service),
+        *openai_routes(service, strict_fields=settings.strict_fields),
         *anthropic_routes(service),
         *model_routes(service),
         *health_routes(service, metrics),
