@@ -135,7 +135,7 @@ class SemanticSettings:
         self.api_keys = tuple(key.strip() for keys in listed for key in keys.split(",") if key.strip())
 
     def to_server(self) -> dict[str, Any]:
-        """The values for `mlx_lm.settings.read_settings`, by mlx_lm's names. A client may name any model: one answers."""
+        """The same by mlx_lm's names, for `mlx_lm.settings.read_settings`. One model answers to every name."""
         mlx, server = self.mlx, self.server
         disk = self.agent.cache_dir if self.agent.evict_to_disk else None
         return {
