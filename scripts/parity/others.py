@@ -101,7 +101,17 @@ FAMILIES = (
     Family(
         "zaya",
         {**TINY, **_EXPERTS, "head_dim": 8, "num_experts_per_tok": 1, "router_hidden_size": 32},
-        {"base": {}},
+        {
+            "base": {},
+            "window": {
+                "layer_types": ["hybrid_sliding", "hybrid"],
+                "sliding_window": 5,
+                "attention_bias": True,
+                "lm_head_bias": True,
+                "num_key_value_heads": 4,
+                "cca_time0": 3,
+            },
+        },
         modern=True,
     ),
     Family(
@@ -116,10 +126,10 @@ FAMILIES = (
             "mlp_layer_types": ["dense", "sparse"],
             "index_topk": 6,
             "index_head_dim": 16,
-            "index_n_heads": 4,
+            "index_n_heads": 8,
             "gated_norm_rank": 16,
         },
-        {"base": {}},
+        {"base": {}, "groups": {"n_group": 2, "topk_group": 1, "index_topk": 64}},
         modern=True,
         gain=_GATES,
     ),

@@ -26,6 +26,8 @@ _LOCAL_GLOBAL = {
 }
 _MIXED = {"num_hidden_layers": 2, "sliding_window": 7, "layer_types": ["full_attention", "sliding_attention"]}
 
+_YARN4 = {"factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 32}
+
 FAMILIES = (
     Family(
         "deepseek_v32",
@@ -132,7 +134,7 @@ FAMILIES = (
             "layer_group_size": 2,
             "first_k_dense_replace": 1,
         },
-        {"base": {}},
+        {"base": {}, "soft_bias": {"kda_safe_gate": False, "attention_bias": True}},
         modern=True,
         gain=_GATES,
     ),
@@ -195,8 +197,19 @@ FAMILIES = (
             "chunk_size": 8,
             "num_mem_blocks": 1,
             "adapter_rank": 32,
+            "tie_word_embeddings": True,
         },
-        {"base": {}, "rope": {"use_mem_rope": True, "use_shared_attention_adapter": True, "num_hidden_layers": 3}},
+        {
+            "base": {},
+            "blocks": {
+                "use_mem_rope": True,
+                "use_shared_attention_adapter": True,
+                "num_mem_blocks": 2,
+                "layers_block_type": ["hybrid", "hybrid", "hybrid"],
+                "time_step_min": 0.3,
+            },
+        },
+        gain={"shared_transf": 0.5, r"\.in_proj": 0.5},
     ),
     Family(
         "zamba",
@@ -208,8 +221,10 @@ FAMILIES = (
             "mamba_d_state": 8,
             "mamba_dt_rank": 32,
             "use_mamba_kernels": False,
+            "tie_word_embeddings": True,
         },
         {"base": {}},
+        gain={"shared_transf": 0.5},
     ),
     Family("iquestcoder", {**TINY, "head_dim": 8}, {"base": {}, "bias": {"attention_bias": True, "mlp_bias": True}}),
     Family("diffllama", {**TINY, "num_key_value_heads": 4, "head_dim": 8}, {"base": {}}),
@@ -298,7 +313,7 @@ FAMILIES = (
             "moe_intermediate_size": 32,
             "hc_mult": 2,
             "sliding_window": 7,
-            "index_n_heads": 2,
+            "index_n_heads": 8,
             "index_head_dim": 16,
             "index_topk": 2,
             "num_nextn_predict_layers": 0,
@@ -306,7 +321,29 @@ FAMILIES = (
             "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
             "mlp_layer_types": ["moe", "hash_moe"],
         },
-        {"base": {}},
+        {
+            "base": {},
+            "published": {
+                "layer_types": ["sliding_attention", "compressed_sparse_attention"],
+                "partial_rotary_factor": 0.5,
+                "swiglu_limit": 0.5,
+                "max_position_embeddings": 512,
+                "rope_parameters": {"rope_type": "yarn", **_YARN4},
+                "_hub": {
+                    "rope_parameters": DROP,
+                    "partial_rotary_factor": DROP,
+                    "layer_types": DROP,
+                    "mlp_layer_types": DROP,
+                    "compress_rates": DROP,
+                    "qk_rope_head_dim": 8,
+                    "compress_ratios": [0, 4],
+                    "compress_rate_hca": 8,
+                    "num_hash_layers": 1,
+                    "rope_scaling": {"type": "yarn", **_YARN4},
+                },
+                "mlp_layer_types": ["hash_moe", "moe"],
+            },
+        },
         choices={"tid2eid": 4},
         modern=True,
         gain=_GATES,

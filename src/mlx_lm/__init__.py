@@ -9,6 +9,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .integrations import mask_kernels as _mask_kernels
+
 if importlib.util.find_spec("mlx") is None:
     raise ImportError(
         "mlx_lm needs MLX. On macOS: pip install mlx-lm. On Linux choose a build: pip install 'mlx-lm[cpu]', "
@@ -58,3 +60,6 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+
+# Outlines' masks work on devices without Metal as soon as mlx_lm is imported, in whichever order.
+_mask_kernels.install()

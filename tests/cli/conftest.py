@@ -1,95 +1,9 @@
-"""Tiny models in folders, as a user has them: random weights, a trained tokenizer, a ChatML template."""
+"""Tiny models in folders, as a user has them."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import mlx.core as mx
 import pytest
-from mlx.utils import tree_flatten
-
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-_TEXT = [
-    "The quick brown fox jumps over the lazy dog while the small model answers every question of the user.",
-    "A conversation has messages; a message has a role and content: system, user or assistant.",
-    "Numbers 0 1 2 3 4 5 6 7 8 9 and words, lines and tabs stay what they are.",
-]
-_COMMON = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "llama": {**_COMMON, "model_type": "llama"},
-    "window": {**_COMMON, "model_type": "mistral", "sliding_window": 16},
-    "hybrid": {
-        **_COMMON,
-        "model_type": "lfm2",
-        "num_hidden_layers": 3,
-        "layer_types": ["conv", "full_attention", "conv"],
-        "conv_L_cache": 3,
-        "conv_bias": False,
-        "block_multiple_of": 32,
-        "block_ff_dim": 64,
-        "block_ffn_dim_multiplier": 1.0,
-        "block_auto_adjust_ff_dim": False,
-        "norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-    },
-    "short": {**_COMMON, "model_type": "llama", "max_position_embeddings": 48},
-}
-
-
-def _tokenizer(folder: Path, *, template: bool) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_TEXT, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config: dict[str, Any] = {"eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    if template:
-        config["chat_template"] = TEMPLATE
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-
-
-def _write_model(folder: Path, kind: str, *, template: bool = True, seed: int = 7) -> Path:
-    from mlx_lm.models.build import build_model
-
-    folder.mkdir(parents=True)
-    mx.random.seed(seed)
-    model = build_model(CONFIGS[kind])
-    weights = {name: value.astype(mx.float32) for name, value in tree_flatten(model.parameters())}
-    _tokenizer(folder, template=template)
-    # Only printable tokens can be the likeliest: answers are readable, and run until something else stops them.
-    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-    good = {
-        i for token, i in vocabulary.items() if token.replace("\u0120", "").isascii() and token.isprintable() and i > 1
-    }
-    mask = mx.array([[float(i in good)] for i in range(320)])
-    weights["lm_head.weight"] = weights["lm_head.weight"] * mask
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
-    (folder / "config.json").write_text(json.dumps(CONFIGS[kind]))
-    return folder
+from model_folders import write_model
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +15,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         key = (kind, template, seed)
         if key not in made:
             folder = tmp_path_factory.mktemp("models") / f"{kind}-{template}-{seed}"
-            made[key] = str(_write_model(folder, kind, template=template, seed=seed))
+            made[key] = str(write_model(folder, kind, template=template, seed=seed))
         return made[key]
 
     return make

@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "generate": "write the text that follows a prompt",
         "chat": "talk with a model in the terminal",
         "cache_prompt": "compute a long prompt once and save it for generate and chat",
+        "server": "serve models over HTTP, in OpenAI's and Anthropic's protocols",
         "manage": "list, inspect, describe and delete cached models",
         "convert": "write a model in MLX's format, quantized or not",
         "perplexity": "measure how well a model predicts a text",

@@ -7,21 +7,35 @@ from .lru import LRUPromptCache
 from .model_states import check_states, context_length, new_states
 from .prefix import PrefixCache
 from .request import PrefillProgress, Request, TokenEvent
-from .speculate import speculative_generate_step
+from .speculate import DraftSpeculation, HeadSpeculation, NGramSpeculation, Probe, Speculation
+from .speculate.steps import (
+    auto_speculation,
+    auto_speculative_generate_step,
+    mtp_generate_step,
+    prompt_lookup_generate_step,
+    speculative_generate_step,
+)
 from .text import StopSequences, TextStream
 
 __all__ = [
     "BatchGenerator",
+    "DraftSpeculation",
     "Engine",
     "EngineStats",
+    "HeadSpeculation",
     "LRUPromptCache",
+    "NGramSpeculation",
     "PrefillProgress",
     "PrefixCache",
+    "Probe",
     "Request",
+    "Speculation",
     "StopSequences",
     "TextStream",
     "TokenEvent",
     "apply_kv_options",
+    "auto_speculation",
+    "auto_speculative_generate_step",
     "batch_generate",
     "check_states",
     "context_length",
@@ -29,7 +43,9 @@ __all__ = [
     "generate",
     "generate_step",
     "kv_options",
+    "mtp_generate_step",
     "new_states",
+    "prompt_lookup_generate_step",
     "speculative_generate_step",
     "stream_generate",
     "wrap_tokenizer",

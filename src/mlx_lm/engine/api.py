@@ -11,7 +11,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import RequestError
+from ..errors import RequestError, UnsupportedError
+from ..grammar import Constraint
 from ..sampling import LogitsProcessor, Sampler, greedy_sampler
 from ..state import AttentionState, CacheList, KVOptions, State
 from ..tokenizer import TokenizerWrapper
@@ -19,9 +20,21 @@ from ..types import GenerationResponse
 from .engine import Engine
 from .model_states import new_states
 from .request import Request, TokenEvent
+from .speculate import NGramSpeculation, Speculation
 from .text import TextStream, check_stop_strings
 
-__all__ = ["encode_prompt", "generate", "generate_step", "kv_options", "stream_generate", "wrap_tokenizer"]
+__all__ = [
+    "apply_kv_options",
+    "encode_prompt",
+    "generate",
+    "generate_step",
+    "kv_options",
+    "make_request",
+    "stream_generate",
+    "token_events",
+    "token_ids",
+    "wrap_tokenizer",
+]
 
 
 def kv_options(
@@ -50,10 +63,11 @@ def encode_prompt(tokenizer: TokenizerWrapper, prompt: str | Sequence[int] | mx.
     if isinstance(prompt, str):
         bos = tokenizer.bos_token
         return list(tokenizer.encode(prompt, add_special_tokens=bos is None or not prompt.startswith(bos)))
-    return _token_ids(prompt)
+    return token_ids(prompt)
 
 
-def _token_ids(prompt: Sequence[int] | mx.array) -> list[int]:
+def token_ids(prompt: Sequence[int] | mx.array) -> list[int]:
+    """A flat list of ids; RequestError for anything else."""
     ids = prompt.tolist() if isinstance(prompt, mx.array) else list(prompt)
     if not isinstance(ids, list) or not all(isinstance(t, int) and not isinstance(t, bool) for t in ids):
         raise RequestError("A prompt must be a text or a flat list of token ids.")
@@ -75,6 +89,8 @@ def generate_step(
     quantized_kv_start: int = 0,
     prompt_progress_callback: Callable[[int, int], object] | None = None,
     input_embeddings: mx.array | None = None,
+    history: Sequence[int] | mx.array | None = None,
+    constraint: Constraint | None = None,
     stream: Any = None,
 ) -> Generator[tuple[int, mx.array], None, None]:
     """Tokens that follow `prompt`, with their log-probabilities (V,).
@@ -87,17 +103,21 @@ def generate_step(
         kv_bits: pack keys and values once more than `quantized_kv_start` tokens are in.
         prompt_progress_callback: called with (tokens done, tokens in all).
         input_embeddings: (n, D) used in place of the prompt's embeddings.
+        history: the tokens that `prompt_cache` holds, so that logits processors see them before the prompt.
+        constraint: where the answer stands in a grammar; a copy is moved on.
         stream: an MLX stream to compute on; None is the thread's own.
 
     Raises:
         RequestError: an argument is out of range.
         ContextLengthError: the prompt does not fit the model's context.
     """
-    request = _request(
-        _token_ids(prompt), model, max_tokens, sampler, logits_processors, prompt_cache, prompt_progress_callback,
-        kv_options(kv_bits, kv_group_size, quantized_kv_start, max_kv_size), input_embeddings, frozenset(),
+    request = make_request(
+        token_ids(prompt), model, max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors,
+        prompt_cache=prompt_cache, progress=prompt_progress_callback, input_embeddings=input_embeddings,
+        options=kv_options(kv_bits, kv_group_size, quantized_kv_start, max_kv_size), history=history,
+        constraint=constraint,
     )  # fmt: skip
-    for event in _events(model, request, prefill_step_size, stream):
+    for event in token_events(model, request, prefill_step_size, stream):
         assert event.logprobs is not None
         yield event.token, event.logprobs
 
@@ -120,7 +140,16 @@ def stream_generate(
     quantized_kv_start: int = 0,
     prompt_progress_callback: Callable[[int, int], object] | None = None,
     input_embeddings: mx.array | None = None,
+    history: Sequence[int] | mx.array | None = None,
+    constraint: Constraint | None = None,
+    speculation: Speculation | None = None,
     num_draft_tokens: int = 3,
+    prompt_lookup_num_tokens: int | None = None,
+    prompt_lookup_min_match: int = 3,
+    prompt_lookup_max_matches: int = 2,
+    auto_speculative: bool = False,
+    auto_spec_probe_tokens: int = 16,
+    auto_spec_probe_threshold: float = 0.30,
     stream: Any = None,
 ) -> Generator[GenerationResponse, None, None]:
     """Text that follows `prompt`, token by token; arguments as `generate_step`.
@@ -128,26 +157,56 @@ def stream_generate(
     Args:
         max_tokens: None or -1 is no limit: the end of the answer or of the context.
         stop: strings that end the text; they are not part of it.
-        draft_model: proposes `num_draft_tokens` tokens at a time, which the model checks in one step; the text is
-            the same as without it.
+        draft_model: guesses `num_draft_tokens` tokens at a time, which the model checks in one step.
+        prompt_lookup_num_tokens: guesses that many tokens from what followed the last `prompt_lookup_min_match` tokens
+            before.
+        auto_speculative: guesses as the model and the text allow, as long as it pays: the next-token head where there
+            is one, else prompt lookup of `prompt_lookup_num_tokens` (8) tokens after a match of at most
+            `prompt_lookup_max_matches`. Judged every `auto_spec_probe_tokens` tokens by the share of right guesses.
+        speculation: any other way to guess. With every one of them the text is the same as without.
 
     Raises:
         RequestError, ContextLengthError: as `generate_step`.
+        UnsupportedError: two kinds of speculation at once, or one that this model cannot have.
     """
     wrapped = wrap_tokenizer(tokenizer)
     stops = check_stop_strings(stop)
     tokens = encode_prompt(wrapped, prompt)
-    request = _request(
-        tokens, model, max_tokens, sampler, logits_processors, prompt_cache, prompt_progress_callback,
-        kv_options(kv_bits, kv_group_size, quantized_kv_start, max_kv_size), input_embeddings,
-        frozenset(wrapped.eos_token_ids),
-    )  # fmt: skip
-    if draft_model is None:
-        events = _events(model, request, prefill_step_size, stream)
-    else:
-        from .speculate import speculative_events
+    chosen = [
+        name
+        for name, given in (
+            ("draft_model", draft_model is not None),
+            ("speculation", speculation is not None),
+            ("auto_speculative", auto_speculative),
+            ("prompt_lookup_num_tokens", prompt_lookup_num_tokens is not None and not auto_speculative),
+        )
+        if given
+    ]
+    if len(chosen) > 1:
+        raise UnsupportedError(f"{' and '.join(chosen)} cannot be combined: choose one way to speculate.")
+    if draft_model is not None:
+        from .speculate.steps import draft_speculation
 
-        events = speculative_events(model, draft_model, request, num_draft_tokens, prefill_step_size)
+        prompt_cache, speculation = draft_speculation(model, draft_model, num_draft_tokens, prompt_cache)
+    elif auto_speculative:
+        from .speculate.steps import auto_speculation
+
+        speculation = auto_speculation(
+            model,
+            prompt_lookup_num_tokens,
+            prompt_lookup_max_matches,
+            auto_spec_probe_tokens,
+            auto_spec_probe_threshold,
+        )
+    elif prompt_lookup_num_tokens is not None:
+        speculation = NGramSpeculation(prompt_lookup_num_tokens, prompt_lookup_min_match)
+    request = make_request(
+        tokens, model, max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors,
+        prompt_cache=prompt_cache, progress=prompt_progress_callback, input_embeddings=input_embeddings,
+        options=kv_options(kv_bits, kv_group_size, quantized_kv_start, max_kv_size), history=history,
+        constraint=constraint, speculation=speculation, stop_tokens=frozenset(wrapped.eos_token_ids),
+    )  # fmt: skip
+    events = token_events(model, request, prefill_step_size, stream)
     yield from _responses(events, TextStream(wrapped.detokenizer, stops), request)
 
 
@@ -185,20 +244,27 @@ def apply_kv_options(states: Sequence[State], options: KVOptions) -> None:
             state.quantize_after(options.bits, options.group_size, options.start)
 
 
-def _request(
+def make_request(
     tokens: list[int],
     model: nn.Module,
+    *,
     max_tokens: int | None,
-    sampler: Sampler | None,
-    logits_processors: Sequence[LogitsProcessor] | None,
-    prompt_cache: list[State] | None,
-    progress: Callable[[int, int], object] | None,
     options: KVOptions,
-    input_embeddings: mx.array | None,
-    stop_tokens: frozenset[int],
+    sampler: Sampler | None = None,
+    logits_processors: Sequence[LogitsProcessor] | None = None,
+    prompt_cache: list[State] | None = None,
+    history: Sequence[int] | mx.array | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    input_embeddings: mx.array | None = None,
+    constraint: Constraint | None = None,
+    speculation: Speculation | None = None,
+    stop_tokens: frozenset[int] = frozenset(),
 ) -> Request:
+    """A request from the arguments of `stream_generate`; RequestError for those that cannot work."""
     if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int)):
         raise RequestError(f"max_tokens must be an integer, not {max_tokens!r}.")
+    if history is not None and prompt_cache is None:
+        raise RequestError("history says what a prompt_cache holds; without one, put the tokens into the prompt.")
     if prompt_cache is not None:
         if not prompt_cache:
             prompt_cache.extend(new_states(model, options))
@@ -209,16 +275,20 @@ def _request(
         stop_tokens=stop_tokens,
         sampler=sampler or greedy_sampler,
         logits_processors=tuple(logits_processors or ()),
+        constraint=constraint,
+        speculation=speculation,
         states=prompt_cache,
+        history=() if history is None else tuple(token_ids(history)),
         kv=options,
         input_embeddings=input_embeddings,
         on_progress=progress,
     )
 
 
-def _events(
+def token_events(
     model: nn.Module, request: Request, prefill_step_size: int, stream: Any
 ) -> Generator[TokenEvent, None, None]:
+    """The events of one request through an engine of its own; an MLX stream of None is the thread's own."""
     engine = Engine(model, prefill_step_size=prefill_step_size, max_batch=1)
     uid = engine.add(request)
     run = engine.run(uid)

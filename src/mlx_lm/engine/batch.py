@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import RequestError
+from ..grammar import Constraint
 from ..sampling import LogitsProcessor, Sampler, greedy_sampler
 from ..state import State
 from ..types import BatchResponse, BatchStats
@@ -18,6 +19,7 @@ from .api import apply_kv_options, kv_options, wrap_tokenizer
 from .engine import Engine
 from .request import PrefillProgress, Request, TokenEvent
 from .scheduler import Policy
+from .speculate import Speculation
 from .text import TextStream, check_stop_strings
 
 __all__ = ["BatchGenerator", "GenerationResult", "PromptProgress", "batch_generate"]
@@ -53,6 +55,7 @@ class BatchGenerator:
         completion_batch_size: sequences that decode together.
         prefill_batch_size: kept for callers of mlx-lm; one prompt is computed at a time.
         max_kv_size, kv_bits, kv_group_size, quantized_kv_start: how fresh prompt caches are kept.
+        speculation: how every sequence's tokens are guessed; the answers are the same without.
         prefer_prefill_when_pending: pause decoding while prompts are pending and the batch has room.
     """
 
@@ -72,6 +75,7 @@ class BatchGenerator:
         kv_group_size: int = 64,
         quantized_kv_start: int = 0,
         prefer_prefill_when_pending: bool = False,
+        speculation: Speculation | None = None,
         stream: Any = None,
     ):
         if prefill_batch_size < 1:
@@ -85,6 +89,7 @@ class BatchGenerator:
         self._sampler = sampler or greedy_sampler
         self._processors = tuple(logits_processors or ())
         self._kv = kv_options(kv_bits, kv_group_size, quantized_kv_start, max_kv_size)
+        self._speculation = speculation
         self._stream = stream
         self._segments: dict[int, list[int]] = {}
         self._wall = 0.0
@@ -98,13 +103,15 @@ class BatchGenerator:
         samplers: Sequence[Sampler | None] | None = None,
         logits_processors: Sequence[Sequence[LogitsProcessor] | None] | None = None,
         stop_sequences: Sequence[Sequence[Sequence[int]] | None] | None = None,
+        constraints: Sequence[Constraint | None] | None = None,
     ) -> list[int]:
         """Adds prompts (token ids) and returns their ids; each list argument has one entry for each prompt.
 
         `caches` are moved forward in place; `all_tokens` is what they hold, for the processors' history.
+        `constraints` are where the answers stand in their grammars; copies are moved on.
         """
         limits = max_tokens if isinstance(max_tokens, Sequence) else [max_tokens] * len(prompts)
-        columns = [caches, all_tokens, samplers, logits_processors, stop_sequences]
+        columns = [caches, all_tokens, samplers, logits_processors, stop_sequences, constraints]
         filled = [c if c is not None else [None] * len(prompts) for c in columns]
         for column in (limits, *filled):
             if len(column) != len(prompts):
@@ -152,6 +159,13 @@ class BatchGenerator:
             if taken is not None:
                 caches[uid] = taken[0]
         return caches if return_prompt_caches else None
+
+    def _stop(self, uid: int, consumed: int) -> list[State] | None:
+        """Ends a sequence at a token that it has given out; its states, which hold what comes before."""
+        self._engine.cancel(uid, consumed=consumed)
+        self._segments.pop(uid, None)
+        taken = self._engine.take(uid)
+        return None if taken is None else taken[0]
 
     def extract_cache(self, uids: Iterable[int]) -> dict[int, tuple[list[State], list[int]]]:
         """Ends sequences now and returns (states, tokens in them) by id."""
@@ -207,6 +221,7 @@ class BatchGenerator:
         sampler: Sampler | None,
         processors: Sequence[LogitsProcessor] | None,
         stop: Sequence[Sequence[int]] | None,
+        constraint: Constraint | None,
     ) -> Request:
         if cache is not None:
             apply_kv_options(cache, self._kv)
@@ -217,6 +232,8 @@ class BatchGenerator:
             stop_sequences=self._stop if stop is None else tuple(tuple(s) for s in stop),
             sampler=sampler or self._sampler,
             logits_processors=self._processors if processors is None else tuple(processors),
+            constraint=constraint,
+            speculation=self._speculation,
             states=cache or None,
             history=tuple(history or ()),
             kv=self._kv,
@@ -279,7 +296,8 @@ def batch_generate(
         while results := generator.next_generated():
             for r in results:
                 i = index[r.uid]
-                if streams[i].stopped is not None:
+                if streams[i].stopped is not None:  # what came in the same step after the stop
+                    caches[i] = r.prompt_cache or caches[i]
                     continue
                 ids[i].append(r.token)
                 if return_logprobs:
@@ -289,7 +307,7 @@ def batch_generate(
                     texts[i] += streams[i].finish()
                     reasons[i], caches[i] = r.finish_reason, r.prompt_cache
                 elif streams[i].stopped is not None:
-                    caches[i] = (generator.remove([r.uid], return_prompt_caches=True) or {}).get(r.uid)
+                    caches[i] = generator._stop(r.uid, len(ids[i]))
                 done += r.finish_reason is not None or streams[i].stopped is not None
                 if verbose and (r.finish_reason is not None or streams[i].stopped is not None):
                     print(f"\rFinished {done}/{len(uids)}", end="", file=sys.stderr, flush=True)

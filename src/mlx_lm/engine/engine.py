@@ -5,6 +5,7 @@ in that request's last event. This module does not know about text, files or HTT
 """
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,9 +25,13 @@ from .request import PrefillProgress, Request, TokenEvent
 from .reuse import PrefixReuse
 from .runner import ActiveSequence, Runner
 from .scheduler import Pace, Policy, Scheduler
+from .speculate.gate import Gate
+from .speculate.make import check_speculation, drafter_bytes, make_drafter
 from .text import StopSequences
 
 __all__ = ["Engine", "EngineCounters", "EngineStats"]
+
+_log = logging.getLogger(__name__)
 
 Event = TokenEvent | PrefillProgress
 
@@ -44,7 +49,10 @@ class EngineCounters:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Where the engine stands; bytes of states as reserved (predicted) and as held (measured)."""
+    """Where the engine stands; bytes of states as reserved (predicted) and as held (measured).
+
+    Of the guessed tokens (`drafted_tokens`), `accepted_tokens` were right; `forced_tokens` came from grammars.
+    """
 
     queued: int
     prefilling: int
@@ -61,6 +69,9 @@ class EngineStats:
     prefix_tokens: int
     reused_tokens: int
     reused_from_disk_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
+    forced_tokens: int
     counters: dict[str, float]
 
 
@@ -125,6 +136,7 @@ class Engine:
         self._admission = Admission(memory_budget)
         self._reuse = None if prefix_cache is None else PrefixReuse(prefix_cache, model, model_key)
         self._live: dict[int, _Live] = {}
+        self._latest: dict[int, _Live] = {}  # what ended in the latest step
         self._finished: dict[int, tuple[list[State], list[int]]] = {}
         self._ended = {"finished": 0, "failed": 0, "cancelled": 0}
         self._uids = itertools.count()
@@ -140,6 +152,7 @@ class Engine:
             MemoryBudgetError: its states can never fit the memory budget.
             OverloadedError: too many prompts wait already.
             CacheMismatchError: the given states are not of this model.
+            UnsupportedError: this model cannot have that speculation.
         """
         given = request.states
         if given is not None:
@@ -147,17 +160,28 @@ class Engine:
         held = 0 if given is None else max((state.offset for state in given), default=0)
         if self._limit is not None and held + len(request.prompt) > self._limit:
             raise ContextLengthError(held + len(request.prompt), self._limit)
-        self._admission.require(predict(self.model, self._first_tokens(held, request), request.kv))
+        check_speculation(self.model, request.speculation)
+        self._admission.require(self._bytes(self._first_tokens(held, request), request))
         if self.max_queue is not None and self._scheduler.queued >= self.max_queue:
             raise OverloadedError(self._scheduler.queued, self._wait_seconds())
         uid = next(self._uids)
-        sequence = ActiveSequence(uid, request, list(given) if given is not None else [])
+        constraint = None if request.constraint is None else request.constraint.copy()
+        sequence = ActiveSequence(uid, request, list(given) if given is not None else [], constraint)
         self._live[uid] = _Live(sequence, StopSequences(request.stop_sequences).matcher(), held)
         self._scheduler.add(uid, len(request.prompt), request.priority)
         return uid
 
-    def cancel(self, uid: int) -> None:
-        """Ends a request at once. Unknown ids are ignored."""
+    def cancel(self, uid: int, *, consumed: int | None = None) -> None:
+        """Ends a request at once. Unknown ids are ignored.
+
+        `consumed` is how many tokens the caller has taken: a step may have given out more, which are then taken back,
+        so that the states hold all tokens but the last consumed. This also works just after the request's end.
+        """
+        live = self._live.get(uid) or self._latest.get(uid)
+        if live is not None and consumed is not None:
+            surplus = len(live.sequence.generated) - consumed
+            if surplus > 0:
+                self._take_back(live, surplus)
         if uid in self._live:
             self._end(uid, "cancelled")
 
@@ -177,6 +201,7 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Does one planned step and returns what happened; nothing when there is nothing to do."""
+        self._latest.clear()
         events: list[Event] = self._expire()
         plan = self._scheduler.plan()
         if plan is None:
@@ -192,6 +217,7 @@ class Engine:
 
     def run(self, uid: int) -> Iterator[TokenEvent]:
         """Steps until `uid` ends, giving its tokens; raises its error. For one request at a time."""
+        consumed = 0
         try:
             while True:
                 for event in self.step():
@@ -199,11 +225,12 @@ class Engine:
                         continue
                     if event.error is not None:
                         raise event.error
+                    consumed += 1
                     yield event
                     if event.finish_reason is not None:
                         return
         finally:
-            self.cancel(uid)
+            self.cancel(uid, consumed=consumed)
 
     # Reports.
 
@@ -218,7 +245,7 @@ class Engine:
             running=running,
             **self._ended,
             reserved_bytes=self._admission.reserved,
-            state_bytes=sum(state.nbytes for live in started for state in live.sequence.states),
+            state_bytes=sum(live.sequence.nbytes for live in started),
             budget_bytes=self._admission.budget,
             cached_blocks=0 if cache is None else len(cache.index),
             cached_bytes=0 if cache is None else cache.index.nbytes,
@@ -226,6 +253,9 @@ class Engine:
             prefix_tokens=0 if cache is None else cache.stats.tokens,
             reused_tokens=0 if cache is None else cache.stats.reused_tokens,
             reused_from_disk_tokens=0 if cache is None else cache.stats.disk_tokens,
+            drafted_tokens=self._runner.counters.drafted,
+            accepted_tokens=self._runner.counters.accepted,
+            forced_tokens=self._runner.counters.forced,
             counters=asdict(self.counters),
         )
 
@@ -246,10 +276,16 @@ class Engine:
         wanted = held + len(request.prompt) + new
         return wanted if self._limit is None else min(wanted, self._limit)
 
+    def _bytes(self, tokens: int, request: Request) -> int:
+        """Predicted bytes of a request's states, its drafter's too."""
+        return predict(self.model, tokens, request.kv) + drafter_bytes(
+            self.model, request.speculation, tokens, request.kv
+        )
+
     def _may_start(self, uid: int) -> bool:
         live = self._live[uid]
         tokens = self._first_tokens(live.held, live.sequence.request)
-        needed = predict(self.model, tokens, live.sequence.request.kv)
+        needed = self._bytes(tokens, live.sequence.request)
         if not self._admission.reserve(needed):
             return False
         live.reserved, live.reserved_tokens = needed, tokens
@@ -260,7 +296,7 @@ class Engine:
         if self._admission.budget is None or live.tokens < live.reserved_tokens:
             return True
         tokens = live.reserved_tokens + STEP_TOKENS
-        needed = predict(self.model, tokens, live.sequence.request.kv)
+        needed = self._bytes(tokens, live.sequence.request)
         if not self._admission.reserve(max(needed - live.reserved, 0)):
             return False
         live.reserved, live.reserved_tokens = max(needed, live.reserved), tokens
@@ -314,6 +350,10 @@ class Engine:
             sequence.states = new_states(self.model, request.kv)
             if self._reuse is not None and request.input_embeddings is None:
                 live.cached = self._reuse.begin(request, sequence.states)
+        if request.speculation is not None:
+            tokens = request.history + request.prompt
+            sequence.drafter = make_drafter(self.model, request.speculation, tokens, len(request.history), request.kv)
+            sequence.gate = Gate(request.speculation.probe, len(tokens))
         if request.on_progress is not None:
             request.on_progress(live.cached, len(request.prompt))
         if live.cached:
@@ -322,8 +362,10 @@ class Engine:
         return min(length, sequence.remaining)
 
     def _piece(self, live: _Live, length: int) -> int:
-        """Ends a piece at the prompt's last whole block where a checkpoint is to be taken there."""
+        """Ends a piece where packing begins, and at the prompt's last whole block where a checkpoint is to be taken."""
         sequence = live.sequence
+        exact = sequence.rewind.exact_room()
+        length = length if exact is None else min(length, exact)
         if not self._keeps(live) or not needs_checkpoints(sequence.states):
             return length
         end = (len(sequence.request.prompt) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
@@ -345,51 +387,71 @@ class Engine:
 
     def _decode(self, uids: list[int]) -> list[Event]:
         start = time.perf_counter()
-        sequences = [self._live[uid].sequence for uid in uids]
+        lives = [self._live[uid] for uid in uids]
+        for live in lives:
+            if live.sequence.drafter is not None or live.sequence.constraint is not None:
+                live.sequence.room = self._room(live)
+        events: list[Event] = []
+        ended: set[int] = set()
+
+        def emit(sequence: ActiveSequence, token: int, logprobs: mx.array, guessed: bool) -> bool:
+            sequence.append(token)
+            reason = self._finish_reason(self._live[sequence.uid], token)
+            events.append(TokenEvent(sequence.uid, token, logprobs, reason, guessed))
+            if reason is not None:
+                ended.add(sequence.uid)
+            return reason is None
+
         try:
-            results = self._runner.decode(sequences)
+            self._runner.decode([live.sequence for live in lives], emit)
         except Exception as error:
             if len(uids) == 1:
                 return [self._fail(uids[0], error)]
             return self._decode_apart(uids)
         seconds = time.perf_counter() - start
         self._pace.decoded(seconds)
-        events: list[Event] = [
-            self._emit(uid, token, logprobs) for uid, (token, logprobs) in zip(uids, results, strict=True)
-        ]
         self.counters.generation_tokens += len(events)
         self.counters.generation_steps += 1
         self.counters.decode_time += seconds
+        for live in lives:
+            error = live.sequence.error
+            if live.sequence.uid in ended:
+                self._end(live.sequence.uid, "finished" if error is None else "failed")
+            elif error is not None:
+                events.append(self._fail(live.sequence.uid, error))
+            elif self._reuse is not None and self._keeps(live) and (live.tokens - 1) % BLOCK_TOKENS == 0:
+                self._keep_on_the_way(live)
         return events
 
     def _decode_apart(self, uids: list[int]) -> list[Event]:
         """After a failed batch step: each sequence alone, so that only the guilty one ends."""
-        events: list[Event] = []
-        for uid in uids:
-            self._runner.rewind(self._live[uid].sequence)
-        for uid in uids:
-            events += self._decode([uid])
-        return events
+        return [event for uid in uids for event in self._decode([uid])]
 
-    def _emit(self, uid: int, token: int, logprobs: mx.array) -> TokenEvent:
-        live = self._live[uid]
+    def _room(self, live: _Live) -> int | None:
+        """Most tokens that a sequence's next step may give out, so that it passes no limit and no checkpoint."""
         request, sequence = live.sequence.request, live.sequence
-        sequence.generated.append(token)
-        reason: FinishReason | None = None
-        full = self._limit is not None and live.tokens >= self._limit
+        rooms = []
+        if request.max_tokens is not None:
+            rooms.append(request.max_tokens - len(sequence.generated))
+        if self._limit is not None:
+            rooms.append(self._limit - live.tokens)
+        if self._admission.budget is not None:
+            rooms.append(live.reserved_tokens - live.tokens)
+        if self._keeps(live) and needs_checkpoints(sequence.states):
+            rooms.append(BLOCK_TOKENS - (live.tokens - 1) % BLOCK_TOKENS)
+        return max(min(rooms), 1) if rooms else None
+
+    def _finish_reason(self, live: _Live, token: int) -> FinishReason | None:
+        request, sequence = live.sequence.request, live.sequence
         if token in request.stop_tokens or live.stops.advance(token):
-            reason = "stop"
-        elif (
-            full
-            or (request.max_tokens is not None and len(sequence.generated) >= request.max_tokens)
-            or not self._may_go_on(live)
-        ):
-            reason = "length"
-        if reason is not None:
-            self._end(uid, "finished")
-        elif self._keeps(live) and self._reuse is not None and (live.tokens - 1) % BLOCK_TOKENS == 0:
-            self._keep_on_the_way(live)
-        return TokenEvent(uid, token, logprobs, reason)
+            return "stop"
+        if sequence.constraint is not None and sequence.constraint.done:
+            return "stop"
+        if self._limit is not None and live.tokens >= self._limit:
+            return "length"
+        if request.max_tokens is not None and len(sequence.generated) >= request.max_tokens:
+            return "length"
+        return None if self._may_go_on(live) else "length"
 
     def _keep_on_the_way(self, live: _Live) -> None:
         """States that forget are checkpointed whenever they stand at a block's end."""
@@ -412,9 +474,27 @@ class Engine:
         self._ended[how] += 1
         if how == "failed":  # its states may be anything
             return
-        sequence, request = live.sequence, live.sequence.request
+        sequence = live.sequence
         self._runner.rewind(sequence)
-        if live.started and self._keeps(live) and self._reuse is not None:
-            self._reuse.keep(request, self._seen(live), sequence.states)
+        if live.started and self._reuse is not None and self._keeps(live):
+            self._reuse.keep(sequence.request, self._seen(live), sequence.states)
+        if sequence.last_round is not None:
+            self._latest[uid] = live
+        self._hand_back(live)
+
+    def _take_back(self, live: _Live, count: int) -> None:
+        """Takes back tokens of the latest step that the caller has not consumed."""
+        self._runner.take_back(live.sequence, count)
+        if live.sequence.uid not in self._live:
+            self._hand_back(live)
+
+    def _hand_back(self, live: _Live) -> None:
+        """Leaves the states as the caller may have them."""
+        sequence, request = live.sequence, live.sequence.request
+        if sequence.drafter is not None and (request.keep_states or request.states is not None):
+            try:
+                sequence.drafter.settle()
+            except Exception:  # the answer is out already
+                _log.exception("A drafter's states could not be brought to the end of the text")
         if request.keep_states:
-            self._finished[uid] = (sequence.states, [*request.history, *self._seen(live)])
+            self._finished[sequence.uid] = (sequence.states, [*request.history, *self._seen(live)])

@@ -1,6 +1,7 @@
 """What the engine asks of a model beside its logits: fresh states, their bytes, its context."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -10,7 +11,15 @@ from ..models.base import state_dtype
 from ..state import PLAIN_KV, AttentionState, KVOptions, State
 from .admission import predicted_bytes
 
-__all__ = ["check_states", "context_length", "new_states", "predict"]
+__all__ = ["check_states", "context_length", "hidden_and_head", "kept_dtype", "new_states", "predict"]
+
+
+def hidden_and_head(model: nn.Module) -> tuple[Any, Any]:
+    """The model's two halves, so that a prompt needs no logits but the last; models from elsewhere are one half."""
+    hidden, logits = getattr(model, "hidden", None), getattr(model, "logits", None)
+    if callable(hidden) and callable(logits):
+        return hidden, logits
+    return model, None
 
 
 def context_length(model: nn.Module) -> int | None:
@@ -39,9 +48,13 @@ def predict(model: nn.Module, tokens: int, options: KVOptions) -> int:
     """Bytes of a sequence's states after `tokens` tokens; 0 for a model that declares none."""
     if not hasattr(model, "state_specs"):
         return 0
+    return predicted_bytes(model.state_specs(), tokens, kept_dtype(model), options)  # type: ignore[operator]
+
+
+def kept_dtype(model: nn.Module) -> mx.Dtype:
+    """What plain keys and values are kept in."""
     kept = getattr(model, "kv_dtype", None)
-    dtype = getattr(mx, kept) if kept is not None else state_dtype(model)
-    return predicted_bytes(model.state_specs(), tokens, dtype, options)  # type: ignore[operator]
+    return getattr(mx, kept) if kept is not None else state_dtype(model)
 
 
 def check_states(model: nn.Module, states: Sequence[State]) -> None:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from ..errors import RequestError
+from ..grammar import Constraint
 from ..sampling import LogitsProcessor, Sampler, greedy_sampler
 from ..state import KVOptions, State
 from ..types import FinishReason
+from .speculate.options import Speculation
 
 __all__ = ["PrefillProgress", "Request", "TokenEvent"]
 
@@ -24,6 +26,9 @@ class Request:
         stop_sequences: sequences of ids that end the text.
         sampler: log-probabilities (B, V) -> ids (B,).
         logits_processors: called in order, once for each emitted token, with the whole history.
+        constraint: where the answer stands in a grammar; the engine works on a copy. Its mask is applied after the
+            logits processors, so an answer is always valid; the answer ends when nothing can follow.
+        speculation: how tokens are guessed, to be checked several in one step; the answer is the same without.
         states: what the sequence has computed before, one for each layer; moved forward in place.
         history: tokens that `states` hold, for the processors' history.
         input_embeddings: (L, D) for the prompt, in place of the embedding of `prompt`.
@@ -40,6 +45,8 @@ class Request:
     stop_sequences: tuple[tuple[int, ...], ...] = ()
     sampler: Sampler = greedy_sampler
     logits_processors: tuple[LogitsProcessor, ...] = ()
+    constraint: Constraint | None = None
+    speculation: Speculation | None = None
     states: Sequence[State] | None = None
     history: tuple[int, ...] = ()
     kv: KVOptions = field(default_factory=KVOptions)
@@ -63,7 +70,8 @@ class Request:
 class TokenEvent:
     """One new token of one sequence, or its failure.
 
-    `logprobs` (V,) is lazy and costs nothing unless it is used. `error` ends the sequence; its token is -1.
+    `logprobs` (V,) is lazy and costs nothing unless it is used: after logits processors and the constraint's mask, but
+    the model's own for a token that the grammar forced. `error` ends the sequence; its token is -1.
     """
 
     uid: int

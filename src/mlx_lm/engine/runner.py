@@ -1,47 +1,48 @@
-"""All MLX work of the engine: prompts, decode steps, sampling. Runs on one thread, the one that calls it.
+"""All MLX work of the engine: prompts, decode steps, checks of guesses, sampling. Runs on one thread, its caller's.
 
-A sequence's states hold every token but its last one, which is its next input. The runner does not decide what to
-compute, or when a sequence ends.
+A sequence's states hold every token but its last one, which is its next input. A step feeds that token, and after it
+tokens that are certain (a grammar forces them) or guessed (speculation); what it gives out is what single steps would
+have. The runner does not decide what to compute, or when a sequence ends.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..state import State
-from .request import Request
+from .. import kernels
+from ..sampling import greedy_sampler
+from .masks import mask_logits
+from .model_states import hidden_and_head
+from .proposal import Proposal, propose
+from .rewind import Mark
+from .sequence import ActiveSequence, Ahead, Round
 
-__all__ = ["ActiveSequence", "Runner", "hidden_and_head", "token_id"]
+__all__ = ["ActiveSequence", "Emit", "Runner", "SpeculationCounters", "hidden_and_head", "token_id"]
 
-
-@dataclass
-class ActiveSequence:
-    """A request that is being computed."""
-
-    uid: int
-    request: Request
-    states: list[State]
-    done: int = 0  # prompt tokens computed
-    generated: list[int] = field(default_factory=list)
-    history: mx.array | None = None  # all tokens so far (n,), kept only for logits processors
-    pending: mx.array | None = None  # the sampled token that was not fed yet, shape (1,)
-    ahead: "_Ahead | None" = None
-
-    @property
-    def remaining(self) -> int:
-        return len(self.request.prompt) - self.done
+# Gives out a token: (sequence, token, log-probabilities (V,), whether it was guessed) -> whether the sequence goes on.
+Emit = Callable[[ActiveSequence, int, mx.array, bool], bool]
 
 
 @dataclass
-class _Ahead:
-    """A step computed before it was asked for, and how to take it back."""
+class SpeculationCounters:
+    """Tokens guessed, of these right and given out, and tokens that grammars forced."""
 
-    token: mx.array
-    logprobs: mx.array
-    marks: list[Any]
+    drafted: int = 0
+    accepted: int = 0
+    forced: int = 0
+
+
+@dataclass
+class _Step:
+    """One forward pass of proposals of equal length: logits and hidden states (B, L, ...)."""
+
+    proposals: list[Proposal]
+    marks: list[Mark]
+    hidden: mx.array
+    logits: mx.array
 
 
 def token_id(token: mx.array) -> int:
@@ -49,24 +50,17 @@ def token_id(token: mx.array) -> int:
     return int(token.item())  # type: ignore[arg-type]
 
 
-def hidden_and_head(model: nn.Module) -> tuple[Any, Any]:
-    """The model's two halves, so that a prompt needs no logits but the last; models from elsewhere are one half."""
-    hidden, logits = getattr(model, "hidden", None), getattr(model, "logits", None)
-    if callable(hidden) and callable(logits):
-        return hidden, logits
-    return model, None
-
-
 class Runner:
     """Computes with one model.
 
     Args:
         look_ahead: start the next decode step before the last token is read, which keeps a GPU busy; costs a wasted
-            step at the end of each sequence, and is not used where a logits processor must see every token first.
+            step at the end of each sequence, and is not used where something must see every token first.
     """
 
     def __init__(self, model: nn.Module, *, look_ahead: bool | None = None):
         self.model = model
+        self.counters = SpeculationCounters()
         self._hidden, self._head = hidden_and_head(model)
         gpu = mx.default_device().type == mx.DeviceType.gpu
         self.look_ahead = gpu if look_ahead is None else look_ahead
@@ -80,77 +74,261 @@ class Runner:
         kwargs = {} if embeddings is None else {"input_embeddings": embeddings[None, start : start + length]}
         out = self._hidden(ids, sequence.states, **kwargs)
         sequence.done += length
+        if sequence.drafter is not None:
+            sequence.drafter.prefilled(len(request.history) + sequence.done, out)
         if last:
             sequence.pending, sequence.ahead = None, None
-            self._sample_into(sequence, self._logits(out[:, -1:])[:, -1])
+            logits = self._logits(out[:, -1:])[:, -1]
+            forced = [] if sequence.constraint is None else sequence.constraint.forced()
+            if forced:
+                token, logprobs = self._choose(sequence, logits, forced[0])
+                sequence.ahead = Ahead(mx.array([token], mx.uint32), logprobs, sequence.rewind.mark())
+            else:
+                self._sample([sequence], logits, [sequence.rewind.mark()])
+            if sequence.error is not None:
+                raise sequence.error
         else:
             mx.eval([a for state in sequence.states for a in state.arrays()] or out)
             mx.clear_cache()  # the chunk's activations would otherwise stay beside those of the next
 
-    def decode(self, sequences: Sequence[ActiveSequence]) -> list[tuple[int, mx.array]]:
-        """One token for each sequence: (id, log-probabilities (V,)); the token becomes the next input."""
-        fresh = [s for s in sequences if s.ahead is None]
-        if fresh:
-            self._advance(fresh)
-        results = []
-        ready = [(s, s.ahead) for s in sequences]
+    def decode(self, sequences: Sequence[ActiveSequence], emit: Emit) -> None:
+        """One step: each sequence gives out a token, or more where some are forced or guessed right.
+
+        A failure of one sequence's own is in its `error`. An exception is nobody's: states and samplers are as before,
+        so that each sequence may be tried alone.
+        """
+        singles, rounds = self._proposals([s for s in sequences if s.ahead is None])
+        steps: list[_Step] = []
+        try:
+            if singles:
+                steps.append(self._forward([Proposal(s) for s in singles]))
+            for proposals in rounds:
+                steps.append(self._forward(proposals))
+            if singles:
+                self._sample(singles, steps[0].logits[:, -1], steps[0].marks)
+        except Exception:
+            for step in steps:
+                _undo([p.sequence for p in step.proposals], step.marks)
+            raise
+        ready = [s for s in sequences if s.ahead is not None]
+        aheads = [s.ahead for s in ready if s.ahead is not None]
+        for sequence, ahead in zip(ready, aheads, strict=True):
+            sequence.pending, sequence.ahead = ahead.token, None
         if self.look_ahead:
-            followers = [s for s in sequences if self._may_look_ahead(s)]
-            for sequence in sequences:
-                self._take(sequence)
-            if followers:
-                self._advance(followers)
-        else:
-            for sequence in sequences:
-                self._take(sequence)
-        for _, step in ready:
-            assert step is not None
-            results.append((token_id(step.token), step.logprobs))
-        return results
+            self._look_ahead(ready)
+        self._give_out(ready, aheads, emit)
+        if singles:
+            for i, sequence in enumerate(singles):
+                if sequence.drafter is not None and sequence.error is None:
+                    sequence.drafter.saw(steps[0].hidden[i : i + 1])
+        for step in steps[bool(singles) :]:
+            for row, proposal in enumerate(step.proposals):
+                self._check(proposal, step, row, emit)
 
     def rewind(self, sequence: ActiveSequence) -> None:
-        """Takes back what was computed ahead, so that the states hold all tokens but the last emitted."""
+        """Takes back what was computed ahead, so that the states hold all tokens but the last given out."""
         if sequence.ahead is not None:
-            for state, mark in zip(sequence.states, sequence.ahead.marks, strict=True):
-                state.restore(mark)
+            sequence.rewind.to(sequence.ahead.mark, 0)
             sequence.ahead = None
 
-    def _may_look_ahead(self, sequence: ActiveSequence) -> bool:
-        request = sequence.request
-        left = None if request.max_tokens is None else request.max_tokens - len(sequence.generated)
-        return not request.logits_processors and (left is None or left > 1)
+    # Proposals.
 
-    def _take(self, sequence: ActiveSequence) -> None:
-        step = sequence.ahead
-        assert step is not None
-        sequence.pending, sequence.ahead = step.token, None
+    def _proposals(self, sequences: Sequence[ActiveSequence]) -> tuple[list[ActiveSequence], list[list[Proposal]]]:
+        """Sequences that feed one token, and the proposals of the others, those of equal length together."""
+        singles: list[ActiveSequence] = []
+        rounds: dict[int, list[Proposal]] = {}
+        for sequence in sequences:
+            if sequence.constraint is None and sequence.drafter is None:
+                singles.append(sequence)
+                continue
+            try:
+                proposal = propose(sequence)
+            except Exception as error:
+                sequence.error = error
+                continue
+            if proposal.tokens or proposal.forced:
+                rounds.setdefault(len(proposal.tokens), []).append(proposal)
+            else:
+                singles.append(sequence)
+        return singles, list(rounds.values())
 
-    def _advance(self, sequences: Sequence[ActiveSequence]) -> None:
-        """Feeds each sequence's pending token and samples the next."""
-        inputs = mx.stack([s.pending for s in sequences if s.pending is not None])  # (B, 1)
-        if len(sequences) == 1:
-            marks = [[state.snapshot() for state in sequences[0].states]]
-            out = self._hidden(inputs, sequences[0].states)
-        else:
-            marks = [[state.snapshot() for state in s.states] for s in sequences]
-            out = self._hidden(inputs, [list(layer) for layer in zip(*(s.states for s in sequences), strict=True)])
-        logits = self._logits(out)[:, -1]
-        for i, (sequence, mark) in enumerate(zip(sequences, marks, strict=True)):
-            self._sample_into(sequence, logits[i : i + 1], mark)
-        mx.async_eval([s.ahead.token for s in sequences if s.ahead is not None])
+    def _check(self, proposal: Proposal, step: _Step, row: int, emit: Emit) -> None:
+        """Gives out what a step found, position by position until a guess is wrong or the sequence ends."""
+        sequence, tokens, forced = proposal.sequence, proposal.tokens, proposal.forced
+        logits, given, accepted = step.logits[row], 0, 0
+        plain = _is_plain(sequence)
+        ids, rows = _greedy(logits) if plain else (mx.zeros(()), logits)
+        try:
+            chosen: list[int] = ids.tolist() if plain else []  # type: ignore[assignment]
+            goes_on = True
+            while goes_on and given <= len(tokens):
+                i = given
+                if plain:
+                    token, logprobs = chosen[i], rows[i]
+                else:
+                    token, logprobs = self._choose(sequence, logits[i : i + 1], forced[i] if i < len(forced) else None)
+                if sequence.constraint is not None:
+                    sequence.constraint.accept(token)
+                right = i < len(tokens) and token == tokens[i]
+                guessed = right and i >= len(forced)
+                accepted += guessed
+                given += 1
+                goes_on = emit(sequence, token, logprobs, guessed) and right
+            self._keep(sequence, step.marks[row], len(tokens) + 1, given)
+            if sequence.drafter is not None:
+                sequence.drafter.saw(step.hidden[row : row + 1, :given])
+        except Exception as error:
+            sequence.error = error
+            return
+        if sequence.gate is not None:
+            sequence.gate.step(given, proposal.drafted, accepted)
+        self.counters.drafted += proposal.drafted
+        self.counters.accepted += accepted
+        self.counters.forced += min(given, len(forced))
 
-    def _sample_into(self, sequence: ActiveSequence, logits: mx.array, marks: list[Any] | None = None) -> None:
+    def take_back(self, sequence: ActiveSequence, count: int) -> None:
+        """Takes back the last `count` tokens of the latest step, which nobody has seen."""
+        last = sequence.last_round
+        if count <= 0 or last is None:
+            return
+        kept = last.given - count
+        assert kept >= 0, "only the latest step can be taken back"
+        del sequence.generated[-count:]
+        if sequence.drafter is not None:
+            del sequence.drafter.tokens[-count:]
+        self._hold(sequence, last.mark, [last.first, *sequence.generated[len(sequence.generated) - kept :]][:kept])
+        sequence.pending, sequence.last_round = sequence.generated[-1] if kept else last.first, None
+
+    def _keep(self, sequence: ActiveSequence, mark: Mark, fed: int, given: int) -> None:
+        """Leaves in the states what belongs to the `given` tokens of a step that fed `fed`."""
+        first, sequence.pending = sequence.pending, sequence.generated[-1]
+        assert isinstance(first, int)
+        if given < fed:
+            self._hold(sequence, mark, [first, *sequence.generated[-given:-1]])
+        sequence.last_round = Round(mark, first, given)
+
+    def _hold(self, sequence: ActiveSequence, mark: Mark, tokens: list[int]) -> None:
+        """Leaves in the states, of what came after the mark, `tokens`, with which it began."""
+        if sequence.rewind.to(mark, len(tokens)):
+            return
+        # Recurrent states cannot be trimmed: they go back to the mark and take what was right once more.
+        sequence.rewind.to(mark, 0)
+        self._hidden(mx.array([tokens], mx.int32), sequence.states)
+
+    # Steps.
+
+    def _forward(self, proposals: list[Proposal]) -> _Step:
+        """Feeds each sequence its last token and its proposal, all of equal length."""
+        sequences = [p.sequence for p in proposals]
+        inputs = _inputs(proposals)
+        marks = [s.rewind.mark() for s in sequences]
+        try:
+            if len(sequences) == 1:
+                hidden = self._hidden(inputs, sequences[0].states)
+            else:
+                hidden = self._hidden(
+                    inputs, [list(layer) for layer in zip(*(s.states for s in sequences), strict=True)]
+                )
+            return _Step(proposals, marks, hidden, self._logits(hidden))
+        except Exception:
+            _undo(sequences, marks)
+            raise
+
+    def _look_ahead(self, sequences: Sequence[ActiveSequence]) -> None:
+        followers = [s for s in sequences if _may_look_ahead(s)]
+        if not followers:
+            return
+        # The tokens at hand come first: the next step will meet a failure again.
+        with contextlib.suppress(Exception):
+            step = self._forward([Proposal(s) for s in followers])
+            self._sample(followers, step.logits[:, -1], step.marks)
+
+    def _give_out(self, sequences: Sequence[ActiveSequence], aheads: Sequence[Ahead], emit: Emit) -> None:
+        """Reads the tokens that were sampled, all at once where that works, and gives them out."""
+        try:
+            ids = _read([ahead.token for ahead in aheads])
+        except Exception:
+            ids = [None] * len(aheads)  # somebody's sampler failed late: each is read alone
+        for sequence, ahead, known in zip(sequences, aheads, ids, strict=True):
+            try:
+                token = token_id(ahead.token) if known is None else known
+                if not self.look_ahead or sequence.ahead is None:
+                    sequence.pending = token
+                if sequence.constraint is not None:
+                    sequence.constraint.accept(token)
+            except Exception as error:
+                sequence.error = error
+                continue
+            if sequence.gate is not None:
+                sequence.gate.step(1, 0, 0)
+            sequence.last_round = None
+            emit(sequence, token, ahead.logprobs, False)
+
+    # Sampling.
+
+    def _sample(self, sequences: Sequence[ActiveSequence], logits: mx.array, marks: Sequence[Mark]) -> None:
+        """Samples one token for each sequence from logits (B, V), to be read later; errors stay with their row."""
+        if all(_is_plain(s) for s in sequences):
+            try:
+                ids, logprobs = _greedy(logits)
+                mx.async_eval(ids)
+            except Exception:
+                _undo(sequences, marks)
+                raise
+            for i, (sequence, mark) in enumerate(zip(sequences, marks, strict=True)):
+                sequence.ahead = Ahead(ids[i : i + 1], logprobs[i], mark)
+            return
+        rows = self._processed(sequences, logits)
+        for sequence, row, mark in zip(sequences, rows, marks, strict=True):
+            if sequence.error is not None:
+                continue
+            try:
+                token, logprobs = _draw(sequence, row)
+                sequence.ahead = Ahead(token, logprobs, mark)
+            except Exception as error:
+                sequence.error = error
+        with contextlib.suppress(Exception):  # it belongs to one row, and comes up again when that row is read
+            mx.async_eval([s.ahead.token for s in sequences if s.ahead is not None])
+
+    def _processed(self, sequences: Sequence[ActiveSequence], logits: mx.array) -> list[mx.array]:
+        """Rows (1, V) after processors and masks; the masks are made while the logits are computed."""
+        rows = [logits] if len(sequences) == 1 else [logits[i : i + 1] for i in range(len(sequences))]
+        masked = {}
+        if any(s.constraint is not None for s in sequences):
+            mx.async_eval(logits)
+        for i, sequence in enumerate(sequences):
+            try:
+                rows[i] = self._process(sequence, rows[i])
+                if sequence.constraint is not None:
+                    masked[i] = sequence.constraint.mask()
+            except Exception as error:
+                sequence.error = error
+        for width in {rows[i].shape[-1] for i in masked}:  # one, unless processors made some rows narrower
+            group = [i for i in masked if rows[i].shape[-1] == width]
+            chosen = mask_logits(mx.concatenate([rows[i] for i in group]), [masked[i] for i in group])
+            for j, i in enumerate(group):
+                rows[i] = chosen[j : j + 1]
+        return rows
+
+    def _process(self, sequence: ActiveSequence, row: mx.array) -> mx.array:
         request = sequence.request
         if request.logits_processors:
             tokens = self._history(sequence)
             for processor in request.logits_processors:
-                logits = processor(tokens, logits)
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        takes_logits = getattr(request.sampler, "takes_logits", False)
-        token = request.sampler(logits if takes_logits else logprobs).reshape(1)
-        if marks is None:
-            marks = [state.snapshot() for state in sequence.states]
-        sequence.ahead = _Ahead(token, logprobs[0], marks)
+                row = processor(tokens, row)
+        return row
+
+    def _choose(self, sequence: ActiveSequence, row: mx.array, forced: int | None) -> tuple[int, mx.array]:
+        """The token of one position, logits (1, V), read; `forced` is taken without a draw."""
+        row = self._process(sequence, row)
+        if forced is not None:
+            token, logprobs = forced, _logprobs(row)[0]
+        else:
+            if sequence.constraint is not None:
+                row = mask_logits(row, [sequence.constraint.mask()])
+            drawn, logprobs = _draw(sequence, row)
+            token = token_id(drawn)
+        return token, logprobs
 
     def _history(self, sequence: ActiveSequence) -> mx.array:
         """Every token so far, prompt first, as a 1-D array that grows by one a call."""
@@ -164,3 +342,57 @@ class Runner:
 
     def _logits(self, out: mx.array) -> mx.array:
         return out if self._head is None else self._head(out)
+
+
+def _undo(sequences: Sequence[ActiveSequence], marks: Sequence[Mark]) -> None:
+    for sequence, mark in zip(sequences, marks, strict=True):
+        sequence.rewind.to(mark, 0)
+
+
+def _is_plain(sequence: ActiveSequence) -> bool:
+    """Whether the likeliest token is taken, whatever came before."""
+    request = sequence.request
+    return request.sampler is greedy_sampler and not request.logits_processors and sequence.constraint is None
+
+
+def _may_look_ahead(sequence: ActiveSequence) -> bool:
+    request = sequence.request
+    left = None if request.max_tokens is None else request.max_tokens - len(sequence.generated)
+    watched = request.logits_processors or sequence.constraint is not None or sequence.drafter is not None
+    return not watched and (left is None or left > 1)
+
+
+def _inputs(proposals: Sequence[Proposal]) -> mx.array:
+    """Token ids (B, L). What was not read yet stays on the device."""
+    if any(isinstance(p.sequence.pending, mx.array) for p in proposals):
+        return mx.stack([_as_array(p.sequence.pending) for p in proposals])
+    return mx.array([[p.sequence.pending, *p.tokens] for p in proposals], mx.uint32)
+
+
+def _as_array(pending: mx.array | int | None) -> mx.array:
+    assert pending is not None
+    return pending if isinstance(pending, mx.array) else mx.array([pending], mx.uint32)
+
+
+def _read(tokens: Sequence[mx.array]) -> list[int | None]:
+    """All ids with one wait."""
+    if len(tokens) == 1:
+        return [token_id(tokens[0])]
+    return mx.concatenate(list(tokens)).tolist() if tokens else []  # type: ignore[return-value]
+
+
+def _greedy(logits: mx.array) -> tuple[mx.array, mx.array]:
+    """The likeliest of each row, and log-probabilities (B, V), which cost nothing unless they are used."""
+    return kernels.argmax(logits), _logprobs(logits)
+
+
+def _draw(sequence: ActiveSequence, row: mx.array) -> tuple[mx.array, mx.array]:
+    """A token (1,) from logits (1, V), not read, and log-probabilities (V,)."""
+    sampler = sequence.request.sampler
+    logprobs = _logprobs(row)
+    takes_logits = getattr(sampler, "takes_logits", False)
+    return sampler(row if takes_logits else logprobs).reshape(1), logprobs[0]
+
+
+def _logprobs(logits: mx.array) -> mx.array:
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)

@@ -3,6 +3,25 @@
 Imports no MLX, and nothing heavy at import time.
 """
 
+from mlx_lm.grammar.compiler import compile_constraint, parse_output
 from mlx_lm.grammar.constraint import Constraint, Grammar, TokenMask, allows, mask_tokens, mask_width
+from mlx_lm.grammar.matcher import CompiledGrammar
+from mlx_lm.grammar.schema import prepare_schema
+from mlx_lm.grammar.specs import CFG, Choice, JsonSchema, Regex
 
-__all__ = ["Constraint", "Grammar", "TokenMask", "allows", "mask_tokens", "mask_width"]
+__all__ = [
+    "CFG",
+    "Choice",
+    "CompiledGrammar",
+    "Constraint",
+    "Grammar",
+    "JsonSchema",
+    "Regex",
+    "TokenMask",
+    "allows",
+    "compile_constraint",
+    "mask_tokens",
+    "mask_width",
+    "parse_output",
+    "prepare_schema",
+]

@@ -19,7 +19,7 @@ from .linear import Linear
 from .norm import LayerNorm
 from .rope import Rope
 
-__all__ = ["Chosen", "IndexOptions", "IndexedLatentAttention"]
+__all__ = ["Chosen", "IndexOptions", "IndexedLatentAttention", "best_of"]
 
 _SCORE_BYTES = 256 << 20  # scores of all the indexer's heads at a time
 
@@ -99,7 +99,7 @@ class Indexer(nn.Module):
             scores = mx.maximum(queries[:, :, some] @ keys, 0)  # (b, H, l, T)
             scores = (weights[:, some].transpose(0, 2, 1)[..., None] * scores).sum(axis=1)
             scores = scores if seen is None else mx.where(seen[some], scores, -mx.inf)
-            mask = _best(scores, top_k)
+            mask = best_of(scores, top_k)
             if length == 1 and seen is None:
                 return mx.sort(mx.argpartition(~mask[:, 0], kth=top_k - 1, axis=-1)[:, :top_k], axis=-1)
             masks.append(mask if seen is None else mask & seen[some])
@@ -171,7 +171,7 @@ class IndexedLatentAttention(LatentAttention):
         return value_weights.from_latent(out)
 
 
-def _best(scores: mx.array, count: int) -> mx.array:
+def best_of(scores: mx.array, count: int) -> mx.array:
     """A mask of the `count` best of the last axis; of equal ones the later.
 
     Sums of rectified scores are often exactly 0, and published code leaves it to its library which of equal ones

@@ -14,7 +14,7 @@ from .. import kernels
 from .linear import Linear, SwitchLinear
 from .mlp import checked_width
 
-__all__ = ["MoE", "Routing", "SwitchGLU", "SwitchMLP", "in_expert_order", "route"]
+__all__ = ["MoE", "Routing", "SwitchGLU", "SwitchMLP", "in_expert_order", "route", "score_experts"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Routing:
 
     Attributes:
         top_k: experts a token visits.
-        score: "softmax" over all logits, "softmax_topk" over the chosen logits, or "sigmoid".
+        score: "softmax" over all logits, "softmax_topk" over the chosen logits, "sigmoid" or "sqrtsoftplus".
         normalize: chosen weights are divided by their sum (plus `epsilon`).
         scale: factor on the weights at the end.
         num_groups, top_groups: experts in groups, of which the best `top_groups` take part.
@@ -45,13 +45,7 @@ def route(logits: mx.array, routing: Routing, correction: mx.array | None = None
 
     `correction` (E,) is added to the scores for the choice only, not for the weights.
     """
-    logits = logits.astype(mx.float32)
-    if routing.score == "sigmoid":
-        scores = mx.sigmoid(logits)
-    elif routing.score == "softmax":
-        scores = mx.softmax(logits, axis=-1, precise=True)
-    else:
-        scores = logits
+    scores = score_experts(logits, routing)
     choice = scores if correction is None else scores + correction
     if routing.num_groups > 1 and routing.top_groups < routing.num_groups:
         choice = _mask_groups(choice, routing)
@@ -64,6 +58,16 @@ def route(logits: mx.array, routing: Routing, correction: mx.array | None = None
     elif routing.normalize:
         weights = weights / (weights.sum(axis=-1, keepdims=True) + routing.epsilon)
     return indices, weights * routing.scale if routing.scale != 1.0 else weights
+
+
+def score_experts(logits: mx.array, routing: Routing) -> mx.array:
+    """Scores (..., E), float32; those of "softmax_topk" are the logits."""
+    logits = logits.astype(mx.float32)
+    if routing.score == "sigmoid":
+        return mx.sigmoid(logits)
+    if routing.score == "softmax":
+        return mx.softmax(logits, axis=-1, precise=True)
+    return mx.sqrt(nn.softplus(logits)) if routing.score == "sqrtsoftplus" else logits
 
 
 def _all(choice: mx.array) -> mx.array:

@@ -79,12 +79,8 @@ class FieldTable(Generic[M]):
         known = {path.split(".")[0].removesuffix("[]") for path in self.rules}
         unknown = tuple(name for name in body if name not in known)
         if strict and unknown:
-            raise HTTPError(
-                400,
-                f"Unrecognized request argument: {unknown[0][:80]}",
-                param=unknown[0][:80],
-                code="unknown_parameter",
-            )
+            name = unknown[0][:80]
+            raise HTTPError(400, f"Unrecognized request argument: {name}", param=name, code="unknown_parameter")
         try:
             given = {name: value for name, value in body.items() if value is not None}
             return self.model.model_validate(given), unknown

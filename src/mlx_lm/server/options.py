@@ -135,6 +135,9 @@ class ServerSettings:
     drain_seconds: float = setting(
         30.0, "After SIGTERM, seconds in which running answers may end.", kind="float", low=0, high=3600
     )
+    strict_fields: bool = setting(
+        False, "Refuse requests in OpenAI's form that have unknown fields; else these are ignored.", kind="bool"
+    )
     web_page: bool = setting(True, "Serve the chat page at /.", kind="bool")
     log_level: str = setting("INFO", "What is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 

@@ -42,12 +42,17 @@ EndReason = Literal["stop", "stop_sequence", "length", "context", "tool_calls"]
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that the model may call. `parameters` is a JSON schema of an object; `strict` enforces it."""
+    """A function that the model may call. `parameters` is a JSON schema of an object; `strict` enforces it.
+
+    `in_prompt=False`: the definition stands in the messages already, so the chat template is not given it; parsers and
+    grammars know the tool all the same.
+    """
 
     name: str
     description: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
     strict: bool = False
+    in_prompt: bool = True
 
     def as_function(self) -> dict[str, Any]:
         """The form that chat templates and parsers read."""

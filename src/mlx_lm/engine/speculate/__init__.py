@@ -1,5 +1,5 @@
-"""Speculative decoding: cheap drafts, checked by the model in one step each."""
+"""Speculative decoding: cheap guesses, checked by the model in one step each."""
 
-from .draft import speculative_events, speculative_generate_step
+from .options import DraftSpeculation, HeadSpeculation, NGramSpeculation, Probe, Speculation
 
-__all__ = ["speculative_events", "speculative_generate_step"]
+__all__ = ["DraftSpeculation", "HeadSpeculation", "NGramSpeculation", "Probe", "Speculation"]

@@ -1,0 +1,3 @@
+"""Settings."""
+
+__all__: list[str] = []

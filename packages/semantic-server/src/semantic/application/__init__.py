@@ -1,0 +1,3 @@
+"""The service."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Commands."""
+
+__all__: list[str] = []

@@ -1,0 +1,75 @@
+"""A request that is being computed."""
+
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from ..grammar import Constraint
+from ..state import State
+from .request import Request
+from .rewind import Mark, Rewind
+from .speculate.drafter import Drafter
+from .speculate.gate import Gate
+
+__all__ = ["ActiveSequence", "Ahead", "Round"]
+
+
+@dataclass
+class Ahead:
+    """A token that was sampled but not given out yet, and where the states stood before the step that made it."""
+
+    token: mx.array  # (1,)
+    logprobs: mx.array
+    mark: Mark
+
+
+@dataclass(frozen=True)
+class Round:
+    """A step that fed `first` and gave out `given` tokens, and where the states stood before it."""
+
+    mark: Mark
+    first: int
+    given: int
+
+
+@dataclass
+class ActiveSequence:
+    """A request, its states, and what was made of it so far. The states hold every token but the last."""
+
+    uid: int
+    request: Request
+    states: list[State]
+    constraint: Constraint | None = None  # moved on by every token that is given out
+    drafter: Drafter | None = None
+    gate: Gate | None = None  # whether the drafter is worth asking
+    done: int = 0  # prompt tokens computed
+    generated: list[int] = field(default_factory=list)
+    history: mx.array | None = None  # all tokens so far (n,), kept only for logits processors
+    pending: mx.array | int | None = None  # the token that was not fed yet; an array (1,) while it was not read
+    ahead: Ahead | None = None
+    last_round: Round | None = None  # the latest step, where it gave out more than one token
+    room: int | None = None  # most tokens that the next step may give out
+    error: Exception | None = None  # what ended it
+    _rewind: Rewind | None = None
+
+    @property
+    def remaining(self) -> int:
+        return len(self.request.prompt) - self.done
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its states, and of its drafter's."""
+        return sum(state.nbytes for state in self.states) + (0 if self.drafter is None else self.drafter.nbytes)
+
+    @property
+    def rewind(self) -> Rewind:
+        """Of its states, which must be there."""
+        if self._rewind is None:
+            self._rewind = Rewind(self.states)
+        return self._rewind
+
+    def append(self, token: int) -> None:
+        """Counts a token as given out."""
+        self.generated.append(token)
+        if self.drafter is not None:
+            self.drafter.tokens.append(token)

@@ -1,0 +1,181 @@
+"""Speculation under the names that mlx-lm's users know: generators of tokens over the engine.
+
+All of them give the tokens that `generate_step` gives. When a consumer stops, the states hold everything but the last
+token that it got.
+"""
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ...errors import UnsupportedError
+from ...sampling import LogitsProcessor, Sampler
+from ...state import State
+from ..api import kv_options, make_request, token_events, token_ids
+from .make import has_head
+from .options import DraftSpeculation, HeadSpeculation, NGramSpeculation, Probe, Speculation
+
+__all__ = [
+    "auto_speculation",
+    "auto_speculative_generate_step",
+    "draft_speculation",
+    "mtp_generate_step",
+    "prompt_lookup_generate_step",
+    "speculative_generate_step",
+]
+
+Steps = Generator[tuple[int, mx.array, bool], None, None]
+
+
+def speculative_generate_step(
+    prompt: mx.array | Sequence[int],
+    model: nn.Module,
+    draft_model: nn.Module,
+    stream: Any = None,
+    *,
+    num_draft_tokens: int = 2,
+    max_tokens: int | None = None,
+    sampler: Sampler | None = None,
+    logits_processors: Sequence[LogitsProcessor] | None = None,
+    prompt_cache: list[State] | None = None,
+    prefill_step_size: int = 512,
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    quantized_kv_start: int = 0,
+) -> Steps:
+    """Tokens that follow `prompt` as (token, log-probabilities (V,), from_draft), guessed by a draft model.
+
+    `prompt_cache` is the model's states followed by the draft model's.
+    """
+    states, speculation = draft_speculation(model, draft_model, num_draft_tokens, prompt_cache)
+    return _steps(
+        prompt, model, speculation, prefill_step_size, stream,
+        max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors, prompt_cache=states,
+        options=kv_options(kv_bits, kv_group_size, quantized_kv_start),
+    )  # fmt: skip
+
+
+def prompt_lookup_generate_step(
+    prompt: mx.array | Sequence[int],
+    model: nn.Module,
+    *,
+    prompt_lookup_num_tokens: int = 5,
+    prompt_lookup_min_match: int = 3,
+    max_tokens: int | None = 256,
+    sampler: Sampler | None = None,
+    logits_processors: Sequence[LogitsProcessor] | None = None,
+    prompt_cache: list[State] | None = None,
+    prefill_step_size: int = 512,
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    quantized_kv_start: int = 0,
+    stream: Any = None,
+) -> Steps:
+    """As `speculative_generate_step`; the guess is what followed the last `prompt_lookup_min_match` tokens before.
+
+    Raises:
+        RequestError: a number is less than 1.
+    """
+    return _steps(
+        prompt, model, NGramSpeculation(prompt_lookup_num_tokens, prompt_lookup_min_match), prefill_step_size, stream,
+        max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors, prompt_cache=prompt_cache,
+        options=kv_options(kv_bits, kv_group_size, quantized_kv_start),
+    )  # fmt: skip
+
+
+def auto_speculative_generate_step(
+    prompt: mx.array | Sequence[int],
+    model: nn.Module,
+    *,
+    prompt_lookup_num_tokens: int | None = None,
+    prompt_lookup_max_matches: int = 2,
+    auto_spec_probe_tokens: int = 16,
+    auto_spec_probe_threshold: float = 0.30,
+    max_tokens: int | None = 256,
+    sampler: Sampler | None = None,
+    logits_processors: Sequence[LogitsProcessor] | None = None,
+    prompt_cache: list[State] | None = None,
+    prefill_step_size: int = 512,
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    quantized_kv_start: int = 0,
+    stream: Any = None,
+) -> Steps:
+    """As `speculative_generate_step`, with whatever speculation the model has, as long as it pays; see `Probe`."""
+    speculation = auto_speculation(
+        model, prompt_lookup_num_tokens, prompt_lookup_max_matches, auto_spec_probe_tokens, auto_spec_probe_threshold
+    )
+    return _steps(
+        prompt, model, speculation, prefill_step_size, stream,
+        max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors, prompt_cache=prompt_cache,
+        options=kv_options(kv_bits, kv_group_size, quantized_kv_start),
+    )  # fmt: skip
+
+
+def mtp_generate_step(
+    prompt: mx.array | Sequence[int],
+    model: nn.Module,
+    *,
+    num_tokens: int = 1,
+    max_tokens: int | None = 256,
+    sampler: Sampler | None = None,
+    logits_processors: Sequence[LogitsProcessor] | None = None,
+    prompt_cache: list[State] | None = None,
+    prefill_step_size: int = 512,
+    stream: Any = None,
+) -> Steps:
+    """As `speculative_generate_step`, guessed by the model's own next-token head.
+
+    Raises:
+        UnsupportedError: the model has none.
+    """
+    return _steps(
+        prompt, model, HeadSpeculation(num_tokens), prefill_step_size, stream,
+        max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors, prompt_cache=prompt_cache,
+        options=kv_options(),
+    )  # fmt: skip
+
+
+def auto_speculation(
+    model: nn.Module,
+    num_tokens: int | None = None,
+    max_match: int = 2,
+    probe_tokens: int = 16,
+    probe_threshold: float = 0.30,
+) -> Speculation:
+    """The model's next-token head where it has one, else prompt lookup for prompts of 256 tokens or more."""
+    if has_head(model):
+        return HeadSpeculation(probe=Probe(probe_tokens, probe_threshold))
+    probe = Probe(probe_tokens, probe_threshold, min_prompt=256)
+    return NGramSpeculation(8 if num_tokens is None else num_tokens, 1, max_match, probe)
+
+
+def draft_speculation(
+    model: nn.Module, draft_model: nn.Module, num_tokens: int, prompt_cache: list[State] | None
+) -> tuple[list[State] | None, DraftSpeculation]:
+    """Takes a prompt cache of both models apart: the model's states and the speculation.
+
+    Raises:
+        UnsupportedError: the cache holds a beginning that the draft model has not seen.
+    """
+    if not prompt_cache:
+        return prompt_cache, DraftSpeculation(draft_model, num_tokens)
+    layers = len(model.layers)  # type: ignore[arg-type]
+    main, draft = list(prompt_cache[:layers]), list(prompt_cache[layers:])
+    if not draft and any(not state.empty() for state in main):
+        raise UnsupportedError(
+            "The prompt cache was made without a draft model; continue without one, or make the cache of both "
+            "models: make_prompt_cache(model) + make_prompt_cache(draft_model)."
+        )
+    return main, DraftSpeculation(draft_model, num_tokens, draft or None)
+
+
+def _steps(
+    prompt: mx.array | Sequence[int], model: nn.Module, speculation: Speculation, step: int, stream: Any, **kwargs: Any
+) -> Steps:
+    request = make_request(token_ids(prompt), model, speculation=speculation, **kwargs)
+    for event in token_events(model, request, step, stream):
+        assert event.logprobs is not None
+        yield event.token, event.logprobs, event.from_draft

@@ -1,0 +1,123 @@
+"""Ling 3: delta layers that forget by channel, gated latent attention between, DeepSeek-V3's experts.
+
+Source: https://huggingface.co/inclusionAI.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import DeltaOptions, LatentAttention, LatentOptions, Linear, SeparateDelta
+from ..state import LayerState, attend_states, offsets
+from . import deepseek_v3, kimi_linear
+from .weights import Rename, Rule, Split, Transform, conv_layout
+
+
+@dataclass
+class ModelArgs(kimi_linear.ModelArgs):
+    aliases: ClassVar = {**kimi_linear.ModelArgs.aliases, "num_local_experts": "n_routed_experts"}
+    rms_norm_eps: float = field(default=1e-6, kw_only=True)
+    max_position_embeddings: int = field(default=262144, kw_only=True)
+    rope_theta: float = field(default=6000000.0, kw_only=True)
+    n_routed_experts: int | None = 512
+    n_shared_experts: int | None = 1
+    moe_intermediate_size: int = 768
+    first_k_dense_replace: int = 2
+    n_group: int | None = 8
+    topk_group: int | None = 4
+    mla_use_nope: bool = True
+    linear_head_dim: int = 0
+    linear_num_heads: int = 0
+    short_conv_kernel_size: int = 4
+    layer_group_size: int = 6
+    kda_safe_gate: bool = True
+    kda_lower_bound: float = -5.0
+
+    def __post_init__(self) -> None:
+        # Published configs give the delta layers' sizes as the attention's.
+        self.linear_head_dim = self.linear_head_dim or self.head_dim or 128
+        self.linear_num_heads = self.linear_num_heads or self.num_attention_heads
+        self.linear_conv_kernel_dim = self.short_conv_kernel_size
+        self.q_lora_rank = None  # queries are projected directly, whatever a config says
+        if self.layer_types is None:
+            period = self.layer_group_size
+            kinds = ("linear_attention", "full_attention")
+            self.layer_types = [kinds[(i + 1) % period == 0] for i in range(self.num_hidden_layers)]
+        super().__post_init__()
+        if self.layer_group_size < 1 or not set(self.layer_types) <= {"linear_attention", "full_attention"}:
+            raise ConfigError(f"config.json: layer_types {self.layer_types!r} or layer_group_size is not known.")
+
+
+class SafeDelta(SeparateDelta):
+    """Decays for each channel; the safe gate keeps their logarithms above a bound."""
+
+    norm_name, out_name = "o_norm", "dense"
+    lower_bound: float | None = None
+
+    def _build_gates(self, o: DeltaOptions) -> None:
+        self.f_proj = Linear(o.hidden_size, o.key_size, bias=False)
+        self.b_proj = Linear(o.hidden_size, o.value_heads, bias=False)
+        self.g_proj = Linear(o.hidden_size, o.value_size, bias=False)
+        self.dt_bias = mx.ones((o.key_size,))
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        o = self._options
+        mixed = mx.concatenate([self[f"{name}_proj"](x) for name in "qkv"], axis=-1)
+        steps = self.f_proj(x).astype(mx.float32) + self.dt_bias.astype(mx.float32)
+        steps, rate = mx.unflatten(steps, -1, (o.key_heads, o.key_dim)), mx.exp(self.A_log.astype(mx.float32))[:, None]
+        bound = self.lower_bound
+        decay = -rate * nn.softplus(steps) if bound is None else bound * mx.sigmoid(rate * steps)
+        return mixed, self.g_proj(x), decay, self.b_proj(x)
+
+
+class GatedLatentAttention(LatentAttention):
+    """Each head's output has a sigmoid gate."""
+
+    def __init__(self, options: LatentOptions):
+        super().__init__(options)
+        self.dense = self.pop("o_proj")
+        self.g_proj = Linear(options.hidden_size, options.num_heads, bias=False)
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        queries, rope_queries, latents, rope_keys = self._project(x, offsets(state))
+        out = self._attend(queries, rope_queries, attend_states(state, latents, rope_keys))  # (B, H, L, V)
+        gate = mx.sigmoid(self.g_proj(x).astype(mx.float32)).astype(out.dtype)
+        return self.dense((out.transpose(0, 2, 1, 3) * gate[..., None]).flatten(2))
+
+
+class Model(deepseek_v3.Model):
+    def weight_rules(self) -> tuple[Rule, ...]:
+        parts = tuple(rf"\1.{name}_conv1d.weight" for name in "qkv")
+        return (
+            Rename(r"\.word_embeddings\.", ".embed_tokens."),
+            Rename(r"\.attention\.", ".self_attn."),
+            Rename(r"\.self_attn\.o_proj\.", ".self_attn.dense."),
+            Rename(r"\.gate\.expert_bias$", ".gate.e_score_correction_bias"),
+            *super().weight_rules(),
+            Rename(r"\.self_attn\.forget_gate\.", ".self_attn."),
+            Split(r"(.*\.self_attn)\.conv1d\.weight", parts),
+            Transform(r"_conv1d\.weight$", conv_layout),
+        )
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        if not args.is_linear(index):
+            return GatedLatentAttention(cls.latent_options(args, index))
+        heads, size = args.linear_num_heads, args.linear_head_dim
+        options = DeltaOptions(
+            args.hidden_size,
+            heads,
+            heads,
+            size,
+            size,
+            args.linear_conv_kernel_dim,
+            norm_eps=args.rms_norm_eps,
+            act=args.hidden_act,
+            gate_act="sigmoid",
+        )
+        layer = SafeDelta(options)
+        layer.lower_bound = args.kda_lower_bound if args.kda_safe_gate else None
+        return layer

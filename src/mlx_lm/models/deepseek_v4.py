@@ -1,0 +1,282 @@
+"""DeepSeek-V4: a window and compressed entries for attention, hyper-connections, experts chosen by token id at first.
+
+Source: https://huggingface.co/deepseek-ai/DeepSeek-V4-Pro.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import GatedMLP, MoE, RMSNorm, Rope, Routing, SwitchGLU, make_rope
+from ..nn.compressed import CompressedAttention, CompressedOptions
+from ..nn.hyper import HyperConnection, HyperHead
+from ..nn.moe import score_experts
+from ..state import LayerState, StateSpec
+from .base import Backbone, CausalLM, layer_state
+from .config import DecoderArgs, flatten_config
+from .weights import Drop, DropLayers, Rename, Rule, Transform, expert_rules
+
+_SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {"num_local_experts": "n_routed_experts"}
+    head_dim: int | None = 512
+    num_key_value_heads: int | None = field(default=1, kw_only=True)
+    max_position_embeddings: int = field(default=1048576, kw_only=True)
+    q_lora_rank: int = 1024
+    qk_rope_head_dim: int | None = None
+    partial_rotary_factor: float | None = None
+    moe_intermediate_size: int = 2048
+    n_routed_experts: int = 256
+    n_shared_experts: int = 1
+    num_experts_per_tok: int = 6
+    scoring_func: str = "sqrtsoftplus"
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 1.5
+    layer_types: list[str] | None = None
+    mlp_layer_types: list[str] | None = None
+    num_hash_layers: int = 3
+    compress_rates: dict[str, Any] | None = None
+    compress_rope_theta: float = 160000.0
+    hc_mult: int = 4
+    hc_sinkhorn_iters: int = 20
+    hc_eps: float = 1e-6
+    swiglu_limit: float = 10.0
+    sliding_window: int = 128
+    o_groups: int = 8
+    o_lora_rank: int = 1024
+    index_n_heads: int = 64
+    index_head_dim: int = 128
+    index_topk: int = 512
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for every family; published configs give each layer's rate instead of its kind."""
+        flat = flatten_config(config)
+        ratios = flat.pop("compress_ratios", None)
+        if isinstance(ratios, list) and flat.get("layer_types") is None:
+            known = {0: _SLIDING, 4: _SPARSE, 128: _HEAVY}
+            if not set(ratios) <= set(known):
+                raise ConfigError(f"config.json: compress_ratios {ratios!r} are not all of {sorted(known)}.")
+            flat["layer_types"] = [known[ratio] for ratio in ratios][: int(flat.get("num_hidden_layers") or 0)]
+        rates = {_SPARSE: flat.pop("compress_rate_csa", None), _HEAVY: flat.pop("compress_rate_hca", None)}
+        given = {k: v for k, v in rates.items() if v is not None}
+        flat["compress_rates"] = {_SPARSE: 4, _HEAVY: 128, **(flat.get("compress_rates") or {}), **given}
+        return super().from_dict(flat)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count, size = self.num_hidden_layers, self.head_dim or 0
+        if self.layer_types is None:
+            self.layer_types = [_SPARSE if i % 2 and i >= 2 else _HEAVY for i in range(count)]
+        if self.mlp_layer_types is None:
+            self.mlp_layer_types = ["hash_moe" if i < self.num_hash_layers else "moe" for i in range(count)]
+        kinds = (("layer_types", {_SLIDING, _SPARSE, _HEAVY}), ("mlp_layer_types", {"moe", "hash_moe"}))
+        for name, known in kinds:
+            if len(getattr(self, name)) != count or not set(getattr(self, name)) <= known:
+                raise ConfigError(f"config.json: {name} must have one of {sorted(known)} for each layer.")
+        if self.qk_rope_head_dim is None:
+            self.qk_rope_head_dim = int(size * (self.partial_rotary_factor or 0.125))
+        self.partial_rotary_factor = self.partial_rotary_factor or 0.125
+        rates = (self.compress_rates or {}).values()
+        if not all(isinstance(rate, int) and rate > 0 for rate in rates):
+            raise ConfigError(f"config.json: compress_rates must be whole numbers, not {self.compress_rates!r}.")
+        for name in ("q_lora_rank", "n_routed_experts", "num_experts_per_tok", "hc_mult", "hc_sinkhorn_iters",
+                     "sliding_window", "o_groups", "o_lora_rank", "index_n_heads", "index_head_dim",
+                     "index_topk"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ConfigError(f"config.json: {name} must be at least 1, not {getattr(self, name)}.")
+        if self.num_key_value_heads != 1 or self.num_attention_heads % self.o_groups or self.n_shared_experts != 1:
+            raise ConfigError("config.json: num_key_value_heads and n_shared_experts must be 1, o_groups divide heads.")
+        if not 2 <= self.qk_rope_head_dim <= min(size, self.index_head_dim) or self.qk_rope_head_dim % 2:
+            raise ConfigError(f"config.json: qk_rope_head_dim={self.qk_rope_head_dim} does not fit the heads.")
+        if self.scoring_func not in ("sqrtsoftplus", "sigmoid", "softmax"):
+            raise ConfigError(f"config.json: scoring_func={self.scoring_func!r} is not known.")
+
+        self.rope_by_layer_type = self._ropes()
+
+    def _ropes(self) -> dict[str, Any]:
+        """Only layers with entries have a scaled rope, which does not grow the rotated features."""
+        nested = self.rope_by_layer_type or {}
+        scaling = dict(self.rope_scaling or {})
+        kind = scaling.pop("type", "default")
+        scaling.setdefault("rope_type", kind)
+        if scaling["rope_type"] == "yarn":
+            scaling.setdefault("attention_factor", 1.0)
+        return {
+            "main": nested.get("main") or {"rope_theta": self.rope_theta},
+            "compress": nested.get("compress") or {"rope_theta": self.compress_rope_theta, **scaling},
+        }
+
+    def turns(self, index: int) -> tuple[Rope, Rope]:
+        """The rope of layer `index`, and the one that undoes it."""
+        params = self.rope_parameters(
+            "main" if self.layer_types and self.layer_types[index] == _SLIDING else "compress"
+        )
+        rope = make_rope(self.qk_rope_head_dim or 0, replace(params, partial=1.0), traditional=True)
+        freqs = rope.freqs
+        if freqs is None:
+            freqs = mx.array([params.theta ** (2 * i / rope.dims) for i in range(rope.dims // 2)], mx.float32)
+        return rope, Rope(rope.dims, freqs=-freqs, base=None, scale=rope.scale, traditional=True)
+
+
+def limited(gate: mx.array, up: mx.array, *, act: str, limit: float) -> mx.array:
+    """act(gate) * up, with `gate` at most `limit` and `up` within +-`limit`."""
+    return kernels.gated_activation(mx.minimum(gate, limit), mx.clip(up, -limit, limit), act)
+
+
+class LimitedMLP(GatedMLP):
+    limit = 10.0
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, up = self[self.gate_name](x), self[self.up_name](x)
+        return self[self.down_name](limited(gate, up, act=self.act, limit=self.limit))
+
+
+class Experts(MoE):
+    """`tid2eid`, where a layer has one, lists the experts of each token id."""
+
+    def __init__(self, args: ModelArgs, hashed: bool):
+        sizes, act = (args.hidden_size, args.moe_intermediate_size), args.hidden_act
+        routing = Routing(args.num_experts_per_tok, args.scoring_func, scale=args.routed_scaling_factor, epsilon=1e-20)
+        experts = SwitchGLU(*sizes, args.n_routed_experts, act=partial(limited, act=act, limit=args.swiglu_limit))
+        shared = LimitedMLP(*sizes, act)
+        shared.limit = args.swiglu_limit
+        super().__init__(sizes[0], args.n_routed_experts, routing, experts, correction=not hashed, shared=shared)
+        if hashed:
+            self.gate.tid2eid = mx.zeros((args.vocab_size, args.num_experts_per_tok), mx.int32)
+            self.gate.freeze(keys=["tid2eid"], recurse=False)
+
+    def at(self, x: mx.array, ids: mx.array) -> mx.array:
+        """x (B, L, D) of tokens `ids` (B, L) -> (B, L, D)."""
+        table = self.gate.get("tid2eid")
+        if table is None:
+            return self(x)
+        flat = x.reshape(-1, x.shape[-1])
+        indices = table[ids.reshape(-1)]
+        weights = mx.take_along_axis(score_experts(self.gate(flat), self.routing), indices, axis=-1)
+        weights = weights / (weights.sum(axis=-1, keepdims=True) + self.routing.epsilon) * self.routing.scale
+        return (self._visit(flat, indices, weights) + self.shared_experts(flat)).reshape(x.shape)
+
+
+class Layer(nn.Module):
+    """Streams (B, L, N, D) through attention and experts."""
+
+    def __init__(self, args: ModelArgs, mixer: nn.Module, experts: Experts):
+        super().__init__()
+        self.self_attn, self.mlp = mixer, experts
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            self[name] = RMSNorm(args.hidden_size, args.rms_norm_eps)
+        for name in ("attn_hc", "ffn_hc"):
+            self[name] = HyperConnection(
+                args.hc_mult,
+                args.hidden_size,
+                steps=args.hc_sinkhorn_iters,
+                eps=args.hc_eps,
+                norm_eps=args.rms_norm_eps,
+            )
+
+    def state_spec(self) -> StateSpec:
+        return self.self_attn.state_spec()  # type: ignore[operator]
+
+    def __call__(self, x: mx.array, ids: mx.array, state: LayerState = None) -> mx.array:
+        h, post, mix = self.attn_hc.collapse(x)  # type: ignore[operator]
+        x = self.attn_hc.spread(self.self_attn(self.input_layernorm(h), state), x, post, mix)  # type: ignore[operator]
+        h, post, mix = self.ffn_hc.collapse(x)  # type: ignore[operator]
+        y = self.mlp.at(self.post_attention_layernorm(h), ids)  # type: ignore[operator]
+        return self.ffn_hc.spread(y, x, post, mix)  # type: ignore[operator]
+
+
+class StreamBackbone(Backbone):
+    """Spreads the embeddings over the streams; layers also get the token ids."""
+
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        self._streams = args.hc_mult
+        self.hc_head = HyperHead(args.hc_mult, args.hidden_size, eps=args.hc_eps, norm_eps=args.rms_norm_eps)
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        h = mx.repeat(h[:, :, None], self._streams, axis=2)
+        for i, layer in enumerate(self[self._names.layers]):
+            h = layer(h, inputs, layer_state(cache, i))
+        return self[self._names.norm](self.hc_head(h))
+
+
+class Model(CausalLM):
+    backbone_type = StreamBackbone
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Drop(r"(^|\.)mtp\."),
+        Rename(r"^(layers\.|norm\.)", r"model.\1"),
+        Rename(r"^embed\.", "model.embed_tokens."),
+        Rename(r"^head\.", "lm_head."),
+        Rename(r"^(?:model\.)?hc_head_(fn|base|scale)$", r"model.hc_head.hc_\1"),
+        Rename(r"\.hc_(attn|ffn)_(fn|base|scale)$", r".\1_hc.\2"),
+        Rename(r"\.attn_norm\.", ".input_layernorm."),
+        Rename(r"\.ffn_norm\.", ".post_attention_layernorm."),
+        Rename(r"\.ffn\.", ".mlp."),
+        Rename(r"\.attn\.", ".self_attn."),
+        Rename(r"\.mlp\.gate\.bias$", ".mlp.gate.e_score_correction_bias"),
+        Rename(r"\.shared_experts\.w1\.", ".shared_experts.gate_proj."),
+        Rename(r"\.shared_experts\.w2\.", ".shared_experts.down_proj."),
+        Rename(r"\.shared_experts\.w3\.", ".shared_experts.up_proj."),
+        *expert_rules("mlp", ("w1", "w3", "w2")),
+        *expert_rules(),
+        # transformers keeps the indexer in the compressor, and its compressor's parts in the indexer itself.
+        Rename(r"\.self_attn\.compressor\.indexer\.", ".self_attn.indexer."),
+        Rename(r"\.indexer\.scorer\.", ".indexer."),
+        Rename(r"\.indexer\.(kv_proj|gate_proj|kv_norm|position_bias)", r".indexer.compressor.\1"),
+        Rename(r"\.compressor\.wkv\.", ".compressor.kv_proj."),
+        Rename(r"\.compressor\.wgate\.", ".compressor.gate_proj."),
+        Rename(r"\.compressor\.norm\.", ".compressor.kv_norm."),
+        Rename(r"\.compressor\.ape$", ".compressor.position_bias"),
+        Rename(r"\.wq_b\.", ".q_b_proj."),
+        Rename(r"\.self_attn\.wq_a\.", ".self_attn.q_a_proj."),
+        Rename(r"\.self_attn\.q_norm\.", ".self_attn.q_a_norm."),
+        Rename(r"\.self_attn\.wkv\.", ".self_attn.kv_proj."),
+        Rename(r"\.self_attn\.norm\.", ".self_attn.kv_norm."),
+        Rename(r"\.self_attn\.wo_(a|b)\.", r".self_attn.o_\1_proj."),
+        Rename(r"\.self_attn\.attn_sink$", ".self_attn.sinks"),
+    )
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        groups = self.args.o_groups
+
+        def by_group(weight: mx.array) -> mx.array:
+            return mx.unflatten(weight, 0, (groups, -1)) if weight.ndim == 2 else weight
+
+        grouped = Transform(r"\.o_a_proj\.(weight|scales|biases)$", by_group)
+        return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers), grouped)
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
+        kind = args.layer_types[index]
+        (rope, back), sparse = args.turns(index), kind == _SPARSE
+        options = CompressedOptions(
+            hidden_size=args.hidden_size,
+            num_heads=args.num_attention_heads,
+            head_dim=args.head_dim,
+            rope_dim=args.qk_rope_head_dim,
+            q_rank=args.q_lora_rank,
+            window=args.sliding_window,
+            rope=rope,
+            groups=args.o_groups,
+            out_rank=args.o_lora_rank,
+            norm_eps=args.rms_norm_eps,
+            rate=args.compress_rates.get(kind, 0),
+            overlap=sparse,
+            index_heads=args.index_n_heads if sparse else 0,
+            index_dim=args.index_head_dim if sparse else 0,
+            index_topk=args.index_topk if sparse else 0,
+        )
+        return Layer(args, CompressedAttention(options, back), Experts(args, args.mlp_layer_types[index] == "hash_moe"))

@@ -1,0 +1,257 @@
+"""Zamba: Mamba layers in two heads, some of which first hear one attention block that they all share.
+
+The block reads the embeddings beside the hidden states. Its weights stand at the first layer that calls it; each
+calling layer keeps keys and values of its own. Source: https://arxiv.org/abs/2405.16712.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, GatedMLP, HeadLinear, Linear, Mamba, MambaOptions, RMSNorm, Rope
+from ..state import LayerState, ListSpec, StateSpec, gather_slot, part, scatter_slots
+from .base import Backbone, CausalLM, ModelNames, layer_state
+from .config import DecoderArgs
+from .weights import Drop, Rename, Rule, Transform, conv_layout
+
+_KINDS = {"mamba": "linear_attention"}
+
+
+@dataclass
+class SharedArgs(DecoderArgs):
+    """What both Zambas' configs have."""
+
+    hidden_act: str = field(default="gelu", kw_only=True)
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = field(default=4096, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    layers_block_type: list[str] | None = None
+    mamba_d_state: int = 16
+    mamba_d_conv: int = 4
+    mamba_expand: float = 2
+
+    def __post_init__(self) -> None:
+        if self.head_dim is None:
+            self.head_dim = 2 * self.hidden_size // max(self.num_attention_heads, 1)
+        super().__post_init__()
+        kinds = self.usual_layers() if self.layers_block_type is None else self.layers_block_type
+        self.layers_block_type = kinds = [_KINDS.get(kind, kind) for kind in kinds]
+        if len(kinds) != self.num_hidden_layers or not set(kinds) <= {"linear_attention", "hybrid"}:
+            raise ConfigError(
+                f"config.json: layers_block_type must have 'mamba' or 'hybrid' for each of {self.num_hidden_layers} "
+                f"layers, not {kinds!r}."
+            )
+
+    def usual_layers(self) -> list[str]:
+        """Kinds of layers where the config lists none."""
+        raise NotImplementedError
+
+    def calls(self) -> list[int]:
+        """Layers that call a shared block, in order."""
+        return [i for i, kind in enumerate(self.layers_block_type or ()) if kind == "hybrid"]
+
+    def owner(self, index: int) -> int:
+        """The layer at which the block that layer `index` calls has its weights; transformers ties all or nothing."""
+        return self.calls()[0] if self.tie_word_embeddings else index
+
+
+@dataclass
+class ModelArgs(SharedArgs):
+    aliases: ClassVar = {"attention_head_dim": "head_dim", "layer_types": "layers_block_type"}
+    attention_hidden_size: int | None = None
+    n_mamba_heads: int = 2
+    hidden_mamba_act: str = "silu"
+    attn_layer_period: int = 6
+    attn_layer_offset: int = 4
+    mamba_dt_rank: int | str = "auto"
+    mamba_conv_bias: bool = True
+    mamba_proj_bias: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mamba_dt_rank == "auto":
+            self.mamba_dt_rank = math.ceil(self.hidden_size / 16)
+        if isinstance(self.mamba_dt_rank, str) or self.mamba_dt_rank < 1:
+            raise ConfigError(f"config.json: mamba_dt_rank must be a number or 'auto', not {self.mamba_dt_rank!r}.")
+        if self.n_mamba_heads < 1 or self.inner_size % self.n_mamba_heads:
+            raise ConfigError(f"config.json: {self.inner_size} channels are not n_mamba_heads={self.n_mamba_heads}.")
+        if self.attention_hidden_size not in (None, 2 * self.hidden_size):
+            raise ConfigError(f"config.json: attention_hidden_size={self.attention_hidden_size} is not 2*hidden_size.")
+
+    @property
+    def inner_size(self) -> int:
+        return int(self.mamba_expand * self.hidden_size)
+
+    def usual_layers(self) -> list[str]:
+        rest = range(self.num_hidden_layers - 3)
+        calls = [i % self.attn_layer_period == self.attn_layer_offset for i in rest]
+        return ["mamba", "mamba", "hybrid", *("hybrid" if c else "mamba" for c in calls)][: self.num_hidden_layers]
+
+
+class HeadedMamba(Mamba):
+    """Time steps and maps are projected, and the state space runs, for each head apart."""
+
+    def __init__(self, options: MambaOptions, heads: int):
+        super().__init__(options)
+        o, size = options, options.inner_size // heads
+        self._heads = heads
+        self.x_proj = HeadLinear(size, o.rank + 2 * o.state_size, heads)
+        self.dt_proj = HeadLinear(o.rank, size, heads)
+        self.dt_proj_bias = mx.zeros((heads, size))
+        self.A_log = self.A_log.reshape(heads, size, o.state_size)
+        self.D = self.D.reshape(heads, size)
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        o = self._options
+        both = mx.unflatten(self.in_proj(x), -1, (-1, 2))
+        values, gate = both[..., 0], both[..., 1]
+        values, tail = self.conv1d(values, gather_slot(state, 0))
+        values = kernels.activation(values, o.act)
+        heads = mx.unflatten(values, -1, (self._heads, -1)).transpose(0, 2, 1, 3)  # (B, H, L, C/H)
+        dt, b, c = mx.split(self.x_proj(heads), [o.rank, o.rank + o.state_size], axis=-1)
+        dt = self.dt_proj(dt).astype(mx.float32) + self.dt_proj_bias[:, None].astype(mx.float32)
+        dt, decay = nn.softplus(dt), -mx.exp(self.A_log.astype(mx.float32))
+        memory = gather_slot(state, 1)
+        memories = [None] * self._heads if memory is None else mx.split(memory, self._heads, axis=1)
+        ys, after = [], []
+        for h, held in enumerate(memories):
+            y, held = kernels.diagonal_scan(heads[:, h], dt[:, h], decay[h], b[:, h], c[:, h], self.D[h], held)
+            ys.append(y)
+            after.append(held)
+        scatter_slots(state, [tail, mx.concatenate(after, axis=1)], x.shape[1])
+        return self.out_proj(mx.concatenate(ys, axis=-1) * kernels.activation(gate, o.act))
+
+
+class WideAttention(Attention):
+    """Reads twice the width that it writes."""
+
+    def __init__(self, options: AttentionOptions, out_size: int):
+        super().__init__(options)
+        o = options
+        self[self.out_name] = Linear(o.num_heads * o.head_dim, out_size, bias=o.out_bias)
+
+
+class SharedBlock(nn.Module):
+    """Attention and a feed-forward, one after the other, without residuals."""
+
+    def __init__(self, attention: nn.Module, feed_forward: nn.Module, args: SharedArgs):
+        super().__init__()
+        self.self_attn = attention
+        self.feed_forward = feed_forward
+        self.input_layernorm = RMSNorm(2 * args.hidden_size, args.rms_norm_eps)
+        self.pre_ff_layernorm = RMSNorm(args.hidden_size, args.rms_norm_eps)
+
+    def __call__(self, x: mx.array, state: LayerState, call: int) -> mx.array:
+        """x (B, L, 2D) -> (B, L, D); `call` counts the layers that call a block."""
+        return self.feed_forward(self.pre_ff_layernorm(self.self_attn(self.input_layernorm(x), state)))
+
+
+class MambaLayer(nn.Module):
+    """x + mamba(norm(x + heard))."""
+
+    def __init__(self, mamba: nn.Module, args: SharedArgs):
+        super().__init__()
+        self.mamba = mamba
+        self.input_layernorm = RMSNorm(args.hidden_size, args.rms_norm_eps)
+
+    def state_spec(self) -> StateSpec:
+        return self.mamba.state_spec()  # type: ignore[operator]
+
+    def __call__(self, x: mx.array, state: LayerState = None, heard: mx.array | None = None) -> mx.array:
+        return x + self.mamba(self.input_layernorm(x if heard is None else x + heard), state)
+
+
+class HybridLayer(nn.Module):
+    """A Mamba layer that hears a shared block, through a map of its own; `owned` is the block, at its first caller."""
+
+    def __init__(self, layer: MambaLayer, block_name: str, owned: nn.Module | None, attention: StateSpec, width: int):
+        super().__init__()
+        self.mamba_decoder = layer
+        self.linear = Linear(width, width, bias=False)
+        self._attention = attention
+        if owned is not None:
+            self[block_name] = owned
+
+    def state_spec(self) -> StateSpec:
+        return ListSpec((self.mamba_decoder.state_spec(), self._attention))
+
+
+class SharingBackbone(Backbone):
+    """Hands the embeddings and the shared blocks to the layers that call one."""
+
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        self._block_name = model.block_name  # type: ignore[attr-defined]
+        self._owners = {index: (args.owner(index), call) for call, index in enumerate(args.calls())}
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = start = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        layers = self[self._names.layers]
+        for i, layer in enumerate(layers):
+            state = layer_state(cache, i)
+            if i not in self._owners:
+                h = layer(h, state)
+                continue
+            owner, call = self._owners[i]
+            heard = layers[owner][self._block_name](mx.concatenate([h, start], axis=-1), part(state, 1), call)
+            h = layer.mamba_decoder(h, part(state, 0), layer.linear(heard))
+        return self[self._names.norm](h)
+
+
+class Model(CausalLM):
+    names = ModelNames(norm="final_layernorm")
+    backbone_type = SharingBackbone
+    block_name: ClassVar[str] = "shared_transf"
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Transform(r"\.conv1d\.weight$", conv_layout),
+        Rename(r"\.mamba\.(x_proj|dt_proj)_weight$", r".mamba.\1.weight"),
+    )
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        # Checkpoints repeat a shared block at each layer that calls it.
+        others = "|".join(str(i) for i in self.args.calls() if self.args.owner(i) != i)
+        return (*super().weight_rules(), Drop(rf"layers\.({others or 'none'})\.{self.block_name}\."))
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
+        mamba = MambaLayer(cls.mamba(args), args)
+        if index not in args.calls():
+            return mamba
+        heads, kv_heads, size = args.heads
+        rope = cls.rope(args)
+        options = AttentionOptions(2 * args.hidden_size, heads, kv_heads, size, rope, scale=(size / 2) ** -0.5)
+        spec = Attention(options).state_spec()
+        owned = cls.block(args, options, index) if args.owner(index) == index else None
+        return HybridLayer(mamba, cls.block_name, owned, spec, args.hidden_size)
+
+    @classmethod
+    def mamba(cls, args: Any) -> nn.Module:
+        options = MambaOptions(
+            args.hidden_size,
+            args.inner_size,
+            args.mamba_d_state,
+            args.mamba_dt_rank,
+            args.mamba_d_conv,
+            bias=args.mamba_proj_bias,
+            conv_bias=args.mamba_conv_bias,
+            act=args.hidden_mamba_act,
+        )
+        return HeadedMamba(options, args.n_mamba_heads)
+
+    @classmethod
+    def rope(cls, args: Any) -> Rope | None:
+        return None
+
+    @classmethod
+    def block(cls, args: Any, options: AttentionOptions, index: int) -> nn.Module:
+        """The shared block whose weights stand at layer `index`."""
+        mlp = GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act)
+        return SharedBlock(WideAttention(options, args.hidden_size), mlp, args)

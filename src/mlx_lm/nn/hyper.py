@@ -1,0 +1,58 @@
+"""Hyper-connections: several residual streams, mixed by weights that each token makes from all of them.
+
+Source: manifold-constrained hyper-connections, https://arxiv.org/abs/2512.24880.
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+
+__all__ = ["HyperConnection", "HyperHead"]
+
+
+class HyperConnection(nn.Module):
+    """Collapses streams (B, L, N, D) into a block's input, and spreads its output (B, L, D) over them again."""
+
+    def __init__(self, streams: int, hidden_size: int, *, steps: int, eps: float, norm_eps: float):
+        super().__init__()
+        self._streams, self._steps, self._eps, self._norm_eps = streams, steps, eps, norm_eps
+        self.fn = mx.zeros(((2 + streams) * streams, streams * hidden_size))
+        self.base = mx.zeros(((2 + streams) * streams,))
+        self.scale = mx.ones((3,))
+
+    def collapse(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """The block's input (B, L, D), the spreading weights (B, L, N) and the mixing matrices (B, L, N, N)."""
+        n, eps = self._streams, self._eps
+        raw = kernels.rms_norm(x.flatten(2).astype(mx.float32), None, self._norm_eps) @ self.fn.astype(mx.float32).T
+        base, scale = self.base.astype(mx.float32), self.scale.astype(mx.float32)
+        parts = zip(mx.split(raw, [n, 2 * n], axis=-1), mx.split(base, [n, 2 * n]), scale, strict=True)
+        pre, post, mix = (part * factor + shift for part, shift, factor in parts)
+        mix = mx.softmax(mx.unflatten(mix, -1, (n, n)), axis=-1) + eps
+        mix = mix / (mix.sum(axis=-2, keepdims=True) + eps)
+        for _ in range(self._steps - 1):  # Sinkhorn-Knopp: rows and columns that sum to 1
+            mix = mix / (mix.sum(axis=-1, keepdims=True) + eps)
+            mix = mix / (mix.sum(axis=-2, keepdims=True) + eps)
+        whole = ((mx.sigmoid(pre) + eps)[..., None] * x).sum(axis=2).astype(x.dtype)
+        return whole, 2 * mx.sigmoid(post), mix
+
+    def spread(self, y: mx.array, x: mx.array, post: mx.array, mix: mx.array) -> mx.array:
+        """Streams after the block, from its output `y` and the streams `x` before it."""
+        return post.astype(x.dtype)[..., None] * y[:, :, None] + mix.astype(x.dtype).swapaxes(-1, -2) @ x
+
+
+class HyperHead(nn.Module):
+    """Streams (B, L, N, D) -> hidden states (B, L, D)."""
+
+    def __init__(self, streams: int, hidden_size: int, *, eps: float, norm_eps: float):
+        super().__init__()
+        self._eps, self._norm_eps = eps, norm_eps
+        self.hc_fn = mx.zeros((streams, streams * hidden_size))
+        self.hc_base = mx.zeros((streams,))
+        self.hc_scale = mx.ones((1,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        flat = kernels.rms_norm(x.flatten(2).astype(mx.float32), None, self._norm_eps)
+        raw = flat @ self.hc_fn.astype(mx.float32).T
+        pre = mx.sigmoid(raw * self.hc_scale.astype(mx.float32) + self.hc_base.astype(mx.float32)) + self._eps
+        return (pre[..., None] * x).sum(axis=2).astype(x.dtype)

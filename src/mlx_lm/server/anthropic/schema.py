@@ -1,0 +1,141 @@
+"""What a client may send to Anthropic's endpoints: the bodies, typed, and a word on each of their fields.
+
+Contract: the tables read a body as the vendor's clients write it, and say of every field whether it is honoured,
+refused by name or ignored on purpose; the documentation is generated from them. A field in no table is unknown and
+ignored, because clients send new ones every month.
+
+Source: the types of Anthropic's Python client 2.12 and what Claude Code 2.1.329 sends. Nothing here knows templates.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..fields import Body, FieldTable, Rule, honoured, ignored, refused
+
+__all__ = ["COUNT", "MESSAGES", "CountBody", "MessageBody", "MessagesBody", "OutputConfig", "ThinkingBody"]
+
+_Stop = Annotated[str, Field(min_length=1, max_length=10_000)]
+_Blocks = list[dict[str, Any]]  # read by `content.py`, which names the place of what is wrong in them
+
+
+class MessageBody(Body):
+    """One message of the conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | _Blocks
+
+
+class ThinkingBody(Body):
+    """`adaptive`: the model decides how much; `enabled`: at most `budget_tokens`, enforced."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    display: Literal["summarized", "omitted"] | None = None
+
+
+class FormatBody(Body):
+    """A JSON schema that the answer's text must match."""
+
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Body):
+    """How much effort, and in what form."""
+
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: FormatBody | None = None
+
+
+class ToolChoiceBody(Body):
+    """Whether tools are called, and which."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class CountBody(Body):
+    """The body of /v1/messages/count_tokens: the part of /v1/messages that makes the prompt."""
+
+    model: Annotated[str, Field(max_length=300)] | None = None
+    messages: Annotated[list[MessageBody], Field(min_length=1, max_length=100_000)]
+    system: str | _Blocks | None = None
+    tools: _Blocks | None = None
+    tool_choice: ToolChoiceBody | None = None
+    thinking: ThinkingBody | None = None
+    output_config: OutputConfig | None = None
+    output_format: FormatBody | None = None
+
+
+class MessagesBody(CountBody):
+    """The body of /v1/messages."""
+
+    max_tokens: Annotated[int, Field(ge=1)]
+    stream: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    stop_sequences: Annotated[list[_Stop], Field(max_length=64)] | None = None
+
+
+_PROMPT_RULES: dict[str, Rule] = {
+    "model": honoured("an id or alias of /v1/models; absent: the default model"),
+    "messages": honoured("roles user, assistant and system; neighbours of one role are one message"),
+    "messages[].content": honoured("a string, or blocks: text, tool_use, tool_result, thinking; others are refused"),
+    "messages[].content[].cache_control": ignored("every prefix is reused without marks; moved marks move nothing"),
+    "system": honoured("a string or text blocks; the `x-anthropic-billing-header` line is dropped"),
+    "tools": honoured("custom tools, with `strict`, `defer_loading`, `eager_input_streaming`"),
+    "tools[].type": refused("tools that the vendor defines or runs; give a custom tool with its schema", "custom"),
+    "tools[].input_examples": ignored("templates have no place for them"),
+    "tool_choice": honoured("auto, any, tool and none; `disable_parallel_tool_use`"),
+    "thinking": honoured("enabled with a hard `budget_tokens`, disabled, adaptive; `display`; absent: disabled"),
+    "output_config.effort": honoured("given to chat templates that know an effort"),
+    "output_config.format": honoured("`json_schema`, enforced by a grammar"),
+    "output_format": honoured("the older name of `output_config.format`"),
+    "cache_control": ignored("every prefix is reused without marks"),
+    "context_management": ignored("the conversation is used as it is sent; clearing parts would cost the prefix"),
+    "betas": ignored("what is supported needs no beta flag"),
+    "speed": ignored("there is one speed"),
+    "thread": refused("conversations are not kept on the server; send all messages"),
+    "mcp_servers": refused("the server calls no other server; give the tools themselves", []),
+}
+_ANSWER_RULES: dict[str, Rule] = {
+    "max_tokens": honoured("at least 1; lowered to what the context has room for"),
+    "stream": honoured("both forms have the same content"),
+    "temperature": honoured("0 to 2; 0 takes the likeliest token"),
+    "top_p": honoured("0 to 1"),
+    "top_k": honoured("0: no limit"),
+    "stop_sequences": honoured("at most 64 exact strings; they are not part of the answer"),
+    "metadata": ignored("`user_id` tells the vendor who asks; nothing about persons is kept here"),
+    "container": refused("the server runs no code"),
+    "compaction": refused("a compaction block can't be made here; ask for a summary in a message"),
+    "fallbacks": ignored("no model declines a request for policy reasons"),
+    "fallback_credit_token": ignored("nothing is billed"),
+    "billing_policy": ignored("nothing is billed"),
+    "service_tier": ignored("there is one tier"),
+    "inference_geo": ignored("the answer is computed on this machine"),
+    "safeguards": ignored("policies of the vendor's"),
+    "diagnostics": ignored("/metrics shows what the cache did"),
+    "user_profile_id": ignored("accounts of the vendor's"),
+    "workspace_id": ignored("accounts of the vendor's"),
+}
+
+MESSAGES = FieldTable(
+    "post",
+    "/v1/messages",
+    "Answer a conversation (Anthropic messages)",
+    MessagesBody,
+    {**_PROMPT_RULES, **_ANSWER_RULES},
+)
+# Clients count with the body that they are going to send, so what belongs to the answer is no fault.
+COUNT = FieldTable(
+    "post",
+    "/v1/messages/count_tokens",
+    "Count the tokens of a conversation (Anthropic)",
+    CountBody,
+    {**_PROMPT_RULES, **{name: ignored("says nothing about the prompt") for name in _ANSWER_RULES}},
+)

@@ -1,0 +1,174 @@
+"""From a model's source to an engine that runs it.
+
+Contract: `find_files`, `load_tokenizer` and `fingerprint` do file work and belong in a worker thread; `load_engine` and
+`adapter_engine` do MLX work and belong on the engine's thread. An adapter's engine shares the arrays of its base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import hub
+from ..engine import Engine, PrefixCache, context_length, kv_options
+from ..engine.admission import default_budget
+from ..engine.model_states import predict
+from ..errors import ConfigError
+from ..models.adapters import load_adapters
+from ..models.load import check_config, load_config, load_files_tokenizer, load_model_files
+from ..nn.parameters import flat_parameters
+from ..state import KVOptions
+from .catalog import Source
+from .options import ServerSettings
+from .prompt import PLAIN_TEMPLATE, ChatStyle
+
+__all__ = ["Loaded", "adapter_engine", "find_files", "fingerprint", "load_engine", "load_tokenizer"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that can answer. `engine` belongs to the engine's thread; the rest may be read anywhere."""
+
+    id: str
+    files: hub.ModelFiles
+    tokenizer: Any
+    style: ChatStyle
+    engine: Engine
+    kv: KVOptions
+    weight_bytes: int
+    key: str
+
+
+def find_files(source: Source, settings: ServerSettings) -> hub.ModelFiles:
+    """The model's files, fetched if need be: an operator's model always, a client's where `allow_download` lets it."""
+    return hub.resolve(
+        source.target,
+        allow_local=source.local,
+        allow_download=source.local or settings.allow_download,
+        progress=False,
+        trust_remote_code=settings.trust_remote_code,
+        check_config=check_config,
+    )
+
+
+def load_tokenizer(files: hub.ModelFiles, settings: ServerSettings) -> Any:
+    """The tokenizer of a model's files."""
+    config = {} if files.gguf is not None else load_config(files.folder)
+    return load_files_tokenizer(files, config, None, settings.trust_remote_code)
+
+
+def fingerprint(files: hub.ModelFiles, adapter: str | None = None) -> str:
+    """Identity of the weights, with an adapter's: what computes the prefixes that the cache keeps."""
+    key = hub.fingerprint(files.gguf or files.folder)
+    if adapter is None:
+        return key
+    digest = hashlib.sha256(key.encode())
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        path = Path(adapter).expanduser() / name
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
+def load_engine(
+    id: str,
+    files: hub.ModelFiles,
+    tokenizer: Any,
+    settings: ServerSettings,
+    *,
+    key: str,
+    cache: PrefixCache | None,
+    adapter: str | None = None,
+    is_default: bool = True,
+) -> Loaded:
+    """Loads the weights and makes an engine for them."""
+    model, _ = load_model_files(files)
+    if adapter is not None:
+        load_adapters(model, adapter)
+        model.eval()
+    return _assemble(id, files, tokenizer, settings, model, key, cache, is_default)
+
+
+def adapter_engine(
+    base: Loaded, id: str, adapter: str, settings: ServerSettings, *, key: str, cache: PrefixCache | None
+) -> Loaded:
+    """An engine for `base` with an adapter: a second tree of modules over the same arrays.
+
+    The tree is built from the files without reading a weight, then takes the arrays of the base.
+    """
+    model, _ = load_model_files(base.files, lazy=True)
+    model.update(base.engine.model.parameters())
+    modules = dict(model.named_modules())
+    for path, module in base.engine.model.named_modules():
+        regrouped = getattr(module, "interleaved", None)  # a head's second form, which is no parameter
+        if regrouped is not None:
+            modules[path].interleaved = regrouped
+    load_adapters(model, adapter)
+    model.eval()
+    return _assemble(id, base.files, base.tokenizer, settings, model, key, cache, True)
+
+
+def _assemble(
+    id: str,
+    files: hub.ModelFiles,
+    tokenizer: Any,
+    settings: ServerSettings,
+    model: Any,
+    key: str,
+    cache: PrefixCache | None,
+    is_default: bool,
+) -> Loaded:
+    kv = kv_options(settings.kv_bits, settings.kv_group_size, settings.quantized_kv_start, settings.max_kv_size)
+    limit = _context(model, settings)
+    budget = settings.memory_budget or default_budget(model)
+    engine = Engine(
+        model,
+        max_batch=settings.max_batch_size,
+        prefill_step_size=settings.prefill_step_size,
+        memory_budget=budget // settings.max_loaded_models,
+        prefix_cache=cache,
+        model_key=key,
+    )
+    weights = sum(value.nbytes for _, value in flat_parameters(model))
+    vocabulary = getattr(getattr(model, "args", None), "vocab_size", None) or len(tokenizer)
+    template = settings.chat_template if is_default else None
+    if template is None and settings.use_default_chat_template and not tokenizer.has_chat_template:
+        template = PLAIN_TEMPLATE
+    style = ChatStyle(
+        tokenizer,
+        limit,
+        vocabulary,
+        template=template or None,
+        variables=settings.chat_template_args,
+        max_tokens=None if settings.max_tokens == -1 else settings.max_tokens,
+    )
+    _report(id, tokenizer, model, limit, kv, weights)
+    return Loaded(id, files, tokenizer, style, engine, kv, weights, key)
+
+
+def _context(model: Any, settings: ServerSettings) -> int | None:
+    """Tokens of context that apply: the operator's number, at most the model's positions."""
+    positions, wanted = context_length(model), settings.max_context_length
+    if wanted is None or positions is None:
+        return positions if wanted is None else wanted
+    if wanted > positions:
+        raise ConfigError(f"max_context_length is {wanted:,}, but the model has {positions:,} positions.")
+    return wanted
+
+
+def _report(id: str, tokenizer: Any, model: Any, limit: int | None, kv: KVOptions, weights: int) -> None:
+    """What applies, in the log: the context, and the bytes that it is planned to take."""
+    own = getattr(tokenizer, "model_max_length", None)
+    _log.info("Model %s: %.2f GB of weights", id, weights / 1e9)
+    if limit is None:
+        return
+    _log.info("Tokenizer max length: %s tokens", f"{limit:,}")
+    if isinstance(own, int) and own < limit:
+        _log.info("The tokenizer's own limit of %s tokens does not apply: the model has more positions", f"{own:,}")
+    bits = "as computed" if kv.bits is None else f"{kv.bits} bit in groups of {kv.group_size}"
+    planned = predict(model, limit, kv)
+    _log.info("Cache of one full context: %.2f GB planned for %s tokens, %s", planned / 1e9, f"{limit:,}", bits)
