@@ -11,13 +11,18 @@
 //                                                            static void rms(...) {...}
 //                                                            extern const NormKernels norm_kernels_table = {rms}; }
 //
+// Sets that differ from another one only in products of bytes or bf16 pairs (avxvnni from avx2, avx512bf16 from avx512)
+// compile linear.cpp alone; every other table is that of the set they extend.
+//
 // Files under native/isa must not use inline library templates (std::vector, std::sort, ...): the linker could keep
 // the copy compiled for a CPU that this machine is not.
 #pragma once
 
 namespace mlx_lm {
 
-enum class Isa : int { base = 0, dotprod = 1, avx2 = 2, avx512 = 3 };
+// In order of preference, worst first.
+enum class Isa : int { base, dotprod, avx2, avxvnni, avx512, avx512bf16 };
+constexpr Isa all_isas[] = {Isa::base, Isa::dotprod, Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512bf16};
 
 // The best set that both this binary and this CPU have.
 Isa detected_isa();
@@ -30,34 +35,43 @@ void set_isa(const char* name);
 
 }  // namespace mlx_lm
 
-#if defined(__x86_64__)
-#define MLX_LM_TABLE_CASES(name)      \
-  case ::mlx_lm::Isa::avx512:         \
-    return avx512::name##_table;      \
-  case ::mlx_lm::Isa::avx2:           \
-    return avx2::name##_table;
-#define MLX_LM_TABLE_DECLS(Table, name)            \
-  namespace avx2 { extern const Table name##_table; }   \
-  namespace avx512 { extern const Table name##_table; }
-#elif defined(__aarch64__)
-#define MLX_LM_TABLE_CASES(name)  \
-  case ::mlx_lm::Isa::dotprod:    \
-    return dotprod::name##_table;
-#define MLX_LM_TABLE_DECLS(Table, name) \
-  namespace dotprod { extern const Table name##_table; }
-#else
-#define MLX_LM_TABLE_CASES(name)
-#define MLX_LM_TABLE_DECLS(Table, name)
-#endif
-
-// Inside namespace mlx_lm.
-#define MLX_LM_KERNEL_TABLE(Table, name)           \
-  namespace base { extern const Table name##_table; }   \
-  MLX_LM_TABLE_DECLS(Table, name)                  \
-  inline const Table& name() {                     \
-    switch (::mlx_lm::active_isa()) {              \
-      MLX_LM_TABLE_CASES(name)                     \
-      default:                                     \
-        return base::name##_table;                 \
-    }                                              \
+// Inside namespace mlx_lm; each case returns the table of one set.
+#define MLX_LM_TABLE_CASE(isa, from, name) \
+  case ::mlx_lm::Isa::isa:                 \
+    return from::name##_table;
+#define MLX_LM_TABLE_DECL(Table, name, isa) \
+  namespace isa {                           \
+  extern const Table name##_table;          \
   }
+#define MLX_LM_TABLE_SWITCH(Table, name, cases) \
+  MLX_LM_TABLE_DECL(Table, name, base)          \
+  inline const Table& name() {                  \
+    switch (::mlx_lm::active_isa()) {           \
+      cases default : return base::name##_table; \
+    }                                           \
+  }
+
+#if defined(__x86_64__)
+#define MLX_LM_KERNEL_TABLE(Table, name)                                                               \
+  MLX_LM_TABLE_DECL(Table, name, avx2)                                                                 \
+  MLX_LM_TABLE_DECL(Table, name, avx512)                                                               \
+  MLX_LM_TABLE_SWITCH(Table, name,                                                                     \
+                      MLX_LM_TABLE_CASE(avx512bf16, avx512, name) MLX_LM_TABLE_CASE(avx512, avx512, name) \
+                          MLX_LM_TABLE_CASE(avxvnni, avx2, name) MLX_LM_TABLE_CASE(avx2, avx2, name))
+#define MLX_LM_PRODUCT_TABLE(Table, name)                                                                     \
+  MLX_LM_TABLE_DECL(Table, name, avx2)                                                                        \
+  MLX_LM_TABLE_DECL(Table, name, avxvnni)                                                                     \
+  MLX_LM_TABLE_DECL(Table, name, avx512)                                                                      \
+  MLX_LM_TABLE_DECL(Table, name, avx512bf16)                                                                  \
+  MLX_LM_TABLE_SWITCH(Table, name,                                                                            \
+                      MLX_LM_TABLE_CASE(avx512bf16, avx512bf16, name) MLX_LM_TABLE_CASE(avx512, avx512, name) \
+                          MLX_LM_TABLE_CASE(avxvnni, avxvnni, name) MLX_LM_TABLE_CASE(avx2, avx2, name))
+#elif defined(__aarch64__)
+#define MLX_LM_KERNEL_TABLE(Table, name)  \
+  MLX_LM_TABLE_DECL(Table, name, dotprod) \
+  MLX_LM_TABLE_SWITCH(Table, name, MLX_LM_TABLE_CASE(dotprod, dotprod, name))
+#define MLX_LM_PRODUCT_TABLE(Table, name) MLX_LM_KERNEL_TABLE(Table, name)
+#else
+#define MLX_LM_KERNEL_TABLE(Table, name) MLX_LM_TABLE_SWITCH(Table, name, )
+#define MLX_LM_PRODUCT_TABLE(Table, name) MLX_LM_KERNEL_TABLE(Table, name)
+#endif

@@ -88,7 +88,7 @@ struct LinearKernels {
   // `item` bytes per element (4 or 2 or 1), `columns` elements per row.
   void (*interleave)(const void* from, void* to, int64_t columns, int item, bool undo, int64_t begin, int64_t end);
 };
-MLX_LM_KERNEL_TABLE(LinearKernels, linear_kernels)
+MLX_LM_PRODUCT_TABLE(LinearKernels, linear_kernels)
 
 // The shape of x for multiply_plain: rows of length n.
 inline Matrix dense_view(const Matrix& m) {

@@ -35,7 +35,7 @@ NB_MODULE(_native, m) {
   m.def("set_isa", [](const std::string& name) { set_isa(name.c_str()); });
   m.def("supported_isas", [] {
     std::vector<std::string> names;
-    for (Isa isa : {Isa::base, Isa::dotprod, Isa::avx2, Isa::avx512}) {
+    for (Isa isa : all_isas) {
       if (isa_supported(isa)) {
         names.emplace_back(isa_name(isa));
       }

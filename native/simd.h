@@ -281,6 +281,8 @@ template <bool small>
 MLX_INLINE I dot4(I acc, I a, I b) {
 #if defined(MLX_LM_ISA_avx512)
   acc.v[0] = (ni)_mm512_dpbusd_epi32((__m512i)acc.v[0], (__m512i)a.v[0], (__m512i)b.v[0]);
+#elif defined(MLX_LM_ISA_avxvnni)
+  MLX_EACH(i) acc.v[i] = (ni)_mm256_dpbusd_avx_epi32((__m256i)acc.v[i], (__m256i)a.v[i], (__m256i)b.v[i]);
 #elif defined(MLX_LM_ISA_avx2)
   const __m256i ones = _mm256_set1_epi16(1);
   MLX_EACH(i) {
@@ -324,7 +326,7 @@ MLX_INLINE I dot4(I acc, I a, I b) {
   return acc;
 }
 
-#if defined(MLX_LM_ISA_avx512)
+#if defined(MLX_LM_ISA_avx512bf16)
 constexpr bool has_bf16_dot = true;
 // acc + a.even * b.even + a.odd * b.odd for pairs of bf16; flushes denormals.
 MLX_INLINE F dot2_bf16(F acc, I a, I b) {

@@ -84,3 +84,22 @@ def test_a_process_that_asks_for_none_gets_none():
     env = {**os.environ, "MLX_LM_NATIVE": "0", "PYTHONPATH": str(Path(mlx_lm.__file__).parent.parent)}
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert out.stdout.strip() == "None plain MLX"
+
+
+@needs_native
+@pytest.mark.parametrize("isa", EXT.supported_isas() if EXT is not None else [])
+def test_every_instruction_set_can_be_forced_by_the_environment(isa):
+    code = "from mlx_lm.kernels import native; print(native.describe())"
+    env = {**os.environ, "MLX_LM_ISA": isa, "PYTHONPATH": str(Path(mlx_lm.__file__).parent.parent)}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert out.stdout.startswith(f"native {isa}, ")
+
+
+@needs_native
+def test_the_best_instruction_set_is_the_default():
+    assert EXT is not None
+    order = ["base", "dotprod", "avx2", "avxvnni", "avx512", "avx512bf16"]
+    supported = EXT.supported_isas()
+    assert supported == [isa for isa in order if isa in supported] and supported[0] == "base"
+    if "MLX_LM_ISA" not in os.environ:
+        assert EXT.isa() == supported[-1]
