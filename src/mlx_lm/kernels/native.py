@@ -8,7 +8,8 @@ again. This module does not know any operation.
 Environment, read once when the extension is loaded:
     MLX_LM_NATIVE=0             never use it
     MLX_LM_NUM_THREADS=n        threads (default: physical cores within the affinity mask and the cgroup quota)
-    MLX_LM_ISA=base|avx2|...    a lower instruction set than the CPU's, for tests; UnsupportedError when it is not there
+    MLX_LM_ISA=name             a lower instruction set than the CPU has, for tests: base, dotprod (aarch64), avx2, avxvnni,
+                                avx512, avx512bf16; UnsupportedError when this CPU or build has no such kernels
     MLX_LM_ACTIVATIONS=int8     accuracy mode of matrix products with quantized weights (default: exact)
 """
 
