@@ -1,13 +1,18 @@
 """Bodies of Anthropic's endpoints as work: every field honoured, refused by name, or ignored on purpose."""
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
+from test_openai_fields import paths_of
 
 from mlx_lm.errors import MLXLMError, RequestError, UnsupportedError
 from mlx_lm.server.anthropic.request import Reply, reply_of, to_work
 from mlx_lm.server.anthropic.schema import COUNT, MESSAGES
+from mlx_lm.server.docs import ANTHROPIC_TABLES
 from mlx_lm.server.errors import HTTPError
+from mlx_lm.server.fields import FieldTable
 from mlx_lm.server.work import OutputFormat, SamplingSpec, Thinking, Tool, ToolChoice, Work
 
 SCHEMA = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
@@ -176,14 +181,25 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], error: type[MLXLMError],
         work(**fields)
 
 
-def test_every_field_of_the_bodies_is_in_the_table() -> None:
-    for table in (MESSAGES, COUNT):
-        listed = {path.split(".")[0].removesuffix("[]") for path in table.rules}
-        assert set(table.model.model_fields) <= listed
+@pytest.mark.parametrize("table", ANTHROPIC_TABLES, ids=lambda table: table.path)
+def test_every_field_has_its_rule(table: FieldTable[Any]) -> None:
+    honoured = {path for path, rule in table.rules.items() if rule.fate == "honoured"}
+    fields = paths_of(table.model)
+    # Tools are read block by block: their fields have rules, and tests above, but no model.
+    tools = {path for path in honoured if path.startswith("tools[].")}
+    assert fields - {"tools"} == honoured - tools and len(tools) == 7
+
+
+def test_the_document_in_the_repository_is_fresh() -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "api_anthropic.py"))
+    written = script["PATH"].read_text()
+    assert written == script["fresh"](written), "run scripts/api_anthropic.py"
 
 
 def test_every_field_of_the_official_client_is_in_the_table() -> None:
     types = pytest.importorskip("anthropic.types")
+    tool = {path.removeprefix("tools[].") for path in MESSAGES.rules if path.startswith("tools[].")}
+    assert set(types.ToolParam.__annotations__) <= tool
     beta = pytest.importorskip("anthropic.types.beta")
     for table, params in (
         (MESSAGES, types.message_create_params.MessageCreateParamsBase),

@@ -160,7 +160,7 @@ class BatchGenerator:
                 caches[uid] = taken[0]
         return caches if return_prompt_caches else None
 
-    def _stop(self, uid: int, consumed: int) -> list[State] | None:
+    def _end_at(self, uid: int, consumed: int) -> list[State] | None:
         """Ends a sequence at a token that it has given out; its states, which hold what comes before."""
         self._engine.cancel(uid, consumed=consumed)
         self._segments.pop(uid, None)
@@ -307,7 +307,7 @@ def batch_generate(
                     texts[i] += streams[i].finish()
                     reasons[i], caches[i] = r.finish_reason, r.prompt_cache
                 elif streams[i].stopped is not None:
-                    caches[i] = generator._stop(r.uid, len(ids[i]))
+                    caches[i] = generator._end_at(r.uid, len(ids[i]))
                 done += r.finish_reason is not None or streams[i].stopped is not None
                 if verbose and (r.finish_reason is not None or streams[i].stopped is not None):
                     print(f"\rFinished {done}/{len(uids)}", end="", file=sys.stderr, flush=True)

@@ -45,7 +45,7 @@ def create_app(settings: ServerSettings, service: Service, metrics: Metrics | No
     metrics = metrics or Metrics()
     routes: list[BaseRoute] = [
         *openai_routes(service, strict_fields=settings.strict_fields),
-        *anthropic_routes(service),
+        *anthropic_routes(service, strict_fields=settings.strict_fields),
         *model_routes(service),
         *health_routes(service, metrics),
         *doc_routes(),

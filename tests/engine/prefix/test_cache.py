@@ -297,6 +297,33 @@ def test_batches_with_hits_equal_solo_runs(made, tmp_path):
         assert answers(engine, longer)[0] == [answers(Engine(model), [p])[0][0] for p in longer]
 
 
+@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("start", [0, 100, 256, 300, 700])
+def test_hits_of_caches_that_are_packed_late_are_bit_equal(start, window):
+    mx.random.seed(0)
+    model = build_model(PACKABLE if window is None else PACKABLE | {"model_type": "mistral", "sliding_window": window})
+    kv = KVOptions(bits=4, group_size=32, start=start)
+    base = prompt(50, 1100)
+    engine = Engine(model, prefix_cache=PrefixCache(PLENTY), model_key="x", prefill_step_size=256)
+    hits = 0
+    for turn, length in enumerate([1000, 270, 520, 560, 800, 1040, 600, 290, 1100, 530]):
+        tokens = (*base[:length], *prompt(50, 9, turn))
+
+        def events(engine, tokens=tokens):
+            found = engine.run(engine.add(Request(prompt=tokens, max_tokens=6, kv=kv)))
+            return [(e.token, e.logprobs) for e in found]
+
+        before = engine.stats().reused_tokens
+        ours, cold = events(engine), events(Engine(model, prefill_step_size=256))
+        hits += engine.stats().reused_tokens > before
+        assert [t for t, _ in ours] == [t for t, _ in cold]
+        for (_, ours_), (_, cold_) in zip(ours, cold, strict=True):
+            assert mx.allclose(ours_, cold_, rtol=0, atol=1e-5)
+        engine.check()
+    stats = engine.stats()
+    assert hits >= 3 and stats.prefix_tokens == sum([1009, 279, 529, 569, 809, 1049, 609, 299, 1109, 539])
+
+
 def test_salts_are_apart():
     model, vocab = tiny("full", max_position_embeddings=8192)
     engine = Engine(model, prefix_cache=PrefixCache(PLENTY), model_key="x")

@@ -76,30 +76,42 @@ class PrefixCache:
         self.disk_min_tokens = disk_min_tokens
         self.stats = PrefixStats()
 
-    def reuse(self, space: bytes, tokens: Sequence[int], states: Sequence[State]) -> Reuse:
+    def reuse(
+        self,
+        space: bytes,
+        tokens: Sequence[int],
+        states: Sequence[State],
+        *,
+        more_than: int = 0,
+        at_most: int | None = None,
+    ) -> Reuse:
         """Puts the longest known beginning of `tokens` into fresh `states`; always leaves a token to compute.
 
-        `space` is the namespace: what computes. The longest prefix wins, wherever its blocks lie.
+        `space` is the namespace: what computes. The longest prefix wins, wherever its blocks lie; one of `more_than`
+        tokens or fewer is left alone and the lookup not counted, and no more than `at_most` tokens are taken.
         """
-        self.stats.lookups += 1
-        self.stats.tokens += len(tokens)
-        keys = chain(space, tokens[:-1])
+        counted = more_than == 0
+        self.stats.lookups += counted
+        self.stats.tokens += len(tokens) * counted
+        keys = chain(space, tokens[:-1][:at_most])
         resumable = not needs_checkpoints(states)
         known = 0
         while known < len(keys) and self._known(space, keys[known]):
             known += 1
         while known and not resumable and not self._known(space, keys[known - 1], complete=True):
             known -= 1
-        if known == 0:
+        if known * BLOCK_TOKENS <= more_than:
             return Reuse(0, ())
         blocks, from_disk = self._collect(space, keys[:known], resumable)
         known = len(blocks)
-        if known == 0:
+        if known * BLOCK_TOKENS <= more_than:
             return Reuse(0, ())
         if not self._fill(states, blocks):
             self.index.remove(keys[known - 1])
             return Reuse(0, ())
         self.index.touch(keys[:known])
+        self.stats.lookups += not counted
+        self.stats.tokens += len(tokens) * (not counted)
         self.stats.reused_tokens += known * BLOCK_TOKENS
         self.stats.disk_tokens += from_disk * BLOCK_TOKENS
         return Reuse(known * BLOCK_TOKENS, tuple(keys[:known]))

@@ -33,11 +33,11 @@ __all__ = ["anthropic_routes"]
 _log = logging.getLogger(__name__)
 
 
-def anthropic_routes(service: Service) -> list[Route]:
-    """The routes, for the application to mount."""
+def anthropic_routes(service: Service, *, strict_fields: bool = False) -> list[Route]:
+    """The routes, for the application to mount. `strict_fields` refuses unknown fields."""
 
     async def messages(request: Request) -> Response:
-        body, unknown = MESSAGES.read(await read_json(request))
+        body, unknown = MESSAGES.read(await read_json(request), strict=strict_fields)
         reply = reply_of(body, request.headers.get("anthropic-beta", ""))
         job = await service.open(_for_client(to_work(body), request))
         reply = reply if reply.model else replace(reply, model=job.model)
@@ -57,7 +57,7 @@ def anthropic_routes(service: Service) -> list[Route]:
         return Response(data, media_type="application/json", headers=ignored_header(unknown))
 
     async def count_tokens(request: Request) -> Response:
-        body, unknown = COUNT.read(await read_json(request))
+        body, unknown = COUNT.read(await read_json(request), strict=strict_fields)
         tokens = await service.count_tokens(_for_client(to_work(body), request))
         return JSONResponse({"input_tokens": tokens}, headers=ignored_header(unknown))
 
