@@ -3,10 +3,10 @@ PYTHON ?= python3
 PROMPT ?= Why is the sky blue? Answer in one sentence.
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/isa/*)
+NATIVE := pyproject.toml CMakeLists.txt $(wildcard native/*.*) $(wildcard native/isa/*)
 EXTRA := $(if $(filter Linux,$(shell uname -s)),[cpu],)
 
-.PHONY: run test test-slow check parity bench sanitize clean
+.PHONY: run test test-slow check parity bench sanitize valgrind clean
 
 run: $(VENV)/installed
 	@$(BIN)/mlx_lm.generate --model smollm2 --prompt "$(PROMPT)"
@@ -31,6 +31,19 @@ parity: $(VENV)-parity/installed
 
 bench: $(VENV)/tested
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# The kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer (their build takes minutes).
+sanitize: $(VENV)/tested
+	$(BIN)/python -m pip install --quiet --group native
+	PYTHON=$(abspath $(BIN)/python) scripts/build_native.sh --sanitize
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  PYTHONPATH=build/native-sanitize/src $(BIN)/python -m pytest -q tests/kernels $(ARGS)
+
+# The kernels alone, without Python and MLX, under valgrind.
+valgrind: $(VENV)/tested
+	$(BIN)/python -m pip install --quiet --group native
+	PYTHON=$(abspath $(BIN)/python) scripts/check_native.sh --valgrind
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

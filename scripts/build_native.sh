@@ -2,9 +2,8 @@
 # Builds the native kernels in place, into src/mlx_lm/kernels/ (git-ignored), for use with PYTHONPATH=src.
 #   scripts/build_native.sh [--sanitize]      PYTHON=... selects the interpreter (default .venv/bin/python)
 # Needs mlx[cpu], nanobind, cmake and ninja in that interpreter's environment.
-# --sanitize builds with AddressSanitizer and UndefinedBehaviorSanitizer beside a copy of the sources instead; run
-#   LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-#   ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/native-sanitize/src python -m pytest tests/kernels
+# --sanitize builds with AddressSanitizer and UndefinedBehaviorSanitizer beside a copy of the sources instead, for
+# `make sanitize`. Without Python and MLX, for other architectures and valgrind: scripts/check_native.sh.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$root/.venv/bin/python}

@@ -1,0 +1,464 @@
+// Every kernel of every instruction set that this CPU has, against double precision, without Python and MLX:
+//
+//     scripts/check_native.sh                                  # this machine
+//     scripts/check_native.sh --valgrind                       # the same, small, under valgrind
+//     CXX=aarch64-linux-gnu-g++ RUN="qemu-aarch64 -L /usr/aarch64-linux-gnu" scripts/check_native.sh
+//
+// It is what can run where the package cannot: other architectures under an emulator, memory checkers. The tests under
+// tests/kernels go further.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "attention.h"
+#include "elementwise.h"
+#include "elementwise_grad.h"
+#include "linear.h"
+#include "pool.h"
+#include "recurrent.h"
+#include "stages.h"
+#include "top_k.h"
+
+using namespace mlx_lm;
+
+namespace {
+
+std::mt19937 random_bits(7);
+int failures = 0;
+long checks = 0;
+
+float normal() {
+  static std::normal_distribution<float> distribution;
+  return distribution(random_bits);
+}
+int64_t below(int64_t n) {
+  return static_cast<int64_t>(random_bits() % static_cast<uint32_t>(n));
+}
+std::vector<float> normals(int64_t n) {
+  std::vector<float> v(static_cast<size_t>(n));
+  std::generate(v.begin(), v.end(), normal);
+  return v;
+}
+
+void expect(bool good, const char* what, double found = 0, double expected = 0) {
+  ++checks;
+  if (!good && ++failures < 20) {
+    std::printf("FAILED %s on %s: %.9g, expected %.9g\n", what, isa_name(active_isa()), found, expected);
+  }
+}
+void near(double found, double expected, double tolerance, const char* what) {
+  expect(std::abs(found - expected) <= tolerance * std::max(1.0, std::abs(expected)), what, found, expected);
+}
+
+// Memory of its own size, so that a checker sees every step over its end; 64-byte aligned.
+struct Memory {
+  explicit Memory(size_t bytes) : data(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64))) {}
+  Memory(const Memory&) = delete;
+  ~Memory() { std::free(data); }
+  char* data;
+};
+
+// Values as stored in a type, and what the stored ones stand for.
+struct Stored {
+  std::vector<char> bytes;
+  std::vector<double> values;
+  Stored(const std::vector<float>& from, Float type) : bytes(from.size() * static_cast<size_t>(float_bytes(type))) {
+    auto n = static_cast<int64_t>(from.size());
+    row_kernels().convert(from.data(), Float::f32, n, bytes.data(), type);
+    std::vector<float> back(from.size());
+    row_kernels().convert(bytes.data(), type, n, back.data(), Float::f32);
+    values.assign(back.begin(), back.end());
+  }
+};
+
+// ---------------------------------------------------------------- products
+
+double fp8(int code) {
+  int exponent = code >> 3 & 15, mantissa = code & 7;
+  double value = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+  return code & 128 ? -value : value;
+}
+double fp4(int code) {
+  constexpr double table[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  return code & 8 ? -table[code & 7] : table[code & 7];
+}
+
+struct Weights {
+  Matrix m{};
+  std::vector<char> words, scales, biases, mixed, mixed_scales, mixed_biases;
+  std::vector<double> wide;
+
+  Weights(Format format, int bits, int group, Float type, int64_t n, int64_t k) {
+    wide.resize(static_cast<size_t>(n * k));
+    m = {nullptr, nullptr, nullptr, n, k, format, type, bits, group, false};
+    if (format == Format::dense) {
+      Stored w(normals(n * k), type);
+      words = w.bytes;
+      wide = w.values;
+    } else {
+      pack(n, k, format, bits, group, type);
+    }
+    place(words, scales, biases);
+  }
+  void place(std::vector<char>& w, std::vector<char>& s, std::vector<char>& b) {
+    m.w = w.data();
+    m.scales = s.empty() ? nullptr : s.data();
+    m.biases = b.empty() ? nullptr : b.data();
+  }
+  void interleave() {
+    mix(words, mixed, 4);  // 16-bit elements in pairs
+    mix(scales, mixed_scales, m.format == Format::affine ? static_cast<int>(float_bytes(m.type)) : 1);
+    mix(biases, mixed_biases, static_cast<int>(float_bytes(m.type)));
+    place(mixed, mixed_scales, mixed_biases);
+    m.interleaved = true;
+  }
+
+ private:
+  void mix(const std::vector<char>& from, std::vector<char>& to, int item) const {
+    to.resize(from.size());
+    if (!from.empty()) {
+      const int64_t columns = static_cast<int64_t>(from.size()) / item / m.n;
+      linear_kernels().interleave(from.data(), to.data(), columns, item, false, 0, m.n / 16);
+      std::vector<char> back(from.size());
+      linear_kernels().interleave(to.data(), back.data(), columns, item, true, 0, m.n / 16);
+      expect(back == from, "interleave undone");
+    }
+  }
+  void pack(int64_t n, int64_t k, Format format, int bits, int group, Float type) {
+    words.assign(static_cast<size_t>(n * k * bits / 8), 0);
+    const int64_t groups = n * k / group;
+    std::vector<double> scale(static_cast<size_t>(groups)), bias(static_cast<size_t>(groups), 0.0);
+    if (format == Format::affine) {
+      Stored s(normals(groups), type), b(normals(groups), type);
+      scales = s.bytes;
+      biases = b.bytes;
+      scale = s.values;
+      bias = b.values;
+    } else {
+      for (double& s : scale) {
+        int code = format == Format::nvfp4 ? static_cast<int>(below(0x48)) : static_cast<int>(112 + below(8));
+        scales.push_back(static_cast<char>(code));
+        s = format == Format::nvfp4 ? fp8(code) : std::ldexp(1.0, code - 127);
+      }
+    }
+    for (int64_t i = 0; i < n * k; ++i) {
+      int code = static_cast<int>(below(int64_t{1} << bits));
+      code = format == Format::mxfp8 && (code & 127) == 127 ? 0 : code;  // NaN
+      for (int bit = 0; bit < bits; ++bit) {
+        int64_t at = i * bits + bit;
+        words[static_cast<size_t>(at / 8)] = static_cast<char>(words[static_cast<size_t>(at / 8)] | (code >> bit & 1) << (at % 8));
+      }
+      auto g = static_cast<size_t>(i / group);
+      double q = format == Format::affine ? code : (format == Format::mxfp8 ? fp8(code) : fp4(code));
+      wide[static_cast<size_t>(i)] = q * scale[g] + bias[g];
+    }
+  }
+};
+
+void product(Weights& w, int64_t count, Activation kind, Float y_type) {
+  const Matrix& m = w.m;
+  std::vector<float> x = normals(count * m.k);
+  Memory space(rows_bytes(m, kind, count));
+  Rows rows = lay_out_rows(m, kind, count, space.data);
+  linear_kernels().prepare(m, rows, x.data(), Float::f32, m.k, nullptr, 0, pieces_of(rows));
+  Memory y(static_cast<size_t>(count * m.n * float_bytes(y_type)));
+  const int64_t panels = panels_of(m), cut = panels / 2;
+  linear_kernels().multiply(m, rows, y.data, y_type, m.n, 0, cut);
+  linear_kernels().multiply(m, rows, y.data, y_type, m.n, cut, panels);
+  std::vector<float> found(static_cast<size_t>(count * m.n));
+  row_kernels().convert(y.data, y_type, count * m.n, found.data(), Float::f32);
+  double tolerance = kind == Activation::exact ? 1e-6 : (kind == Activation::bf16 ? 6e-3 : 2e-2);
+  tolerance += y_type == Float::f32 ? 0 : 8e-3;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t j = 0; j < m.n; ++j) {
+      double sum = 0, size = 0;
+      for (int64_t k = 0; k < m.k; ++k) {
+        double term = static_cast<double>(x[static_cast<size_t>(i * m.k + k)]) * w.wide[static_cast<size_t>(j * m.k + k)];
+        sum += term;
+        size += std::abs(term);
+      }
+      double value = found[static_cast<size_t>(i * m.n + j)];
+      expect(std::abs(value - sum) <= tolerance * std::max(size, 1e-3), "product", value, sum);
+    }
+  }
+}
+
+void product_back(const Weights& w, int64_t count) {
+  const Matrix view = dense_view(w.m);
+  std::vector<float> x = normals(count * view.k);
+  Memory space(rows_bytes(view, Activation::exact, count));
+  Rows rows = lay_out_rows(view, Activation::exact, count, space.data);
+  linear_kernels().prepare(view, rows, x.data(), Float::f32, view.k, nullptr, 0, pieces_of(rows));
+  std::vector<float> y(static_cast<size_t>(count * view.n));
+  linear_kernels().multiply_plain(w.m, rows, y.data(), Float::f32, view.n, 0, view.n);
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t j = 0; j < view.n; ++j) {
+      double sum = 0, size = 1e-3;
+      for (int64_t k = 0; k < view.k; ++k) {
+        double term = static_cast<double>(x[static_cast<size_t>(i * view.k + k)]) * w.wide[static_cast<size_t>(k * view.n + j)];
+        sum += term;
+        size += std::abs(term);
+      }
+      near(y[static_cast<size_t>(i * view.n + j)] / size, sum / size, 1e-6, "product without transposition");
+    }
+  }
+}
+
+void products(bool small) {
+  struct Kind {
+    Format format;
+    int bits, group;
+  };
+  std::vector<Kind> kinds = {{Format::dense, 0, 0}, {Format::mxfp4, 4, 32}, {Format::mxfp8, 8, 32}, {Format::nvfp4, 4, 16}};
+  for (int bits : {2, 3, 4, 5, 6, 8}) {
+    for (int group : {32, 64, 128}) {
+      kinds.push_back({Format::affine, bits, group});
+    }
+  }
+  for (const Kind& kind : kinds) {
+    for (Float type : {Float::f32, Float::bf16, Float::f16}) {
+      for (int64_t count : small ? std::vector<int64_t>{1, 14} : std::vector<int64_t>{1, 2, 3, 5, 8, 9, 14, 40}) {
+        Weights w(kind.format, kind.bits, kind.group, type, count % 2 == 0 ? 48 : 37, kind.format == Format::dense ? 150 : 256);
+        for (bool fast : {false, true}) {
+          product(w, count, activation_for(w.m, fast), fast ? Float::f32 : type);
+        }
+        product_back(w, count);
+        if (w.m.n == 48 && w.m.k % 64 == 0) {
+          w.interleave();
+          product(w, count, Activation::exact, Float::f32);
+          product(w, count, activation_for(w.m, true), Float::f32);
+        }
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------- rows
+
+void conversions() {
+  for (Float type : {Float::bf16, Float::f16}) {
+    for (uint32_t first = 0; first < 0x10000; first += 16) {
+      uint16_t bits[16], back[16];
+      float wide[16];
+      for (uint32_t i = 0; i < 16; ++i) bits[i] = static_cast<uint16_t>(first + i);
+      row_kernels().convert(bits, type, 16, wide, Float::f32);
+      row_kernels().convert(wide, Float::f32, 16, back, type);
+      for (int i = 0; i < 16; ++i) {
+        const int fraction = type == Float::bf16 ? 7 : 10, e = type == Float::bf16 ? 255 : 31;
+        const int exponent = bits[i] >> fraction & e, mantissa = bits[i] & ((1 << fraction) - 1);
+        if (exponent == e && mantissa != 0) {
+          expect(std::isnan(wide[i]), "NaN");
+          continue;
+        }
+        double value = exponent == e ? INFINITY
+                                     : std::ldexp(exponent == 0 ? mantissa : mantissa + (1 << fraction),
+                                                  std::max(exponent, 1) - e / 2 - fraction);
+        expect(wide[i] == (bits[i] & 0x8000 ? -value : value) && back[i] == bits[i], "conversion", wide[i], value);
+      }
+    }
+  }
+}
+
+double activated(Act act, double x) {
+  auto sigmoid = [](double v) { return 1 / (1 + std::exp(-v)); };
+  switch (act) {
+    case Act::silu:
+      return x * sigmoid(x);
+    case Act::gelu:
+      return x * 0.5 * std::erfc(-x * std::sqrt(0.5));
+    case Act::gelu_tanh:
+      return x * sigmoid(2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x));
+    case Act::quick_gelu:
+      return x * sigmoid(1.702 * x);
+    case Act::relu:
+      return std::max(x, 0.0);
+    case Act::relu2:
+      return std::max(x, 0.0) * std::max(x, 0.0);
+    case Act::sigmoid:
+      return sigmoid(x);
+    case Act::tanh:
+      return std::tanh(x);
+    default:
+      return x;
+  }
+}
+
+void rows_of_numbers() {
+  for (int64_t n : {1, 7, 16, 33, 200}) {
+    auto at = [](int64_t i) { return static_cast<size_t>(i); };
+    std::vector<float> x = normals(n), w = normals(n), b = normals(n), y(at(n));
+    double square = 0, mean = 0, deviation = 0;
+    for (float v : x) {
+      square += static_cast<double>(v) * v / static_cast<double>(n);
+      mean += v / static_cast<double>(n);
+    }
+    for (float v : x) deviation += (v - mean) * (v - mean) / static_cast<double>(n);
+    row_kernels().rms_norm(x.data(), Float::f32, w.data(), 1e-3f, n, y.data(), Float::f32);
+    for (int64_t i = 0; i < n; ++i) near(y[at(i)], x[at(i)] / std::sqrt(square + 1e-3) * w[at(i)], 1e-5, "rms norm");
+    row_kernels().layer_norm(x.data(), Float::f32, w.data(), b.data(), 1e-3f, n, y.data(), Float::f32);
+    for (int64_t i = 0; i < n; ++i) {
+      near(y[at(i)], (x[at(i)] - mean) / std::sqrt(deviation + 1e-3) * w[at(i)] + b[at(i)], 3e-5, "layer norm");
+    }
+    for (Act act : {Act::none, Act::silu, Act::gelu, Act::gelu_tanh, Act::quick_gelu, Act::relu, Act::relu2,
+                    Act::sigmoid, Act::tanh}) {
+      for (float& v : x) v *= 1.5f;
+      row_kernels().activate(act, x.data(), Float::f32, w.data(), Float::f32, n, y.data(), Float::f32);
+      std::vector<float> dgate(at(n)), dup(at(n));
+      gradient_kernels().activate({act, Float::f32, Float::f32, Float::f32}, x.data(), w.data(), b.data(), dgate.data(),
+                                  dup.data(), n);
+      for (int64_t i = 0; i < n; ++i) {
+        const double v = x[at(i)], h = 1e-5;
+        near(y[at(i)], activated(act, v) * w[at(i)], 1e-5, "activation");
+        near(dup[at(i)], activated(act, v) * b[at(i)], 1e-5, "gradient of a gate's product");
+        const double slope = (activated(act, v + h) - activated(act, v - h)) / (2 * h);
+        near(dgate[at(i)], slope * w[at(i)] * b[at(i)], 1e-4, "gradient of an activation");
+      }
+    }
+    int64_t best = std::max_element(x.begin(), x.end()) - x.begin();
+    expect(row_kernels().argmax(x.data(), Float::f32, n) == best, "argmax");
+    std::vector<Choice> choices(at(n));
+    const int64_t k = std::min<int64_t>(n, 5);
+    expect(top_kernels().top(x.data(), Float::f32, 0, n, k, choices.data()) == k, "top k");
+    std::sort(choices.begin(), choices.begin() + k);
+    std::vector<float> order = x;
+    std::sort(order.rbegin(), order.rend());
+    for (int64_t i = 0; i < k; ++i) expect(x[choices[at(i)].index] == order[at(i)], "top k");
+    for (bool traditional : {false, true}) {
+      const int64_t half = n / 2;
+      row_kernels().rotate(x.data(), Float::f32, w.data(), b.data(), 0.5f, 2 * half, traditional, n, y.data(), Float::f32);
+      for (int64_t i = 0; i < half; ++i) {
+        int64_t p = traditional ? 2 * i : i, q = traditional ? 2 * i + 1 : i + half;
+        near(y[at(p)], 0.5 * (x[at(p)] * w[at(i)] - x[at(q)] * b[at(i)]), 1e-5, "rotation");
+        near(y[at(q)], 0.5 * (x[at(p)] * b[at(i)] + x[at(q)] * w[at(i)]), 1e-5, "rotation");
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------- attention
+
+void attention(int64_t length, int64_t total, int64_t dim, Float type, float softcap, int64_t window) {
+  const int64_t heads = 4, kv_heads = 2;
+  Stored q(normals(heads * length * dim), type), k(normals(kv_heads * total * dim), type), v(normals(kv_heads * total * dim), type);
+  AttentionRow row{};
+  row.keys = {k.bytes.data(), dim * float_bytes(type), 0, 0, type, nullptr, nullptr, 0};
+  row.values = row.keys;
+  row.values.data = v.bytes.data();
+  row.key_head_bytes = row.value_head_bytes = total * dim * float_bytes(type);
+  row.total = total;
+  row.window = window;
+  AttentionWork w{};
+  w.rows = &row;
+  w.batch = 1;
+  w.heads = heads;
+  w.kv_heads = kv_heads;
+  w.length = length;
+  w.key_dim = w.value_dim = dim;
+  w.scale = 0.2f;
+  w.softcap = softcap;
+  w.q = q.bytes.data();
+  w.q_type = type;
+  w.q_token = w.out_token = dim;
+  w.q_head = w.out_head = length * dim;
+  std::vector<float> out(static_cast<size_t>(heads * length * dim));
+  w.out = out.data();
+  w.out_type = Float::f32;
+  AttentionCut cut = cut_attention(w, num_threads());
+  Memory scratch(cut.bytes);
+  std::atomic<int> slots{0};
+  parallel_stages(length % 2 == 0, [&](Stages& run) { attend(w, cut, run, slots.fetch_add(1), scratch.data); });
+  for (int64_t h = 0; h < heads; ++h) {
+    for (int64_t t = 0; t < length; ++t) {
+      const int64_t last = total - length + t, first = window > 0 ? std::max<int64_t>(0, last - window + 1) : 0;
+      std::vector<double> p;
+      double sum = 0;
+      auto at = [&](int64_t head, int64_t rows, int64_t token) { return static_cast<size_t>((head * rows + token) * dim); };
+      for (int64_t j = first; j <= last; ++j) {
+        double s = 0;
+        for (int64_t d = 0; d < dim; ++d) {
+          s += q.values[at(h, length, t) + static_cast<size_t>(d)] * k.values[at(h / 2, total, j) + static_cast<size_t>(d)];
+        }
+        s *= 0.2f;
+        p.push_back(std::exp(softcap > 0 ? softcap * std::tanh(s / softcap) : s));
+        sum += p.back();
+      }
+      for (int64_t d = 0; d < dim; ++d) {
+        double expected = 0;
+        for (int64_t j = first; j <= last; ++j) {
+          expected += p[static_cast<size_t>(j - first)] / sum * v.values[at(h / 2, total, j) + static_cast<size_t>(d)];
+        }
+        near(out[at(h, length, t) + static_cast<size_t>(d)], expected, 2e-5, "attention");
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------- recurrent layers
+
+void gated_delta(int64_t length, int64_t rows, int64_t width) {
+  auto at = [](int64_t i) { return static_cast<size_t>(i); };
+  std::vector<float> q = normals(length * width), k = normals(length * width), v = normals(length * rows), g = normals(length),
+                     beta = normals(length), state = normals(rows * width), next(at(rows * width)), y(at(length * rows));
+  for (float& x : g) x = -std::abs(x);
+  for (float& x : k) x *= 0.3f;
+  Memory scratch(static_cast<size_t>(state_scratch(width)) * 4);
+  auto steps = [](const std::vector<float>& a, int64_t n) {
+    return Steps{reinterpret_cast<const char*>(a.data()), Float::f32, n * 4};
+  };
+  DeltaBlock block{{length, rows, width, reinterpret_cast<const char*>(state.data()), reinterpret_cast<char*>(next.data()),
+                    Float::f32, reinterpret_cast<char*>(y.data()), Float::f32, rows * 4, reinterpret_cast<float*>(scratch.data)},
+                   steps(q, width), steps(k, width), steps(v, rows), steps(g, 1), steps(beta, 1), false};
+  recurrent_kernels().gated_delta(block);
+  std::vector<double> s(state.begin(), state.end());
+  for (int64_t t = 0; t < length; ++t) {
+    for (int64_t r = 0; r < rows; ++r) {
+      double seen = 0, out = 0;
+      for (int64_t i = 0; i < width; ++i) {
+        s[at(r * width + i)] *= std::exp(static_cast<double>(g[at(t)]));
+        seen += s[at(r * width + i)] * k[at(t * width + i)];
+      }
+      for (int64_t i = 0; i < width; ++i) {
+        s[at(r * width + i)] += beta[at(t)] * (v[at(t * rows + r)] - seen) * k[at(t * width + i)];
+        out += s[at(r * width + i)] * q[at(t * width + i)];
+      }
+      near(y[at(t * rows + r)], out, 2e-4, "gated delta");
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool small = argc > 1 && std::string(argv[1]) == "small";
+  for (Isa isa : all_isas) {
+    if (!isa_supported(isa)) {
+      continue;
+    }
+    set_isa(isa_name(isa));
+    for (int threads : {1, 3}) {
+      set_num_threads(threads);
+      for (int64_t length : {1, 2, 7, 70}) {
+        if (small && length > 7) {
+          continue;
+        }
+        for (Float type : {Float::f32, Float::bf16, Float::f16}) {
+          attention(length, length + below(60), small ? 32 : 80, type, length == 7 ? 5.0f : 0.0f, length == 2 ? 9 : 0);
+          attention(length, length, 17, type, 0, 0);
+        }
+      }
+    }
+    products(small);
+    conversions();
+    rows_of_numbers();
+    gated_delta(5, 19, 40);
+    std::printf("%s: %ld checks, %d failures\n", isa_name(isa), checks, failures);
+  }
+  set_num_threads(1);
+  return failures == 0 ? 0 : 1;
+}
