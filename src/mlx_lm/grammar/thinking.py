@@ -12,7 +12,9 @@ This module does not know templates, nor whether a prompt ends inside reasoning;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +24,19 @@ from mlx_lm.grammar.constraint import Constraint, TokenMask, allows, mask_width
 __all__ = ["ThinkingConstraint"]
 
 
+@dataclass(frozen=True)
+class _Phase:
+    """Where the text stands before the answer.
+
+    ready: the model may open its reasoning or answer; opening: `count` tokens of the marker came; inside: `count`
+    tokens of the reasoning came and `tail` are the last; gap: the closing marker came; answer: it is next or has begun.
+    """
+
+    name: Literal["ready", "opening", "inside", "gap", "answer"]
+    count: int = 0
+    tail: tuple[int, ...] = ()
+
+
 class ThinkingConstraint:
     """Reasoning first, then `inner`.
 
@@ -29,10 +44,11 @@ class ThinkingConstraint:
         inner: the constraint of the answer, at its start.
         start: the ids of the opening marker; empty when the model cannot open reasoning itself.
         end: the ids of the closing marker.
+        vocabulary: number of tokens.
         gaps: ids of line breaks, one of which may stand between the closing marker and the answer.
         ends: the ids that end generation.
-        vocabulary: number of tokens.
         inside: the prompt ends inside reasoning.
+        limit: most tokens of reasoning; then the closing marker comes.
     """
 
     def __init__(
@@ -45,6 +61,7 @@ class ThinkingConstraint:
         gaps: Sequence[int] = (),
         ends: frozenset[int] = frozenset(),
         inside: bool = False,
+        limit: int | None = None,
     ) -> None:
         if not end:
             raise GrammarError("The marker that closes the reasoning has no tokens.")
@@ -52,55 +69,53 @@ class ThinkingConstraint:
         self._start, self._end = tuple(start), tuple(end)
         self._gaps, self._ends = frozenset(gaps), ends
         self._vocabulary = vocabulary
-        self._inside = inside
-        self._before: list[int] = []  # tokens that came before the answer, the gap included
+        self._limit = limit
+        self._phase: _Phase = _Phase("inside") if inside else _Phase("ready" if start else "answer")
+        self._past: list[_Phase] = []  # the phase before each token that came before the answer
         self._answer = 0  # tokens that the inner constraint took
-        self._closed = not inside and not self._start  # the answer, or its gap, is next
 
     @property
     def thinking(self) -> bool:
         """Whether the reasoning has begun and has not ended."""
-        return not self._closed and (self._inside or len(self._before) > 0)
+        return self._phase.name in ("opening", "inside")
 
     @property
     def complete(self) -> bool:
-        return not self.thinking and self._opening() is None and self._inner.complete
+        return not self.thinking and self._inner.complete
 
     @property
     def done(self) -> bool:
-        return not self.thinking and self._opening() is None and self._inner.done
-
-    def _opening(self) -> int | None:
-        """The next token of the opening marker where it has begun but is not whole."""
-        count = len(self._before)
-        if self._inside or self._closed or count == 0 or count >= len(self._start):
-            return None
-        return self._start[count]
+        return not self.thinking and self._inner.done
 
     def mask(self) -> TokenMask:
-        opening = self._opening()
-        if opening is not None:
-            return self._of([opening])
-        if self.thinking:
+        if self._phase.name == "opening":
+            return self._of([self._start[self._phase.count]])
+        if self._phase.name == "inside":
+            closing = self._closing()
+            if closing:
+                return self._of(closing[:1])
             mask = np.full(mask_width(self._vocabulary), 0xFFFFFFFF, np.uint32)
             spare = len(mask) * 32 - self._vocabulary
             if spare:
                 mask[-1] = np.uint32(0xFFFFFFFF >> spare)
             return mask & ~self._of(self._ends)
-        mask = self._inner.mask()
-        if self._answer == 0:
-            if not self._closed:
-                mask |= self._of(self._start[:1])
-            elif self._may_gap:
-                mask |= self._of(self._gaps)
-        return mask
+        return self._inner.mask() | self._of(self._besides())
 
-    @property
-    def _may_gap(self) -> bool:
-        """Right after the closing marker, once."""
-        return bool(self._before) and tuple(self._before[-len(self._end) :]) == self._end
+    def _closing(self) -> list[int]:
+        """What is left of the closing marker once the reasoning has been long enough; else nothing."""
+        phase = self._phase
+        if self._limit is None or phase.name != "inside" or phase.count < self._limit:
+            return []
+        come = next(n for n in range(len(self._end) - 1, -1, -1) if n == 0 or phase.tail[-n:] == self._end[:n])
+        return list(self._end[come:])
 
-    def _of(self, tokens: Sequence[int] | frozenset[int]) -> TokenMask:
+    def _besides(self) -> frozenset[int]:
+        """Tokens that can come in place of the answer's next one."""
+        if self._phase.name == "ready":
+            return frozenset(self._start[:1])
+        return self._gaps if self._phase.name == "gap" else frozenset()
+
+    def _of(self, tokens: Iterable[int]) -> TokenMask:
         mask = np.zeros(mask_width(self._vocabulary), np.uint32)
         for token in tokens:
             if 0 <= token < self._vocabulary:
@@ -108,62 +123,57 @@ class ThinkingConstraint:
         return mask
 
     def accept(self, token: int) -> None:
-        if self._answer == 0 and not self._answers(token):
+        if self._takes(token):
             if not allows(self.mask(), token):
                 raise GrammarError(f"Token {token} is not allowed here.")
-            self._before.append(token)
-            self._settle()
-        else:
-            self._inner.accept(token)
-            self._answer += 1
+            self._past.append(self._phase)
+            self._phase = self._next(token)
+            return
+        self._inner.accept(token)
+        self._answer += 1
+        if self._answer == 1:
+            self._past.append(self._phase)
+            self._phase = _Phase("answer")
 
-    def _answers(self, token: int) -> bool:
-        """Whether a token is the answer's first; a token that both could take is the answer's."""
-        if self.thinking or self._opening() is not None:
-            return False
-        special = (
-            self._gaps if self._closed and self._may_gap else frozenset(self._start[:1] if not self._closed else ())
-        )
-        return token not in special or self._inner.validate([token]) == 1
+    def _takes(self, token: int) -> bool:
+        """Whether a token comes before the answer; one that could be either is the answer's."""
+        return self.thinking or (token in self._besides() and self._inner.validate([token]) == 0)
 
-    def _settle(self) -> None:
-        """Works out from the tokens before the answer whether the reasoning has ended."""
-        body = len(self._before) if self._inside else max(len(self._before) - len(self._start), 0)
-        tail = tuple(self._before[-len(self._end) :])
-        gap = self._before[-1:] and self._before[-1] in self._gaps
-        held = tuple(self._before[-len(self._end) - 1 : -1]) if gap else ()
-        self._closed = (
-            (not self._inside and not self._start)
-            or (body >= len(self._end) and tail == self._end)
-            or (body > len(self._end) and held == self._end)
-        )
+    def _next(self, token: int) -> _Phase:
+        phase = self._phase
+        if phase.name in ("ready", "opening"):
+            count = phase.count + 1
+            return _Phase("opening", count) if count < len(self._start) else _Phase("inside")
+        if phase.name == "gap":
+            return _Phase("answer")
+        tail = (*phase.tail, token)[-len(self._end) :]
+        return _Phase("gap") if tail == self._end else _Phase("inside", phase.count + 1, tail)
 
     def rollback(self, count: int) -> None:
-        if not 0 <= count <= self._answer + len(self._before):
-            raise GrammarError(f"{count} tokens cannot be taken back.")
+        before = len(self._past) - (self._answer > 0)
+        if not 0 <= count <= self._answer + before:
+            raise GrammarError(f"{count} tokens cannot be taken back; {self._answer + before} were accepted.")
         inner = min(count, self._answer)
         self._inner.rollback(inner)
+        if inner and inner == self._answer:
+            self._phase = self._past.pop()
         self._answer -= inner
-        if count > inner:
-            del self._before[len(self._before) - (count - inner) :]
-            self._settle()
+        for _ in range(count - inner):
+            self._phase = self._past.pop()
 
     def forced(self) -> list[int]:
-        opening = self._opening()
-        if opening is not None:
-            return list(self._start[len(self._before) :])
-        if self._answer:
-            return self._inner.forced()
-        if self._closed and not self._may_gap:
-            return self._inner.forced()
-        return []
+        if self._phase.name == "opening":
+            return list(self._start[self._phase.count :])
+        if self._phase.name == "inside":
+            return self._closing()
+        return self._inner.forced() if self._phase.name == "answer" else []
 
     def validate(self, tokens: Sequence[int]) -> int:
-        if self._answer:
+        if self._phase.name == "answer":
             return self._inner.validate(tokens)
         probe = self.copy()
         for i, token in enumerate(tokens):
-            if probe._answer:
+            if probe._phase.name == "answer":
                 return i + probe._inner.validate(tokens[i:])
             try:
                 probe.accept(token)
@@ -174,7 +184,7 @@ class ThinkingConstraint:
     def copy(self) -> ThinkingConstraint:
         other = ThinkingConstraint(
             self._inner.copy(), start=self._start, end=self._end, vocabulary=self._vocabulary,
-            gaps=tuple(self._gaps), ends=self._ends, inside=self._inside,
+            gaps=tuple(self._gaps), ends=self._ends, limit=self._limit,
         )  # fmt: skip
-        other._before, other._answer, other._closed = list(self._before), self._answer, self._closed
+        other._phase, other._past, other._answer = self._phase, list(self._past), self._answer
         return other
