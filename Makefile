@@ -17,6 +17,7 @@ test: $(VENV)/tested
 
 test-slow: $(VENV)/tested
 	@$(BIN)/python -c "from mlx_lm.hub import resolve; [resolve(m) for m in ('smollm2', 'gemma-3-270m', 'qwen2.5-coder-1.5b')]"
+	$(BIN)/python -m pip install --quiet --group slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: $(VENV)/tested

@@ -19,21 +19,40 @@ if importlib.util.find_spec("mlx") is None:
 
 if TYPE_CHECKING:
     from .engine import batch_generate, generate, generate_step, stream_generate
+    from .grammar import CFG, Choice, JsonSchema, Regex, parse_output
     from .models.load import load
     from .quant import convert
 
 __version__ = "1.0.0"
-__all__ = ["__version__", "batch_generate", "convert", "generate", "generate_step", "load", "stream_generate"]
+__all__ = [
+    "CFG",
+    "Choice",
+    "JsonSchema",
+    "Regex",
+    "__version__",
+    "batch_generate",
+    "convert",
+    "generate",
+    "generate_step",
+    "load",
+    "parse_output",
+    "stream_generate",
+]
 
 _HOMES = {
+    "CFG": ".grammar",
+    "Choice": ".grammar",
+    "JsonSchema": ".grammar",
+    "Regex": ".grammar",
     "batch_generate": ".engine",
     "convert": ".quant",
     "generate": ".engine",
     "generate_step": ".engine",
     "load": ".models.load",
+    "parse_output": ".grammar",
     "stream_generate": ".engine",
 }
-_MODULES = {"errors", "models", "sample_utils", "tokenizer_utils", "types", "utils"}
+_MODULES = {"errors", "grammar", "models", "sample_utils", "tokenizer_utils", "types", "utils"}
 
 
 def __getattr__(name: str) -> Any:

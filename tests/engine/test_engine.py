@@ -255,3 +255,90 @@ def test_a_draft_with_another_vocabulary_is_refused(full_model):
         other.args.vocab_size += 1
     with pytest.raises(UnsupportedError, match="tokenizer"):
         list(speculative_generate_step([1, 2], model, other, max_tokens=3))
+
+
+def test_equal_seeds_in_one_batch_are_each_as_alone(any_model):
+    model, vocab = any_model
+    wanted = prompts(vocab, [7, 7, 9])
+    wanted[1] = wanted[0]
+    solo = [tokens(p, model, max_tokens=10, sampler=make_sampler(temp=1.3, top_p=0.9, seed=5)) for p in wanted]
+    generator = BatchGenerator(model, max_tokens=10)
+    uids = generator.insert(wanted, samplers=[make_sampler(temp=1.3, top_p=0.9, seed=5) for _ in wanted])
+    out = {uid: [] for uid in uids}
+    while results := generator.next_generated():
+        for r in results:
+            out[r.uid].append(r.token)
+    assert [out[u] for u in uids] == solo and solo[0] == solo[1]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("stage", ["processor", "sampler", "late"])
+def test_a_failure_in_a_batch_calls_nobody_twice(any_model, stage, place):
+    model, vocab = any_model
+    wanted = prompts(vocab, [5, 6, 4])
+    calls = []
+
+    def spy(history, logits):
+        calls.append(history.tolist())
+        return logits
+
+    def explode(*args):
+        if len(args[0]) > 8 or args[0].shape[0] == 1:
+            count.append(1)
+        if len(count) < 3:
+            return args[-1] if stage == "processor" else mx.argmax(args[-1], axis=-1)
+        if stage == "late":  # fails when it is read
+            return mx.zeros((3,), mx.uint32)
+        raise RuntimeError("boom")
+
+    count = []
+    bad = {"logits_processors": (explode,)} if stage == "processor" else {"sampler": explode}
+    engine = Engine(model)
+    uids = [
+        engine.add(
+            Request(
+                prompt=tuple(p),
+                max_tokens=8,
+                **(bad if i == place else {"logits_processors": (spy,), "sampler": make_sampler(temp=1.0, seed=i)}),
+            )
+        )
+        for i, p in enumerate(wanted)
+    ]
+    out, errors = {uid: [] for uid in uids}, []
+    while not engine.idle:
+        for e in engine.step():
+            if isinstance(e, TokenEvent):
+                errors.append(e.uid) if e.error is not None else out[e.uid].append(e.token)
+        engine.check()
+    assert errors == [uids[place]]
+    seen = []
+    for i, p in enumerate(wanted):
+        if i != place:
+            assert out[uids[i]] == tokens(p, model, max_tokens=8, sampler=make_sampler(temp=1.0, seed=i))
+            seen += [p + out[uids[i]][:n] for n in range(8)]
+    assert sorted(calls) == sorted(seen)
+
+
+def test_a_forward_pass_that_fails_leaves_every_state_as_it_was(any_model):
+    model, vocab = any_model
+    wanted = prompts(vocab, [5, 6, 4])
+    engine = Engine(model)
+    uids = [engine.add(Request(prompt=tuple(p), max_tokens=8)) for p in wanted]
+    real, failures = engine._runner._hidden, []
+
+    def half_way(inputs, states, **kwargs):
+        if inputs.shape[0] > 1 and len(failures) < 3:
+            failures.append(1)
+            real(inputs, states)  # the states have moved
+            raise RuntimeError("boom")
+        return real(inputs, states, **kwargs)
+
+    engine._runner._hidden = half_way
+    out = {uid: [] for uid in uids}
+    while not engine.idle:
+        for e in engine.step():
+            if isinstance(e, TokenEvent):
+                assert e.error is None
+                out[e.uid].append(e.token)
+    assert len(failures) == 3
+    assert [out[u] for u in uids] == [plain_greedy(model, p, 8) for p in wanted]

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_lm.engine.scheduler import Scheduler
+from mlx_lm.engine.scheduler import Pace, Plan, Scheduler
 
 POLICIES = ["fair", "prefill_first", "decode_first"]
 
@@ -78,3 +78,69 @@ def test_priority_goes_first():
     scheduler.add(0, 5)
     scheduler.add(1, 5, priority=1)
     assert scheduler.plan().prefill == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    decode=st.floats(1e-3, 1e-1),
+    token=st.floats(1e-6, 1e-3),
+    fixed=st.floats(0.0, 0.3),
+    streams=st.integers(1, 8),
+)
+def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, streams):
+    """A 32k prompt beside running streams, in virtual time: a piece costs `fixed` decode steps and its tokens."""
+    pace = Pace()
+    scheduler = Scheduler(prefill_step=2048, policy="fair", pace=pace)
+    for uid in range(streams):
+        scheduler.add(uid, 1)
+        scheduler.prefilled(uid, scheduler.plan().length)
+        pace.computed(1, token + fixed * decode)
+    for _ in range(20):  # idle
+        assert scheduler.plan() == Plan(None, 0, tuple(range(streams)))
+        pace.decoded(decode)
+    scheduler.add(99, 32_768)
+    longest, steps = 0.0, 0
+    while 99 in scheduler.waiting:
+        plan = scheduler.plan()
+        assert plan.decode == tuple(range(streams))  # every stream gets a token in every step
+        cost = fixed * decode + plan.length * token
+        pace.computed(plan.length, cost)
+        pace.decoded(decode)
+        scheduler.prefilled(99, plan.length)
+        # A piece has at least `smallest` tokens, or the prompt would never end.
+        if plan.length > pace.smallest:
+            longest = max(longest, cost + decode)
+        steps += 1
+        assert steps < 20_000
+    assert longest <= 3 * decode
+
+
+@settings(max_examples=50, deadline=None)
+@given(pause=st.integers(1, 70), arrivals=st.integers(1, 3), step=st.integers(1, 64))
+def test_a_steady_stream_of_prompts_cannot_starve_decoders(pause, arrivals, step):
+    scheduler = Scheduler(max_batch=1000, prefill_step=step, policy="prefill_first", max_pause=pause)
+    scheduler.add(0, 1)
+    scheduler.prefilled(0, scheduler.plan().length)
+    waited, longest, uid = 0, 0, 1
+    for _ in range(500):
+        for _ in range(arrivals):
+            scheduler.add(uid, 40)
+            uid += 1
+        plan = scheduler.plan()
+        waited = 0 if 0 in plan.decode else waited + 1
+        longest = max(longest, waited)
+        if plan.prefill is not None:
+            scheduler.prefilled(plan.prefill, plan.length)
+        if len(scheduler.running) > 900:
+            break
+    assert longest <= pause
+
+
+def test_a_full_batch_decodes_whatever_waits():
+    scheduler = Scheduler(max_batch=2, prefill_step=10, policy="prefill_first")
+    for uid in range(5):
+        scheduler.add(uid, 5)
+    for _ in range(2):
+        plan = scheduler.plan()
+        scheduler.prefilled(plan.prefill, plan.length)
+    assert scheduler.plan() == Plan(None, 0, (0, 1))

@@ -7,21 +7,18 @@ whose standard deviation is about 1.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from hub_layout import to_hub_layout
 from references import Reference, all_references, load_reference
+from ways import batched, check, in_pieces
 
 from mlx_lm.models.registry import MODEL_REMAPPING, families, get_classes
-
-TOLERANCE = 1e-4
 
 
 def _ready(name: str) -> bool:
@@ -43,79 +40,47 @@ def _build(reference: Reference, *, spelling: str = "v5", native: bool = False) 
     return model
 
 
-def _check(logits: mx.array, expected: mx.array) -> None:
-    if logits.shape != expected.shape:
-        pytest.fail(f"logits have shape {logits.shape}, not {expected.shape}")
-    each = np.array(mx.abs(logits - expected).max(axis=(0, 2)))  # (L,)
-    wrong = np.flatnonzero(~(each < TOLERANCE))
-    if wrong.size:
-        pytest.fail(f"logits are off by {each.max():.2e}, from position {wrong[0]} on")
-
-
-def _pieces(length: int, sizes: list[int]) -> Iterator[tuple[int, int]]:
-    at = 0
-    for size in [*sizes, *([1] * length)]:
-        if at >= length:
-            return
-        yield at, min(at + size, length)
-        at += size
-
-
-def _in_pieces(model: Any, ids: mx.array, sizes: list[int]) -> mx.array:
-    cache = model.make_cache()
-    return mx.concatenate([model(ids[:, a:b], cache) for a, b in _pieces(ids.shape[1], sizes)], axis=1)
-
-
 @pytest.mark.parametrize("spelling", ["v5", "hub"])
 @pytest.mark.parametrize("name", READY)
 def test_whole_prompt(name: str, spelling: str) -> None:
     reference = load_reference(name)
     model = _build(reference, spelling=spelling)
-    _check(model(reference.ids), reference.logits)
-    _check(model(reference.ids, model.make_cache()), reference.logits)
+    check(model(reference.ids), reference.logits)
+    check(model(reference.ids, model.make_cache()), reference.logits)
 
 
 @pytest.mark.parametrize("name", [name for name in READY if load_reference(name).native])
 def test_native_layout(name: str) -> None:
     reference = load_reference(name)
-    _check(_build(reference, native=True)(reference.ids), reference.logits)
+    check(_build(reference, native=True)(reference.ids), reference.logits)
 
 
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_chunked_prefill(name: str) -> None:
     reference = load_reference(name)
-    logits = _in_pieces(_build(reference), reference.ids, [7, 5, 1, 9])
-    _check(logits, reference.logits)
+    logits = in_pieces(_build(reference), reference.ids, [7, 5, 1, 9])
+    check(logits, reference.logits)
 
 
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_stepwise(name: str) -> None:
     reference = load_reference(name)
-    logits = _in_pieces(_build(reference), reference.ids, [2])
-    _check(logits, reference.logits)
+    logits = in_pieces(_build(reference), reference.ids, [2])
+    check(logits, reference.logits)
 
 
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_batch_of_different_lengths(name: str) -> None:
     reference = load_reference(name)
-    model, ids = _build(reference), reference.ids
-    starts = [3, 11, 8]
-    caches = [model.make_cache() for _ in starts]
-    for start, cache in zip(starts, caches, strict=True):
-        model(ids[:, :start], cache)
-    cache = [list(states) for states in zip(*caches, strict=True)]
-    for done, length in ((0, 1), (1, 4), (5, 1), (6, 1)):
-        spans = [(start + done, start + done + length) for start in starts]
-        logits = model(mx.concatenate([ids[:, a:b] for a, b in spans]), cache)
-        expected = mx.concatenate([reference.logits[:, a:b] for a, b in spans])
-        _check(logits, expected)
+    for logits, expected in batched(_build(reference), reference.ids, reference.logits):
+        check(logits, expected)
 
 
 @pytest.mark.parametrize("name", [n for n in READY if load_reference(n).path_dependent == "longrope"])
 def test_longrope_after_a_long_prefix(name: str) -> None:
     reference = load_reference(name)
-    logits = _in_pieces(_build(reference), reference.ids, [reference.ids.shape[1] - 4])
-    _check(logits, reference.logits)
+    logits = in_pieces(_build(reference), reference.ids, [reference.ids.shape[1] - 4])
+    check(logits, reference.logits)
 
 
 @pytest.mark.parametrize("name", [n for n in READY if n.startswith("gpt_oss/")])

@@ -28,6 +28,10 @@ class RunningServer:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         assert self._started.wait(60), "the server did not start"
+        for _ in range(3000):
+            if self.error is not None or self.service.status()["ready"]:
+                break
+            threading.Event().wait(0.01)
         if self.error is not None:
             raise self.error
 

@@ -136,7 +136,8 @@ def test_half_a_surrogate_pair_in_a_tools_input() -> None:
 
 
 class TestModels:
-    MODELS = tuple(ModelInfo(f"m{i}", 1_700_000_000, 4096, aliases=("claude-x",) if i == 1 else ()) for i in range(3))
+    ALIASES = ((), ("claude-x", "gpt-*"), ())
+    MODELS = tuple(ModelInfo(f"m{i}", 1_700_000_000, 4096, aliases=names) for i, names in enumerate(ALIASES))
 
     def test_one(self) -> None:
         assert model_object(self.MODELS[0]) == {

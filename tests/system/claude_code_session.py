@@ -19,11 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 
 import uvicorn
 from fakes import FakeService, answer
-from starlette.applications import Starlette
 
-from mlx_lm.errors import ContextLengthError, MLXLMError
-from mlx_lm.server.anthropic.routes import anthropic_routes
-from mlx_lm.server.errors import error_response
+from mlx_lm.errors import ContextLengthError
+from mlx_lm.server.app import create_app
 from mlx_lm.server.options import ServerSettings
 from mlx_lm.server.service import Service
 from mlx_lm.server.work import Finished, Reasoning, Started, Text, ToolArguments, ToolEnd, ToolStart, Usage
@@ -84,8 +82,8 @@ class _Noted:
         await self._job.__aexit__(*error)
 
 
-def serve(service: Service, started: threading.Event, ports: list[int]) -> uvicorn.Server:
-    app = Starlette(routes=anthropic_routes(service), exception_handlers={MLXLMError: error_response})  # type: ignore[dict-item]
+def serve(service: Service, settings: ServerSettings, started: threading.Event, ports: list[int]) -> uvicorn.Server:
+    app = create_app(settings, service)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
 
     async def run() -> None:
@@ -106,14 +104,15 @@ def serve(service: Service, started: threading.Event, ports: list[int]) -> uvico
 
 def main() -> None:
     spec = json.loads(sys.argv[1])
+    settings = ServerSettings(**spec.get("settings", {}))
     if "script" in spec:
         service = Recorder(FakeService(*SCRIPTS[spec["script"]]))
     else:
         from mlx_lm.server.core import ModelService
 
-        service = Recorder(ModelService(ServerSettings(**spec["settings"])))
+        service = Recorder(ModelService(settings))
     started, ports = threading.Event(), []
-    server = serve(service, started, ports)  # type: ignore[arg-type]
+    server = serve(service, settings, started, ports)  # type: ignore[arg-type]
     assert started.wait(120), "the server did not start"
     folder = Path(spec["folder"])
     (folder / "home").mkdir()

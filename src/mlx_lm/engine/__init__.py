@@ -2,8 +2,9 @@
 
 from .api import apply_kv_options, encode_prompt, generate, generate_step, kv_options, stream_generate, wrap_tokenizer
 from .batch import BatchGenerator, batch_generate
-from .engine import Engine, EngineStats
+from .engine import Engine
 from .lru import LRUPromptCache
+from .memory import MemoryWatch
 from .model_states import check_states, context_length, new_states
 from .prefix import PrefixCache
 from .request import PrefillProgress, Request, TokenEvent
@@ -15,6 +16,7 @@ from .speculate.steps import (
     prompt_lookup_generate_step,
     speculative_generate_step,
 )
+from .stats import EngineStats
 from .text import StopSequences, TextStream
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "EngineStats",
     "HeadSpeculation",
     "LRUPromptCache",
+    "MemoryWatch",
     "NGramSpeculation",
     "PrefillProgress",
     "PrefixCache",

@@ -15,7 +15,7 @@ from ..errors import MemoryBudgetError
 from ..nn.parameters import flat_parameters
 from ..state import KVOptions, StateSpec
 
-__all__ = ["Admission", "default_budget", "predicted_bytes"]
+__all__ = ["Admission", "default_budget", "device_memory", "predicted_bytes"]
 
 STEP_TOKENS = 256  # what an unlimited sequence reserves ahead
 
@@ -28,10 +28,10 @@ def predicted_bytes(specs: Sequence[StateSpec], tokens: int, dtype: mx.Dtype, op
 def default_budget(model: nn.Module) -> int:
     """Bytes for states on this device: four fifths of its memory less the weights, at least 256 MiB."""
     weights = sum(p.nbytes for _, p in flat_parameters(model))
-    return max(int(0.8 * _device_memory()) - weights, 256 << 20)
+    return max(int(0.8 * device_memory()) - weights, 256 << 20)
 
 
-def _device_memory() -> int:
+def device_memory() -> int:
     """Bytes that this process may use: the GPU's working set, or the machine's memory within its cgroup."""
     if mx.default_device().type == mx.DeviceType.gpu:
         info = mx.device_info()

@@ -21,6 +21,7 @@ from .engine import Engine
 from .model_states import new_states
 from .request import Request, TokenEvent
 from .speculate import NGramSpeculation, Speculation
+from .structured import answer_constraint
 from .text import TextStream, check_stop_strings
 
 __all__ = [
@@ -130,6 +131,9 @@ def stream_generate(
     draft_model: nn.Module | None = None,
     *,
     stop: str | Sequence[str] | None = None,
+    output_type: Any = None,
+    close_within_budget: bool = False,
+    after_thinking: bool | None = None,
     sampler: Sampler | None = None,
     logits_processors: Sequence[LogitsProcessor] | None = None,
     max_kv_size: int | None = None,
@@ -157,6 +161,11 @@ def stream_generate(
     Args:
         max_tokens: None or -1 is no limit: the end of the answer or of the context.
         stop: strings that end the text; they are not part of it.
+        output_type: what the answer has to be: JsonSchema, Regex, Choice, CFG, a dict (a JSON Schema), a Python type or
+            a function's signature; `parse_output` reads the text as a value.
+        close_within_budget: completes the structure within `max_tokens`.
+        after_thinking: the structure begins after the model's reasoning; None: where the model reasons. See
+            `structured.answer_constraint`.
         draft_model: guesses `num_draft_tokens` tokens at a time, which the model checks in one step.
         prompt_lookup_num_tokens: guesses that many tokens from what followed the last `prompt_lookup_min_match` tokens
             before.
@@ -167,6 +176,7 @@ def stream_generate(
 
     Raises:
         RequestError, ContextLengthError: as `generate_step`.
+        GrammarError: the output type is malformed or asks for what cannot be enforced.
         UnsupportedError: two kinds of speculation at once, or one that this model cannot have.
     """
     wrapped = wrap_tokenizer(tokenizer)
@@ -200,6 +210,16 @@ def stream_generate(
         )
     elif prompt_lookup_num_tokens is not None:
         speculation = NGramSpeculation(prompt_lookup_num_tokens, prompt_lookup_min_match)
+    if output_type is not None:
+        if constraint is not None:
+            raise RequestError("output_type and constraint cannot be combined: both say what the answer has to be.")
+        limit = None if max_tokens == -1 else max_tokens
+        constraint = answer_constraint(
+            output_type, wrapped, tokens, max_tokens=limit, close_within_budget=close_within_budget,
+            after_thinking=after_thinking,
+        )  # fmt: skip
+    elif close_within_budget or after_thinking is not None:
+        raise RequestError("close_within_budget and after_thinking need an output_type.")
     request = make_request(
         tokens, model, max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors,
         prompt_cache=prompt_cache, progress=prompt_progress_callback, input_embeddings=input_embeddings,

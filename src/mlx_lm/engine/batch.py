@@ -14,12 +14,14 @@ from ..errors import RequestError
 from ..grammar import Constraint
 from ..sampling import LogitsProcessor, Sampler, greedy_sampler
 from ..state import State
+from ..tokenizer import TokenizerWrapper
 from ..types import BatchResponse, BatchStats
 from .api import apply_kv_options, kv_options, wrap_tokenizer
 from .engine import Engine
 from .request import PrefillProgress, Request, TokenEvent
 from .scheduler import Policy
 from .speculate import Speculation
+from .structured import answer_constraint
 from .text import TextStream, check_stop_strings
 
 __all__ = ["BatchGenerator", "GenerationResult", "PromptProgress", "batch_generate"]
@@ -268,6 +270,9 @@ def batch_generate(
     return_logprobs: bool = False,
     *,
     stop: str | Sequence[str] | None = None,
+    output_type: Any = None,
+    close_within_budget: bool = False,
+    after_thinking: bool | None = None,
     **kwargs: Any,
 ) -> BatchResponse:
     """The texts that follow several prompts (lists of token ids), computed together.
@@ -276,6 +281,8 @@ def batch_generate(
         prompt_caches: states of each prompt's beginning, moved forward in place; `prompts` come after them.
         max_tokens: for all or for each; None or -1 is no limit.
         stop: strings that end a text; they are not part of it.
+        output_type: what every answer has to be, or a list with one for each (None for free text); this and the next
+            two as `stream_generate`.
         kwargs: as `BatchGenerator`.
     """
     if any(isinstance(p, str) for p in prompts):
@@ -283,9 +290,17 @@ def batch_generate(
     wrapped = wrap_tokenizer(tokenizer)
     stops = check_stop_strings(stop)
     ends = frozenset(wrapped.eos_token_ids)
+    constraints = _constraints(
+        output_type,
+        wrapped,
+        prompts,
+        max_tokens,
+        close_within_budget=close_within_budget,
+        after_thinking=after_thinking,
+    )
     generator = BatchGenerator(model, stop_tokens=[(t,) for t in sorted(ends)], **kwargs)
     with generator.stats() as read:
-        uids = generator.insert(prompts, max_tokens, caches=prompt_caches)
+        uids = generator.insert(prompts, max_tokens, caches=prompt_caches, constraints=constraints)
         index = {uid: i for i, uid in enumerate(uids)}
         streams = [TextStream(wrapped.detokenizer, stops) for _ in uids]
         texts, reasons = [""] * len(uids), ["stop"] * len(uids)
@@ -334,3 +349,32 @@ def batch_generate(
 @contextmanager
 def _no_stream() -> Iterator[None]:
     yield
+
+
+def _constraints(
+    output_type: Any,
+    tokenizer: TokenizerWrapper,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int | Sequence[int] | None,
+    *,
+    close_within_budget: Any,
+    after_thinking: Any,
+) -> list[Constraint | None] | None:
+    """A constraint for each prompt; None where no answer has one."""
+    types = output_type if isinstance(output_type, list) else [output_type] * len(prompts)
+    limits = max_tokens if isinstance(max_tokens, Sequence) else [max_tokens] * len(prompts)
+    if len(types) != len(prompts) or len(limits) != len(prompts):
+        raise RequestError(f"Expected {len(prompts)} output types and limits, one for each prompt.")
+    if all(kind is None for kind in types):
+        if close_within_budget or after_thinking is not None:
+            raise RequestError("close_within_budget and after_thinking need an output_type.")
+        return None
+    return [
+        None
+        if kind is None
+        else answer_constraint(
+            kind, tokenizer, prompt, max_tokens=None if limit == -1 else limit,
+            close_within_budget=close_within_budget, after_thinking=after_thinking,
+        )
+        for kind, prompt, limit in zip(types, prompts, limits, strict=True)
+    ]  # fmt: skip

@@ -8,8 +8,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,8 +16,9 @@ import mlx.nn as nn
 from ..errors import ContextLengthError, DeadlineError, OverloadedError, RequestError
 from ..state import State
 from ..types import FinishReason
-from .admission import STEP_TOKENS, Admission
-from .model_states import check_states, context_length, new_states, predict
+from .live import Live, Reservations
+from .memory import MemoryWatch
+from .model_states import check_states, context_length, new_states
 from .prefix import BLOCK_TOKENS, PrefixCache
 from .prefix.blocks import needs_checkpoints
 from .request import PrefillProgress, Request, TokenEvent
@@ -26,69 +26,15 @@ from .reuse import PrefixReuse
 from .runner import ActiveSequence, Runner
 from .scheduler import Pace, Policy, Scheduler
 from .speculate.gate import Gate
-from .speculate.make import check_speculation, drafter_bytes, make_drafter
+from .speculate.make import check_speculation, make_drafter
+from .stats import EngineCounters, EngineStats
 from .text import StopSequences
 
-__all__ = ["Engine", "EngineCounters", "EngineStats"]
+__all__ = ["Engine", "Event"]
 
 _log = logging.getLogger(__name__)
 
 Event = TokenEvent | PrefillProgress
-
-
-@dataclass
-class EngineCounters:
-    """What the engine has done: counts, and seconds spent in prompts and in decode steps."""
-
-    prompt_tokens: int = 0
-    prompt_time: float = 0.0
-    generation_tokens: int = 0
-    generation_steps: int = 0
-    decode_time: float = 0.0
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """Where the engine stands; bytes of states as reserved (predicted) and as held (measured).
-
-    Of the guessed tokens (`drafted_tokens`), `accepted_tokens` were right; `forced_tokens` came from grammars.
-    """
-
-    queued: int
-    prefilling: int
-    running: int
-    finished: int
-    failed: int
-    cancelled: int
-    reserved_bytes: int
-    state_bytes: int
-    budget_bytes: int | None
-    cached_blocks: int
-    cached_bytes: int
-    evicted_blocks: int
-    prefix_tokens: int
-    reused_tokens: int
-    reused_from_disk_tokens: int
-    drafted_tokens: int
-    accepted_tokens: int
-    forced_tokens: int
-    counters: dict[str, float]
-
-
-@dataclass
-class _Live:
-    sequence: ActiveSequence
-    stops: Any
-    held: int  # tokens in the states before this request's prompt
-    reserved: int = 0  # bytes
-    reserved_tokens: int = 0
-    cached: int = 0  # prompt tokens that the prefix cache knew
-    started: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that the sequence has, the last not yet in its states."""
-        return self.held + len(self.sequence.request.prompt) + len(self.sequence.generated)
 
 
 class Engine:
@@ -104,6 +50,7 @@ class Engine:
         prefix_cache: what is computed once is kept here and used again.
         model_key: names the weights, adapter and tokenizer in the prefix cache's keys; None for this model object.
         look_ahead: see `Runner`.
+        memory_watch: warns when much memory is in use; None is silent.
     """
 
     def __init__(
@@ -118,6 +65,7 @@ class Engine:
         prefix_cache: PrefixCache | None = None,
         model_key: str | None = None,
         look_ahead: bool | None = None,
+        memory_watch: MemoryWatch | None = None,
     ):
         if prefill_step_size < 1:
             raise RequestError(f"prefill_step_size must be at least 1, not {prefill_step_size}.")
@@ -133,14 +81,15 @@ class Engine:
             pace=self._pace,
             may_start=self._may_start,
         )
-        self._admission = Admission(memory_budget)
+        self._limit = context_length(model)
+        self._reservations = Reservations(model, memory_budget, self._limit)
+        self._memory = memory_watch
         self._reuse = None if prefix_cache is None else PrefixReuse(prefix_cache, model, model_key)
-        self._live: dict[int, _Live] = {}
-        self._latest: dict[int, _Live] = {}  # what ended in the latest step
+        self._live: dict[int, Live] = {}
+        self._latest: dict[int, Live] = {}  # what ended in the latest step
         self._finished: dict[int, tuple[list[State], list[int]]] = {}
         self._ended = {"finished": 0, "failed": 0, "cancelled": 0}
         self._uids = itertools.count()
-        self._limit = context_length(model)
 
     # Requests.
 
@@ -161,13 +110,13 @@ class Engine:
         if self._limit is not None and held + len(request.prompt) > self._limit:
             raise ContextLengthError(held + len(request.prompt), self._limit)
         check_speculation(self.model, request.speculation)
-        self._admission.require(self._bytes(self._first_tokens(held, request), request))
+        self._reservations.require(self._reservations.bytes(self._reservations.first_tokens(held, request), request))
         if self.max_queue is not None and self._scheduler.queued >= self.max_queue:
             raise OverloadedError(self._scheduler.queued, self._wait_seconds())
         uid = next(self._uids)
         constraint = None if request.constraint is None else request.constraint.copy()
         sequence = ActiveSequence(uid, request, list(given) if given is not None else [], constraint)
-        self._live[uid] = _Live(sequence, StopSequences(request.stop_sequences).matcher(), held)
+        self._live[uid] = Live(sequence, StopSequences(request.stop_sequences).matcher(), held)
         self._scheduler.add(uid, len(request.prompt), request.priority)
         return uid
 
@@ -202,6 +151,8 @@ class Engine:
     def step(self) -> list[Event]:
         """Does one planned step and returns what happened; nothing when there is nothing to do."""
         self._latest.clear()
+        if self._memory is not None:
+            self._memory.step()
         events: list[Event] = self._expire()
         plan = self._scheduler.plan()
         if plan is None:
@@ -244,9 +195,10 @@ class Engine:
             prefilling=len(self._live) - running - self._scheduler.queued,
             running=running,
             **self._ended,
-            reserved_bytes=self._admission.reserved,
+            reserved_bytes=self._reservations.reserved,
+            predicted_bytes=sum(self._reservations.bytes(live.stored, live.request) for live in started),
             state_bytes=sum(live.sequence.nbytes for live in started),
-            budget_bytes=self._admission.budget,
+            budget_bytes=self._reservations.budget,
             cached_blocks=0 if cache is None else len(cache.index),
             cached_bytes=0 if cache is None else cache.index.nbytes,
             evicted_blocks=0 if cache is None else cache.index.evicted,
@@ -264,43 +216,14 @@ class Engine:
         self._scheduler.check()
         listed = {*self._scheduler.waiting, *self._scheduler.running}
         assert listed == set(self._live), "scheduler and engine disagree about what is live"
-        self._admission.check([live.reserved for live in self._live.values()])
+        self._reservations.check([live.reserved for live in self._live.values()])
         if self._reuse is not None:
             self._reuse.cache.check()
 
-    # Admission.
-
-    def _first_tokens(self, held: int, request: Request) -> int:
-        """Tokens that a request reserves before it starts."""
-        new = STEP_TOKENS if request.max_tokens is None else request.max_tokens
-        wanted = held + len(request.prompt) + new
-        return wanted if self._limit is None else min(wanted, self._limit)
-
-    def _bytes(self, tokens: int, request: Request) -> int:
-        """Predicted bytes of a request's states, its drafter's too."""
-        return predict(self.model, tokens, request.kv) + drafter_bytes(
-            self.model, request.speculation, tokens, request.kv
-        )
+    # Limits.
 
     def _may_start(self, uid: int) -> bool:
-        live = self._live[uid]
-        tokens = self._first_tokens(live.held, live.sequence.request)
-        needed = self._bytes(tokens, live.sequence.request)
-        if not self._admission.reserve(needed):
-            return False
-        live.reserved, live.reserved_tokens = needed, tokens
-        return True
-
-    def _may_go_on(self, live: _Live) -> bool:
-        """Whether one more token fits the reservation, or another piece of memory can be had."""
-        if self._admission.budget is None or live.tokens < live.reserved_tokens:
-            return True
-        tokens = live.reserved_tokens + STEP_TOKENS
-        needed = self._bytes(tokens, live.sequence.request)
-        if not self._admission.reserve(max(needed - live.reserved, 0)):
-            return False
-        live.reserved, live.reserved_tokens = max(needed, live.reserved), tokens
-        return True
+        return self._reservations.start(self._live[uid])
 
     def _wait_seconds(self) -> float:
         """A guess of when the queue has moved: the decode time of one average answer, within 1 and 60 s."""
@@ -342,7 +265,7 @@ class Engine:
         self._keep_prompt(live)
         return [PrefillProgress(uid, sequence.done, total, live.cached)]
 
-    def _start(self, live: _Live, length: int) -> int:
+    def _start(self, live: Live, length: int) -> int:
         """Makes the states and takes from the prefix cache what it knows; the piece's length afterwards."""
         sequence, request = live.sequence, live.sequence.request
         live.started = True
@@ -361,7 +284,7 @@ class Engine:
             self._scheduler.prefilled(sequence.uid, live.cached)
         return min(length, sequence.remaining)
 
-    def _piece(self, live: _Live, length: int) -> int:
+    def _piece(self, live: Live, length: int) -> int:
         """Ends a piece where packing begins, and at the prompt's last whole block where a checkpoint is to be taken."""
         sequence = live.sequence
         exact = sequence.rewind.exact_room()
@@ -371,11 +294,11 @@ class Engine:
         end = (len(sequence.request.prompt) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
         return end - sequence.done if sequence.done < end < sequence.done + length else length
 
-    def _keeps(self, live: _Live) -> bool:
+    def _keeps(self, live: Live) -> bool:
         request = live.sequence.request
         return self._reuse is not None and request.states is None and request.input_embeddings is None
 
-    def _keep_prompt(self, live: _Live) -> None:
+    def _keep_prompt(self, live: Live) -> None:
         """Stores a prompt when it is done, and checkpoints on the way."""
         sequence = live.sequence
         if not self._keeps(live) or self._reuse is None:
@@ -427,7 +350,7 @@ class Engine:
         """After a failed batch step: each sequence alone, so that only the guilty one ends."""
         return [event for uid in uids for event in self._decode([uid])]
 
-    def _room(self, live: _Live) -> int | None:
+    def _room(self, live: Live) -> int | None:
         """Most tokens that a sequence's next step may give out, so that it passes no limit and no checkpoint."""
         request, sequence = live.sequence.request, live.sequence
         rooms = []
@@ -435,13 +358,13 @@ class Engine:
             rooms.append(request.max_tokens - len(sequence.generated))
         if self._limit is not None:
             rooms.append(self._limit - live.tokens)
-        if self._admission.budget is not None:
+        if self._reservations.budget is not None:
             rooms.append(live.reserved_tokens - live.tokens)
         if self._keeps(live) and needs_checkpoints(sequence.states):
             rooms.append(BLOCK_TOKENS - (live.tokens - 1) % BLOCK_TOKENS)
         return max(min(rooms), 1) if rooms else None
 
-    def _finish_reason(self, live: _Live, token: int) -> FinishReason | None:
+    def _finish_reason(self, live: Live, token: int) -> FinishReason | None:
         request, sequence = live.sequence.request, live.sequence
         if token in request.stop_tokens or live.stops.advance(token):
             return "stop"
@@ -451,15 +374,15 @@ class Engine:
             return "length"
         if request.max_tokens is not None and len(sequence.generated) >= request.max_tokens:
             return "length"
-        return None if self._may_go_on(live) else "length"
+        return None if self._reservations.go_on(live) else "length"
 
-    def _keep_on_the_way(self, live: _Live) -> None:
+    def _keep_on_the_way(self, live: Live) -> None:
         """States that forget are checkpointed whenever they stand at a block's end."""
         sequence = live.sequence
         if sequence.ahead is None and needs_checkpoints(sequence.states) and self._reuse is not None:
             self._reuse.keep(sequence.request, self._seen(live), sequence.states)
 
-    def _seen(self, live: _Live) -> tuple[int, ...]:
+    def _seen(self, live: Live) -> tuple[int, ...]:
         request = live.sequence.request
         return (*request.prompt[: live.sequence.done], *live.sequence.generated)
 
@@ -470,25 +393,25 @@ class Engine:
     def _end(self, uid: int, how: str) -> None:
         live = self._live.pop(uid)
         self._scheduler.remove(uid)
-        self._admission.release(live.reserved)
+        self._reservations.release(live.reserved)
         self._ended[how] += 1
         if how == "failed":  # its states may be anything
             return
-        sequence = live.sequence
+        sequence, request = live.sequence, live.request
         self._runner.rewind(sequence)
         if live.started and self._reuse is not None and self._keeps(live):
-            self._reuse.keep(sequence.request, self._seen(live), sequence.states)
-        if sequence.last_round is not None:
+            self._reuse.keep(request, self._seen(live), sequence.states)
+        if sequence.last_round is not None and (request.keep_states or request.states is not None):
             self._latest[uid] = live
         self._hand_back(live)
 
-    def _take_back(self, live: _Live, count: int) -> None:
+    def _take_back(self, live: Live, count: int) -> None:
         """Takes back tokens of the latest step that the caller has not consumed."""
         self._runner.take_back(live.sequence, count)
         if live.sequence.uid not in self._live:
             self._hand_back(live)
 
-    def _hand_back(self, live: _Live) -> None:
+    def _hand_back(self, live: Live) -> None:
         """Leaves the states as the caller may have them."""
         sequence, request = live.sequence, live.sequence.request
         if sequence.drafter is not None and (request.keep_states or request.states is not None):

@@ -3,11 +3,13 @@
 Imports no MLX, and nothing heavy at import time.
 """
 
+from mlx_lm.grammar.budget import within_budget
 from mlx_lm.grammar.compiler import compile_constraint, parse_output
 from mlx_lm.grammar.constraint import Constraint, Grammar, TokenMask, allows, mask_tokens, mask_width
 from mlx_lm.grammar.matcher import CompiledGrammar
 from mlx_lm.grammar.schema import prepare_schema
 from mlx_lm.grammar.specs import CFG, Choice, JsonSchema, Regex
+from mlx_lm.grammar.thinking import ThinkingConstraint
 
 __all__ = [
     "CFG",
@@ -17,6 +19,7 @@ __all__ = [
     "Grammar",
     "JsonSchema",
     "Regex",
+    "ThinkingConstraint",
     "TokenMask",
     "allows",
     "compile_constraint",
@@ -24,4 +27,5 @@ __all__ = [
     "mask_width",
     "parse_output",
     "prepare_schema",
+    "within_budget",
 ]

@@ -79,6 +79,7 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._vocabulary: Any = None
         self._grammars: OrderedDict[str, Any] = OrderedDict()
+        self._derived: dict[str, Any] = {}
 
     @property
     def vocabulary(self) -> Any:
@@ -100,7 +101,7 @@ class GrammarCompiler:
                 if len(self._grammars) > _KEPT:
                     self._grammars.popitem(last=False)
             self._grammars.move_to_end(text)
-        return CompiledGrammar(matcher, vocabulary, ends, text)
+        return CompiledGrammar(matcher, vocabulary, ends, text, self._derived)
 
 
 def _matcher(vocabulary: Any, text: str) -> Any:

@@ -8,7 +8,7 @@ This module does not know what kind of grammar it runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +30,21 @@ def first_line(message: str) -> str:
 class CompiledGrammar:
     """A grammar for one vocabulary; `template` is a matcher at its start, copied for every sequence.
 
-    `text` is llguidance's form of the grammar, `ends` are the ids that end generation.
+    `text` is llguidance's form of the grammar, `ends` are the ids that end generation, `derived` keeps what was worked
+    out from the vocabulary, for all its grammars.
     """
 
     template: Any
     vocabulary: Any
     ends: frozenset[int]
     text: str
+    derived: dict[str, Any]
+
+    def words(self, build: Callable[[Any, frozenset[int]], Any]) -> Any:
+        """What `build` makes of the vocabulary, kept with it."""
+        if "words" not in self.derived:
+            self.derived["words"] = build(self.vocabulary, self.ends)
+        return self.derived["words"]
 
     def start(self) -> MatcherConstraint:
         """A constraint at the beginning."""

@@ -28,10 +28,11 @@ from mlx_lm.grammar.schema import prepare_schema
 
 __all__ = ["Member", "members_of", "read"]
 
-_INTEGER = r"-?(?:0|[1-9][0-9]*)"
+# At the top numbers are no longer than 64-bit ones, so that a model which repeats a digit comes to an end.
+_INTEGER = r"-?(?:0|[1-9][0-9]{0,17})"
 _PLAIN: dict[Any, tuple[str, Callable[[str], Any]]] = {
     int: (_INTEGER, int),
-    float: (rf"{_INTEGER}(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{{1,2}})?", float),
+    float: (rf"{_INTEGER}(?:\.[0-9]{{1,17}})?(?:[eE][+-]?[0-9]{{1,2}})?", float),
     bool: ("True|False", lambda text: {"true": True, "false": False}[text.lower()]),
     dt.date: (DATE, dt.date.fromisoformat),
     dt.time: (TIME, dt.time.fromisoformat),

@@ -139,9 +139,9 @@ class MlxModel(llm.Model):
             raise UnsupportedError("prefill cannot be combined with a schema: the schema says how the answer begins.")
         if options.stop:
             raise UnsupportedError("stop cannot be combined with a schema: it could cut the answer short.")
-        from ..grammar import JsonSchema
+        from ..grammar import JsonSchema, compile_constraint
 
-        return {"output_type": JsonSchema(prompt.schema)}
+        return {"constraint": compile_constraint(JsonSchema(prompt.schema), tokenizer).start()}
 
 
 def _limit(options: Any) -> int | None:

@@ -37,7 +37,7 @@ class ModelArgs(BaseModelArgs):
             raise ConfigError(f"config.json: attention_hidden_size={self.attention_hidden_size} is not possible.")
 
 
-def _shifted(x: mx.array, last: mx.array | None) -> mx.array:
+def shifted(x: mx.array, last: mx.array | None) -> mx.array:
     """x (B, L, D), one step later: the first is `last` (B, D), or zeros."""
     first = mx.zeros_like(x[:, :1]) if last is None else last[:, None].astype(x.dtype)
     return mx.concatenate([first, x[:, :-1]], axis=1)
@@ -92,7 +92,7 @@ class TimeMix(nn.Module):
         self.output = Linear(inner, hidden_size, bias=False)
 
     def __call__(self, x: mx.array, last: mx.array | None, averages: mx.array | None) -> tuple[mx.array, mx.array]:
-        before = _shifted(x, last)
+        before = shifted(x, last)
         keys, values, receptance = (
             self[name](before + (x - before) * self[f"time_mix_{name}"]) for name in ("key", "value", "receptance")
         )
@@ -113,7 +113,7 @@ class ChannelMix(nn.Module):
         self.value = Linear(intermediate_size, hidden_size, bias=False)
 
     def __call__(self, x: mx.array, last: mx.array | None) -> mx.array:
-        before = _shifted(x, last)
+        before = shifted(x, last)
         hidden = mx.square(nn.relu(self.key(before + (x - before) * self["time_mix_key"])))
         receptance = self.receptance(before + (x - before) * self["time_mix_receptance"])
         return mx.sigmoid(receptance) * self.value(hidden)

@@ -82,6 +82,10 @@ class LayerRunner:
                 x, normed = y, segment.normed
         return x if normed else norm(x)
 
+    def adopt(self, other: "LayerRunner") -> None:
+        """Uses what `other` has regrouped, wherever both models hold the same arrays."""
+        self._packed.update(other._packed)
+
     @staticmethod
     def _usable(x: mx.array) -> bool:
         return fused.available() and x.dtype in _FLOATS and x.ndim == 3 and x.size > 0 and not fused.traced(x)

@@ -146,7 +146,7 @@ def make_rope(head_dim: int, params: RopeParameters, *, traditional: bool = Fals
         return _DynamicRope(dims, params, traditional)
     if kind == "llama3":
         return Rope(dims, freqs=_llama3(dims, params), base=None, scale=1.0, traditional=traditional)
-    if kind in ("yarn", "deepseek_yarn"):
+    if kind in ("yarn", "deepseek_yarn", "telechat3-yarn"):
         freqs, scale = _yarn(dims, params)
         return Rope(dims, freqs=freqs, base=None, scale=scale, traditional=traditional)
     if kind in ("longrope", "su"):

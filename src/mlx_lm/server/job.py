@@ -65,6 +65,7 @@ class EngineJob:
         self._loop = asyncio.get_running_loop()
         self._ticket: Ticket | None = None
         self._closed = False
+        self._over = False  # it ended by itself
         self._heard = False  # whether the engine has said anything
         self._refused: BaseException | None = None
         self._cached = 0
@@ -109,6 +110,7 @@ class EngineJob:
                 if item is None:
                     return
                 if isinstance(item, Ended):
+                    self._over = True
                     self._metrics.failed(item.error)
                     raise item.error
                 for event in self._read(item):
@@ -145,21 +147,22 @@ class EngineJob:
         full = not self._prepared.asked and count >= (self._prepared.max_tokens or count + 1)
         usage = Usage(self.prompt_tokens, self._cached, count, reader.reasoning_tokens)
         ended = Finished(reader.reason(reason, context_full=full), usage, reader.stopped)
+        self._over = True
         self._metrics.finished(ended.reason, count, time.monotonic() - self._opened)
         self._close()
         return [*events, ended]
 
     async def cancel(self) -> None:
         """Ends the job within one step; harmless when it has ended."""
-        self._close(cancelled=True)
+        self._close()
 
-    def _close(self, *, cancelled: bool = False) -> None:
+    def _close(self) -> None:
         if self._closed:
             return
         self._closed = True
         if self._ticket is not None:
             self._ticket.cancel()
-        if cancelled:
+        if not self._over:
             self._metrics.cancelled()
         self._queue.put_nowait(None)  # wakes whoever reads
         self._lease.release()

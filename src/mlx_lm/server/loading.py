@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from .. import hub
-from ..engine import Engine, PrefixCache, context_length, kv_options
+from ..engine import Engine, PrefixCache, context_length, kv_options, new_states
 from ..engine.admission import default_budget
 from ..engine.model_states import predict
 from ..errors import ConfigError
 from ..models.adapters import load_adapters
 from ..models.load import check_config, load_config, load_files_tokenizer, load_model_files
+from ..nn.fuse import LayerRunner
 from ..nn.parameters import flat_parameters
 from ..state import KVOptions
 from .catalog import Source
@@ -100,13 +103,17 @@ def adapter_engine(
 
     The tree is built from the files without reading a weight, then takes the arrays of the base.
     """
+    whole = base.engine.model
+    mx.eval(whole(mx.array([[0]]), new_states(whole)))  # its first step puts its arrays into their final form
     model, _ = load_model_files(base.files, lazy=True)
-    model.update(base.engine.model.parameters())
+    model.update(whole.parameters())
     modules = dict(model.named_modules())
-    for path, module in base.engine.model.named_modules():
-        regrouped = getattr(module, "interleaved", None)  # a head's second form, which is no parameter
-        if regrouped is not None:
-            modules[path].interleaved = regrouped
+    for path, module in whole.named_modules():
+        # What the native kernels keep beside the arrays, and which is no parameter.
+        if getattr(module, "interleaved", None) is not None:
+            modules[path].interleaved = module.interleaved
+        for runner in (r for r in vars(module).values() if isinstance(r, LayerRunner)):
+            modules[path]._runner.adopt(runner)
     load_adapters(model, adapter)
     model.eval()
     return _assemble(id, base.files, base.tokenizer, settings, model, key, cache, True)

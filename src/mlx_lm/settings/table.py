@@ -135,7 +135,9 @@ def settings_table(cls: type) -> str:
         if row.section != section:
             section = row.section
             lines += ["", f"### [{section}]", "", "| Setting | Option | Default | Meaning |", "|---|---|---|---|"]
-        options = " ".join(f"`--{flag}`" for flag in (*row.flags, *(n.replace("_", "-") for n in row.also)))
+        options = " ".join(
+            f"`--{flag}`" for flag in dict.fromkeys((*row.flags, *(n.replace("_", "-") for n in row.also)))
+        )
         meaning = f"Refused: {row.refused}" if row.refused else f"{row.help}{_range(row)}"
         default = f"`{shown(row.default)}`"
         lines.append(f"| `{row.key}` | {options or '-'} | {default} | {meaning.replace('|', '&#124;')} |")

@@ -1,0 +1,61 @@
+"""EXAONE 3: Llama under GPT-2's names. Source: https://arxiv.org/abs/2408.03541."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames
+from ..state import LayerState, StateSpec
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "num_layers": "num_hidden_layers",
+        "layer_norm_epsilon": "rms_norm_eps",
+        "activation_function": "hidden_act",
+    }
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+
+class OutAttention(Attention):
+    out_name = "out_proj"
+
+
+class Nested(nn.Module):
+    """Attention, one name further down."""
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__()
+        self.attention = OutAttention(options)
+
+    def state_spec(self) -> StateSpec:
+        return self.attention.state_spec()
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        return self.attention(x, state)
+
+
+class FeedForward(GatedMLP):
+    gate_name, up_name, down_name = "c_fc_0", "c_fc_1", "c_proj"
+
+
+class Model(DenseModel):
+    names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
+    layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        return Nested(cls.attention_options(args, index))
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.mlp_bias)

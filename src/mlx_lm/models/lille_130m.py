@@ -1,0 +1,60 @@
+"""Lille: Llama whose norms belong to the branches, rotation by neighbours. https://huggingface.co/Nikity/lille-130m-instruct."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames, RMSNorm
+from ..state import LayerState
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "block_size": "max_position_embeddings", "layer_norm_eps": "rms_norm_eps", "n_embd": "hidden_size",
+        "n_head": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "n_layer": "num_hidden_layers",
+    }  # fmt: skip
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.intermediate_size = 256 * round(8 * self.hidden_size / 3 / 256)
+
+
+class NormedAttention(Attention):
+    out_name = "out_proj"
+
+    def __init__(self, options: AttentionOptions, eps: float):
+        super().__init__(options)
+        self.norm = RMSNorm(options.hidden_size, eps)
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        return super().__call__(self.norm(x), state)
+
+
+class NormedMLP(GatedMLP):
+    def __init__(self, args: ModelArgs):
+        super().__init__(args.hidden_size, args.intermediate_size, args.hidden_act)
+        self.norm = RMSNorm(args.hidden_size, args.rms_norm_eps)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(self.norm(x))
+
+
+class Model(DenseModel):
+    names = ModelNames(backbone="transformer", embed="tok_embeddings")
+    layer_names = LayerNames("attention", "feed_forward", None, None, None)
+    traditional_rope = True
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        return NormedAttention(cls.attention_options(args, index, fused=True), args.rms_norm_eps)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return NormedMLP(args)

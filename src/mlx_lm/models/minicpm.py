@@ -1,0 +1,39 @@
+"""MiniCPM: Llama with multipliers on embeddings, branches and logits. Source: https://arxiv.org/abs/2404.06395."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ConfigError
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    num_experts: int | None = 0
+    scale_emb: float = 1.0
+    scale_depth: float = 1.0
+    dim_model_base: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim_model_base <= 0:
+            raise ConfigError(f"config.json: dim_model_base must be positive, not {self.dim_model_base!r}.")
+        if self.num_experts:
+            raise ConfigError("config.json: num_experts is not supported for model type 'minicpm'.")
+
+
+class Model(DenseModel):
+    @classmethod
+    def residual_scale(cls, args: Any) -> float:
+        return args.scale_depth / args.num_hidden_layers**0.5
+
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return args.scale_emb
+
+    @staticmethod
+    def logit_scale(args: Any) -> float:
+        return args.dim_model_base / args.hidden_size

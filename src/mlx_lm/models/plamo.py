@@ -1,0 +1,47 @@
+"""PLaMo: parallel branches after one norm; query heads take key heads in turn. https://huggingface.co/pfnet/plamo-13b."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import ConfigError
+from ..kernels import KVView
+from ..nn import Attention, LayerNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Rename
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    n_shared_head: int = 8
+
+    def __post_init__(self) -> None:
+        if self.n_shared_head < 1 or self.num_attention_heads % self.n_shared_head:
+            raise ConfigError(
+                f"config.json: num_attention_heads={self.num_attention_heads} is not a multiple of "
+                f"n_shared_head={self.n_shared_head}."
+            )
+        self.num_key_value_heads = self.num_attention_heads // self.n_shared_head
+        super().__post_init__()
+
+
+class TurnAttention(Attention):
+    """Query head i reads key head i modulo their number."""
+
+    def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
+        kv_heads = self._options.num_kv_heads
+        queries = mx.unflatten(queries, 1, (-1, kv_heads)).swapaxes(1, 2).flatten(1, 2)
+        out = super()._attend(queries, views, position)
+        return mx.unflatten(out, 1, (kv_heads, -1)).swapaxes(1, 2).flatten(1, 2)
+
+
+class Model(DenseModel):
+    layer_names = LayerNames(pre_mixer="norm", pre_feed_forward=None)
+    attention_type = TurnAttention
+    rules = (Rename(r"\.layers\.layers\.", ".layers."),)
+
+    @classmethod
+    def parallel(cls, args: Any) -> bool:
+        return True

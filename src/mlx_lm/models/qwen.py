@@ -1,0 +1,54 @@
+"""Qwen 1: one projection with biases, a gate under the name `w2`. Source: https://arxiv.org/abs/2309.16609."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    """`use_dynamic_ntk` and `use_logn_attn` act past `seq_length` tokens only, which is the limit here."""
+
+    aliases: ClassVar = {
+        "kv_channels": "head_dim", "layer_norm_epsilon": "rms_norm_eps", "seq_length": "max_position_embeddings",
+        "rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor",
+    }  # fmt: skip
+    intermediate_size: int = field(default=22016, kw_only=True)
+    partial_rotary_factor: float = 1.0
+    no_bias: bool = True
+    scale_attn_weights: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("no_bias", "scale_attn_weights"):
+            if not getattr(self, name):
+                raise ConfigError(f"config.json: {name}=false is not supported for model type 'qwen'.")
+
+
+class FusedAttention(Attention):
+    qkv_name, out_name = "c_attn", "c_proj"
+
+
+class FeedForward(GatedMLP):
+    gate_name, up_name, down_name = "w2", "w1", "c_proj"
+
+
+class Model(DenseModel):
+    names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
+    layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
+    attention_type = FusedAttention
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, fused=True, bias=True, out_bias=False, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.intermediate_size // 2, args.hidden_act)

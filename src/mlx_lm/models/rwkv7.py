@@ -1,0 +1,223 @@
+"""RWKV-7: a matrix for each head that fades by channel and unlearns what a key recalls. https://arxiv.org/abs/2503.14456."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import LayerNorm, Linear
+from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
+from .base import Backbone, CausalLM, ModelNames, layer_state
+from .config import BaseModelArgs
+from .rwkv import shifted
+from .weights import Rule, Transform
+
+_CHUNK = 16  # a channel fades to exp(-0.61 * 16) at most, so dividing by it stays exact enough
+_RANKS = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_dim", "g": "gate_low_rank_dim"}
+
+
+@dataclass
+class ModelArgs(BaseModelArgs):
+    hidden_size: int = field(kw_only=True)
+    num_hidden_layers: int = field(kw_only=True)
+    vocab_size: int = field(kw_only=True)
+    intermediate_size: int | None = None
+    hidden_ratio: float = 4.0
+    head_dim: int = 64
+    norm_eps: float = 1e-5
+    norm_bias: bool = True
+    norm_first: bool = True
+    hidden_act: str = "sqrelu"
+    value_dim: int | list[int] | None = None
+    attn: dict[str, Any] | None = None
+    decay_low_rank_dim: int = 64
+    gate_low_rank_dim: int = 128
+    a_low_rank_dim: int = 64
+    v_low_rank_dim: int = 16
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        if self.intermediate_size is None:
+            self.intermediate_size = 32 * -(-int(self.hidden_size * self.hidden_ratio) // 32)
+        if self.hidden_size % self.head_dim:
+            raise ConfigError(f"config.json: head_dim={self.head_dim} does not divide hidden_size={self.hidden_size}.")
+        values = self.value_dim if isinstance(self.value_dim, list) else [self.value_dim]
+        known = (("attn", None), ("hidden_act", "sqrelu"), ("norm_first", True))
+        wrong = [name for name, only in known if getattr(self, name) != only]
+        wrong += ["value_dim"] if set(values) - {None, self.hidden_size} else []
+        wrong += [name for name in _RANKS.values() if getattr(self, name) < 1]
+        if wrong:
+            raise ConfigError(f"config.json: {wrong[0]}={getattr(self, wrong[0])!r} is not supported for 'rwkv7'.")
+
+
+def fading_recall(
+    reads: mx.array, decays: mx.array, keys: mx.array, values: mx.array, seeks: mx.array, adds: mx.array,
+    memory: mx.array,
+) -> tuple[mx.array, mx.array]:  # fmt: skip
+    """S <- S diag(decay) + (S seek) add^T + value key^T; y = S read.
+
+    All (B, H, L, D) in float32, decays in (exp(-0.61), 1), memory (B, H, D, D). Returns y and the memory.
+
+    Within a chunk S is written as the memory before it plus what its tokens added, each faded since; what the
+    tokens seek then solves a triangular system, by doubling.
+    """
+    out = []
+    for start in range(0, reads.shape[2], _CHUNK):
+        r, w, k, v, z, b = (a[:, :, start : start + _CHUNK] for a in (reads, decays, keys, values, seeks, adds))
+        faded = mx.exp(mx.cumsum(mx.log(w), axis=2))  # (B, H, C, D), through each token
+        r, z, k, b = r * faded, z * faded / w, k / faded, b / faded
+        kt, bt, old = k.swapaxes(-1, -2), b.swapaxes(-1, -2), memory.swapaxes(-1, -2)
+        size = r.shape[2]
+        before = mx.tril(mx.ones((size, size)), -1)
+        chain = (z @ bt) * before
+        heard = z @ old + (z @ kt * before) @ v
+        step = 1
+        while step < size:  # (1 - chain)^-1 = (1 + chain)(1 + chain^2)(1 + chain^4)...
+            heard = heard + chain @ heard
+            chain, step = chain @ chain, 2 * step
+        upto = mx.tril(mx.ones((size, size)))
+        out.append(r @ old + (r @ bt * upto) @ heard + (r @ kt * upto) @ v)
+        memory = (memory + heard.swapaxes(-1, -2) @ b + v.swapaxes(-1, -2) @ k) * faded[:, :, -1:]
+    return (out[0] if len(out) == 1 else mx.concatenate(out, axis=2)), memory
+
+
+class Narrow(nn.Module):
+    """Two linear layers, an activation between them, a bias after the second."""
+
+    def __init__(self, width: int, rank: int, act: str | None, bias: bool):
+        super().__init__()
+        self._act = act
+        self.lora = [Linear(width, rank, bias=False), nn.Identity(), Linear(rank, width, bias=bias)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        low = self.lora[0](x)
+        low = mx.tanh(low) if self._act == "tanh" else mx.sigmoid(low) if self._act == "sigmoid" else low
+        return self.lora[2](low)
+
+
+class TimeMix(nn.Module):
+    """x (B, L, D) with the input before it, the memory, and the first layer's values."""
+
+    def __init__(self, args: ModelArgs, index: int):
+        super().__init__()
+        width, self._size = args.hidden_size, args.head_dim
+        self._heads, self._eps = width // args.head_dim, args.norm_eps * args.head_dim
+        for name in "rwkvag":
+            self[f"x_{name}"] = mx.zeros((1, 1, width))
+        for name in ("k_k", "k_a", "r_k"):
+            self[name] = mx.zeros((self._heads, self._size))
+        for name in "rkvo":
+            self[f"{name}_proj"] = Linear(width, width, bias=False)
+        acts = {"w": "tanh", "g": "sigmoid"}
+        for name, rank in _RANKS.items():
+            if name != "v" or index:
+                self[f"{name}_lora"] = Narrow(width, getattr(args, rank), acts.get(name), name != "g")
+        self.g_norm = LayerNorm(width)
+        self.g_norm.weight, self.g_norm.bias = (self.g_norm[n].reshape(self._heads, -1) for n in ("weight", "bias"))
+
+    def __call__(
+        self, x: mx.array, last: mx.array | None, memory: mx.array | None, first: mx.array | None
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """The output (B, L, D), the memory, and the values that later layers mix in."""
+        change = shifted(x, last) - x
+        r, w, k, v, a, g = (x + change * self[f"x_{name}"] for name in "rwkvag")
+        rate = mx.sigmoid(self["a_lora"](a))
+        gate = self["g_lora"](g)
+        decay = mx.exp(-0.6065306597126334 * mx.sigmoid(self["w_lora"](w).astype(mx.float32)))
+        values: mx.array = self["v_proj"](v)  # type: ignore[assignment]
+        if first is None:
+            first = values
+        else:
+            values = values + (first - values) * mx.sigmoid(self["v_lora"](v))
+        r, k, values_, decay, rate = (
+            mx.unflatten(m, -1, (self._heads, -1)).astype(mx.float32)
+            for m in (self["r_proj"](r), self["k_proj"](k), values, decay, rate)
+        )
+        seek = k * self["k_k"].astype(mx.float32)
+        seek = seek / mx.maximum(mx.linalg.norm(seek, axis=-1, keepdims=True), 1e-12)
+        k = k * (1 + (rate - 1) * self["k_a"].astype(mx.float32))
+        if memory is None:
+            memory = mx.zeros((x.shape[0], self._heads, self._size, self._size), mx.float32)
+        rows = (m.swapaxes(1, 2) for m in (r, decay, k, values_, -seek, seek * rate))
+        y, memory = fading_recall(*rows, memory)
+        y = kernels.layer_norm(y.swapaxes(1, 2), None, None, self._eps)
+        y = y * self.g_norm.weight.astype(mx.float32) + self.g_norm.bias.astype(mx.float32)
+        y = y + (r * k * self["r_k"].astype(mx.float32)).sum(axis=-1, keepdims=True) * values_
+        y = y.flatten(2).astype(x.dtype)
+        return self["o_proj"](y * gate), memory, first  # type: ignore[return-value]
+
+
+class ChannelMix(nn.Module):
+    """x (B, L, D) with the input before it -> (B, L, D)."""
+
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self.x_k = mx.zeros((args.hidden_size,))
+        self.key = Linear(args.hidden_size, args.intermediate_size or 0, bias=False)
+        self.value = Linear(args.intermediate_size or 0, args.hidden_size, bias=False)
+
+    def __call__(self, x: mx.array, last: mx.array | None) -> mx.array:
+        return self.value(mx.square(nn.relu(self.key(x + (shifted(x, last) - x) * self.x_k))))
+
+
+class Layer(nn.Module):
+    def __init__(self, args: ModelArgs, index: int):
+        super().__init__()
+        self._args = (args.hidden_size, args.hidden_size // args.head_dim, args.head_dim)
+        for name in ("pre_norm", "attn_norm", "ffn_norm")[index > 0 :]:
+            self[name] = LayerNorm(args.hidden_size, args.norm_eps, bias=args.norm_bias)
+        self.attn = TimeMix(args, index)
+        self.ffn = ChannelMix(args)
+
+    def state_spec(self) -> StateSpec:
+        """What the layer keeps for a sequence: the last input of both parts and the matrices."""
+        width, heads, size = self._args
+        return RecurrentSpec((ArraySlot((width,)), ArraySlot((heads, size, size), mx.float32), ArraySlot((width,))))
+
+    def __call__(
+        self, x: mx.array, state: LayerState = None, first: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """Hidden states, and the first layer's values."""
+        x = self["pre_norm"](x) if "pre_norm" in self else x
+        mixed = self["attn_norm"](x)
+        y, memory, first = self.attn(mixed, gather_slot(state, 0), gather_slot(state, 1), first)
+        x = x + y
+        fed = self["ffn_norm"](x)
+        x = x + self.ffn(fed, gather_slot(state, 2))
+        scatter_slots(state, [mixed[:, -1], memory, fed[:, -1]], x.shape[1])
+        return x, first
+
+
+class SharedValues(Backbone):
+    """Hands the first layer's values to the others."""
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        first = None
+        for i, layer in enumerate(self[self._names.layers]):
+            h, first = layer(h, layer_state(cache, i), first)
+        return self[self._names.norm](h)
+
+
+class Model(CausalLM):
+    names = ModelNames(embed="embeddings")
+    backbone_type = SharedValues
+    by_head: ClassVar[str] = r"\.attn\.(k_k|k_a|r_k|g_norm\.weight|g_norm\.bias)$"
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        size = self.args.head_dim
+        return (*super().weight_rules(), Transform(self.by_head, lambda a: a.reshape(-1, size)))
+
+    @staticmethod
+    def layer(args: Any, index: int) -> Layer:  # type: ignore[override]
+        return Layer(args, index)
+
+    @staticmethod
+    def final_norm(args: Any) -> nn.Module:
+        return LayerNorm(args.hidden_size, args.norm_eps, bias=args.norm_bias)

@@ -1,0 +1,1 @@
+"""Independent float64 references for families that transformers does not implement."""

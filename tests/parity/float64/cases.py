@@ -1,0 +1,141 @@
+"""Every float64 reference with the tiny configs that it is run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from . import dense, recurrent
+from .maths import Array, Draw
+
+__all__ = ["CASES", "Case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A config in the published spelling, and the function that computes logits (L, V) from it."""
+
+    config: dict[str, Any]
+    reference: Callable[[dict[str, Any], Draw, Any], Array]
+    length: int = 24
+
+    @property
+    def ids(self) -> Any:
+        return np.random.default_rng(5).integers(1, self.config["vocab_size"], self.length)
+
+    def run(self) -> tuple[Array, dict[str, Any]]:
+        """Logits, and the checkpoint's tensors."""
+        draw = Draw()
+        return self.reference(self.config, draw, self.ids), draw.tensors
+
+
+_TINY = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+
+
+def _tiny(model_type: str, **changes: Any) -> dict[str, Any]:
+    return {"model_type": model_type, **_TINY, **changes}
+
+
+def _telechat3(c: dict[str, Any], w: Draw, ids: Any) -> Array:
+    freqs, factor = dense.telechat3_freqs(c)
+    return dense.llama_like(c, w, ids, freqs=freqs, factor=factor)
+
+
+_TELECHAT3 = _tiny(
+    "telechat3",
+    head_dim=8,
+    max_position_embeddings=128,
+    rope_scaling={
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "original_max_position_embeddings": 32,
+    },
+)
+
+CASES: dict[str, Case] = {
+    "internlm2": Case(_tiny("internlm2", bias=False), dense.internlm2),
+    "internlm2/bias": Case(_tiny("internlm2", bias=True, num_key_value_heads=1), dense.internlm2),
+    "mimo": Case(_tiny("mimo", attention_bias=True, hidden_act="silu"), partial(dense.llama_like, qkv_bias=True)),
+    "telechat3": Case(_TELECHAT3, _telechat3),
+    "minicpm": Case(
+        _tiny("minicpm", scale_emb=12, scale_depth=1.4, dim_model_base=16, tie_word_embeddings=True), dense.minicpm
+    ),
+    "minicpm/untied": Case(_tiny("minicpm", scale_emb=3, scale_depth=0.7, dim_model_base=8), dense.minicpm),
+    "exaone": Case(
+        _tiny("exaone", num_layers=2, layer_norm_epsilon=1e-5, activation_function="silu", tie_word_embeddings=True),
+        dense.exaone,
+    ),
+    "qwen": Case(
+        _tiny("qwen", layer_norm_epsilon=1e-6, kv_channels=8, intermediate_size=96, num_key_value_heads=None),
+        dense.qwen,
+    ),
+    "plamo": Case(_tiny("plamo", n_shared_head=2), dense.plamo),
+    "lille-130m": Case(
+        {
+            "model_type": "lille-130m",
+            "block_size": 64,
+            "layer_norm_eps": 1e-5,
+            "n_embd": 96,
+            "n_head": 4,
+            "n_kv_heads": 2,
+            "n_layer": 2,
+            "rope_theta": 10000.0,
+            "vocab_size": 32,
+            "tie_word_embeddings": True,
+        },
+        dense.lille,
+    ),
+    "rwkv7": Case(
+        {
+            "model_type": "rwkv7",
+            "vocab_size": 32,
+            "hidden_size": 32,
+            "head_dim": 8,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "norm_eps": 1e-5,
+            "decay_low_rank_dim": 8,
+            "gate_low_rank_dim": 16,
+            "a_low_rank_dim": 8,
+            "v_low_rank_dim": 8,
+            "hidden_act": "sqrelu",
+            "tie_word_embeddings": False,
+        },
+        recurrent.rwkv7,
+        length=40,
+    ),
+    "plamo2": Case(
+        _tiny(
+            "plamo2",
+            num_hidden_layers=4,
+            hidden_size_per_head=8,
+            attention_window_size=7,
+            full_attention_idx=[3],
+            mamba_d_state=16,
+            mamba_d_conv=4,
+            mamba_num_heads=4,
+            mamba_step=2,
+            mamba_chunk_size=256,
+            mamba_enabled=True,
+            tie_word_embeddings=True,
+        ),
+        recurrent.plamo2,
+    ),
+}
