@@ -142,25 +142,30 @@ class ArrayMark {
  public:
   explicit ArrayMark(mx::array a) : array_(std::move(a)) {}
   bool same(const mx::array& other) const { return array_.id() == other.id(); }
+  bool evaluated() const { return array_.status() != mx::array::Status::unscheduled; }
 
  private:
   mx::array array_;  // held, so that no other array gets its address
 };
 
-// Dictionary entries that a plan was made from: whether each still holds the same object (and array content).
+// Dictionary entries that a plan was made from: whether each still holds the same object (and array content), and no
+// array that was lazy has been computed: regrouped weights would be there twice.
 class Watch {
  public:
   void add(nb::handle owner, nb::handle key, nb::handle value) {
     std::optional<ArrayMark> mark;
+    bool lazy = false;
     if (nb::isinstance<mx::array>(value)) {
       mark.emplace(*nb::inst_ptr<mx::array>(value));
+      lazy = !mark->evaluated();
     }
-    entries_.push_back({nb::borrow(owner), nb::borrow(key), nb::borrow(value), std::move(mark)});
+    entries_.push_back({nb::borrow(owner), nb::borrow(key), nb::borrow(value), std::move(mark), lazy});
   }
   bool unchanged() const {
     for (const Entry& e : entries_) {
       PyObject* now = PyDict_GetItemWithError(e.owner.ptr(), e.key.ptr());
-      if (now != e.value.ptr() || (e.mark && !e.mark->same(*nb::inst_ptr<mx::array>(nb::handle(now))))) {
+      if (now != e.value.ptr() || (e.mark && !e.mark->same(*nb::inst_ptr<mx::array>(nb::handle(now)))) ||
+          (e.lazy && e.mark->evaluated())) {
         PyErr_Clear();
         return false;
       }
@@ -172,6 +177,7 @@ class Watch {
   struct Entry {
     nb::object owner, key, value;
     std::optional<ArrayMark> mark;
+    bool lazy;
   };
   std::vector<Entry> entries_;
 };
@@ -293,7 +299,8 @@ MLX_LM_BIND(m) {
       .def_rw("hidden", &FusedPlan::hidden)
       .def_rw("final_norm", &FusedPlan::final_norm)
       .def("add", &FusedPlan::add, "layer"_a);
-  nb::class_<ArrayMark>(m, "ArrayMark").def(nb::init<mx::array>()).def("same", &ArrayMark::same);
+  nb::class_<ArrayMark>(m, "ArrayMark").def(nb::init<mx::array>()).def("same", &ArrayMark::same).def(
+      "evaluated", &ArrayMark::evaluated);
   nb::class_<Watch>(m, "Watch")
       .def(nb::init<>())
       .def("add", &Watch::add, "owner"_a, "key"_a, "value"_a)

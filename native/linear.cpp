@@ -339,8 +339,10 @@ mx::array matmul(const mx::array& x, const mx::array& w, bool transpose, bool in
   return build(product, {x, w});
 }
 
-mx::array gather_matmul(const mx::array& x, const mx::array& w, const mx::array& indices, bool transpose) {
+mx::array gather_matmul(const mx::array& x, const mx::array& w, const mx::array& indices, bool transpose,
+                        bool interleaved) {
   Product product;
+  product.weight.interleaved = interleaved;
   product.transpose = transpose;
   product.fast = fast_activations.load();
   product.gathered = true;
@@ -403,6 +405,7 @@ MLX_LM_BIND(m) {
   m.def("gather_quantized_matmul", &gather_quantized_matmul, "x"_a, "w"_a, "scales"_a, "biases"_a.none(), "indices"_a,
         "group_size"_a, "bits"_a, "mode"_a, "transpose"_a = true, "interleaved"_a = false);
   m.def("matmul", &matmul, "x"_a, "w"_a, "transpose"_a = true, "interleaved"_a = false);
-  m.def("gather_matmul", &gather_matmul, "x"_a, "w"_a, "indices"_a, "transpose"_a = true);
+  m.def("gather_matmul", &gather_matmul, "x"_a, "w"_a, "indices"_a, "transpose"_a = true,
+        "interleaved"_a = false);
   m.def("interleave", &interleave, "a"_a, "undo"_a = false, "dense"_a = false);
 }

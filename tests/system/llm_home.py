@@ -51,9 +51,7 @@ class LLM:
             "HF_HUB_OFFLINE": "1",
         }
         argv = [sys.executable, "-c", _START, json.dumps(self.plugins), *words]
-        return subprocess.run(
-            argv, env=env, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        return subprocess.run(argv, env=env, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
 
     def ok(self, *words: str, stdin: str = "") -> str:
         """The output of a run that must succeed."""

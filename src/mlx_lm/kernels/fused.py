@@ -116,12 +116,14 @@ def traced(x: mx.array) -> bool:
 
 
 def new_watch() -> Any:
-    """An empty watch: `add(dict, key, value)`, then `unchanged()` while every entry still holds the same object."""
+    """An empty watch: `add(dict, key, value)`, then `unchanged()` while every entry still holds the same object
+    and no lazy array has been computed."""
     return _module().Watch()
 
 
 def mark(array: mx.array) -> Any:
-    """The present content of `array`: `same(array)` until somebody updates it in place."""
+    """The present content of `array`: `same(array)` until somebody updates it in place; `evaluated()` once it is
+    computed."""
     return _module().ArrayMark(array)
 
 

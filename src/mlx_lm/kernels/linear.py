@@ -90,12 +90,19 @@ def quantized_matmul(
     )
 
 
-def gather_matmul(x: mx.array, w: mx.array, indices: mx.array, *, sorted_indices: bool = False) -> mx.array:
-    """One dense expert per index: x (..., 1, 1, K) or (..., M, K), w (E, N, K), indices (...) -> (..., M, N)."""
+def gather_matmul(
+    x: mx.array, w: mx.array, indices: mx.array, *, sorted_indices: bool = False, interleaved: bool = False
+) -> mx.array:
+    """One dense expert per index: x (..., 1, 1, K) or (..., M, K), w (E, N, K), indices (...) -> (..., M, N).
+
+    `interleaved`: w went through `interleave`.
+    """
     module = native.extension()
     native_types = x.dtype in _FLOATS and w.dtype in _FLOATS
     if module is not None and w.ndim == 3 and native_types and not module.traced(w):  # MLX has gradients of experts
-        return module.gather_matmul(x, w, indices)
+        return module.gather_matmul(x, w, indices, True, interleaved)
+    if interleaved:
+        w = deinterleave(w)
     return mx.gather_mm(x, w.swapaxes(-1, -2), rhs_indices=indices, sorted_indices=sorted_indices)
 
 

@@ -8,8 +8,8 @@ again. This module does not know any operation.
 Environment, read once when the extension is loaded:
     MLX_LM_NATIVE=0             never use it
     MLX_LM_NUM_THREADS=n        threads (default: physical cores within the affinity mask and the cgroup quota)
-    MLX_LM_ISA=name             a lower instruction set than the CPU has, for tests: base, dotprod (aarch64), avx2, avxvnni,
-                                avx512, avx512bf16; UnsupportedError when this CPU or build has no such kernels
+    MLX_LM_ISA=name             a lower instruction set than the CPU has, for tests: base, dotprod (aarch64), avx2,
+                                avxvnni, avx512, avx512bf16; UnsupportedError when this CPU or build lacks it
     MLX_LM_ACTIVATIONS=int8     accuracy mode of matrix products with quantized weights (default: exact)
 """
 
@@ -38,7 +38,7 @@ ACTIVATION_MODES = ("exact", "int8")
 # Number of the interface between this room and the compiled module, into which CMakeLists.txt bakes this very line.
 # Raise it whenever a name, a signature, a memory layout or a meaning changes (tests/kernels/test_native.py notices the
 # first two).
-INTERFACE = 2
+INTERFACE = 3
 _MLX_VERSION = str(vars(mx)["__version__"])
 _REBUILD = (
     "Build them again: `scripts/build_native.sh` in a checkout, else `pip install --force-reinstall --no-deps mlx-lm`."

@@ -5,8 +5,8 @@ rope, a feed-forward with or without a gate, root-mean-square norms, dense or pa
 for each step; everything else (adapters, experts, other mixers, packed states, tracing, training) takes the ordinary
 path. It looks again whenever a module or a weight was replaced. Numbers kept on modules (eps, scales) are read once.
 
-Packed weights are kept regrouped for the kernels; the modules' own arrays become views that are computed when
-somebody asks for them, so memory is not doubled.
+Weights are kept regrouped for the kernels, of fused layers and of others (see `interleaved`): the modules' own arrays
+become lazy inverses, so memory is not doubled.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ import mlx.nn as nn
 
 from ..kernels import fused
 from ..kernels.activations import NATIVE_NAMES
-from ..kernels.linear import can_interleave, deinterleave, interleave
 from ..state import AttentionState, LayerState, State
 from .attention import Attention
 from .decoder import DecoderLayer
+from .interleaved import interleave_weights
 from .linear import Linear, QuantizedLinear
 from .mlp import MLP, GatedMLP
 from .norm import RMSNorm
@@ -53,7 +53,6 @@ class LayerRunner:
         self._segments: list[_Segment] = []
         self._layers: list[nn.Module] = []
         self._watch: Any = None
-        self._packed: dict[int, tuple[mx.array, Any, mx.array]] = {}  # a weight, its content's mark, regrouped
         self._results: dict[tuple[mx.Dtype, ...], mx.Dtype] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LayerRunner":
@@ -81,10 +80,6 @@ class LayerRunner:
             else:
                 x, normed = y, segment.normed
         return x if normed else norm(x)
-
-    def adopt(self, other: "LayerRunner") -> None:
-        """Uses what `other` has regrouped, wherever both models hold the same arrays."""
-        self._packed.update(other._packed)
 
     @staticmethod
     def _usable(x: mx.array) -> bool:
@@ -142,6 +137,10 @@ class LayerRunner:
 
     def _look(self, layers: list[nn.Module], norm: nn.Module) -> None:
         described = [self._describe(layer) for layer in layers]
+        for layer, fusible in zip(layers, described, strict=True):
+            for module in () if fusible else layer.modules():
+                if hasattr(type(module), "interleaved"):
+                    interleave_weights(module)
         segments: list[_Segment] = []
         start = 0
         while start < len(layers):
@@ -152,10 +151,8 @@ class LayerRunner:
             start = stop
         self._segments, self._layers = segments, list(layers)
         self._watch = fused.new_watch()
-        kept: set[int] = set()
         for module in (*layers, norm):
-            _watch_all(self._watch, module, kept)
-        self._packed = {key: pair for key, pair in self._packed.items() if key in kept}
+            _watch_all(self._watch, module)
 
     def _segment(
         self,
@@ -264,10 +261,10 @@ class LayerRunner:
             weight = linear["weight"]
             if weight.dtype not in _FLOATS:
                 return None
-            mixed = can_interleave(weight)
-            weight = self._regroup(linear, "weight", weight) if mixed else mx.contiguous(weight)
+            regrouped = interleave_weights(linear)
+            weight = mx.contiguous(weight) if regrouped is None else regrouped.parts[0]
             mx.eval(weight)
-            return fused.FusedLinear(weight, bias=bias, interleaved=mixed)
+            return fused.FusedLinear(weight, bias=bias, interleaved=regrouped is not None)
         if type(linear) not in (QuantizedLinear, nn.QuantizedLinear):
             return None
         scales, biases = linear["scales"], linear.get("biases")
@@ -276,10 +273,12 @@ class LayerRunner:
                 return None
         elif linear.mode not in ("mxfp4", "mxfp8", "nvfp4"):
             return None
-        mixed = can_interleave(linear["weight"])
-        pack = self._regroup if mixed else lambda _, __, a: mx.contiguous(a)
-        parts = [pack(linear, name, linear[name]) for name in ("weight", "scales", "biases") if name in linear]
-        mx.eval(parts)
+        regrouped = interleave_weights(linear)
+        if regrouped is None:
+            parts = tuple(mx.contiguous(linear[name]) for name in ("weight", "scales", "biases") if name in linear)
+            mx.eval(parts)
+        else:
+            parts = regrouped.parts
         return fused.FusedLinear(
             parts[0],
             parts[1],
@@ -288,21 +287,8 @@ class LayerRunner:
             linear.mode,
             int(linear.bits),  # type: ignore[arg-type]
             int(linear.group_size),  # type: ignore[arg-type]
-            mixed,
+            regrouped is not None,
         )
-
-    def _regroup(self, linear: nn.Module, name: str, array: mx.array) -> mx.array:
-        """The interleaved form; the module's entry becomes its lazy inverse."""
-        known = self._packed.get(id(array))
-        if known is not None and known[0] is array and known[1].same(array):
-            return known[2]
-        dense = name == "weight"  # scales and biases move value by value
-        packed = interleave(array, dense=dense)
-        mx.eval(packed)
-        plain = deinterleave(packed, dense=dense)
-        linear[name] = plain
-        self._packed[id(plain)] = (plain, fused.mark(plain), packed)
-        return packed
 
 
 def _one_by_one(layers: Sequence[nn.Module], x: mx.array, cache: Sequence[LayerState] | None) -> mx.array:
@@ -335,13 +321,12 @@ def _dtypes(layer: fused.FusedLayer) -> set[mx.Dtype]:
     return {d for d in kinds | {n.weight.dtype for n in norms if n is not None} if d in _FLOATS}
 
 
-def _watch_all(watch: Any, value: Any, kept: set[int]) -> None:
+def _watch_all(watch: Any, value: Any) -> None:
     if isinstance(value, nn.Module):
         for key, inner in value.items():
             if isinstance(inner, mx.array | nn.Module):
                 watch.add(value, key, inner)
-            kept.add(id(inner))
-            _watch_all(watch, inner, kept)
+            _watch_all(watch, inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            _watch_all(watch, inner, kept)
+            _watch_all(watch, inner)

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from .head import InterleavedHead
+from .interleaved import Interleaved, interleaved
 
 __all__ = ["Embedding", "Linear", "QuantizedEmbedding", "QuantizedLinear", "QuantizedSwitchLinear", "SwitchLinear"]
 
@@ -25,20 +25,14 @@ def _cast(x: mx.array, dtype: str | None) -> mx.array:
     return x if dtype is None else x.astype(getattr(mx, dtype))
 
 
-def _head(module: nn.Module) -> InterleavedHead | None:
-    """The module's regrouped arrays, when it has some that are still good."""
-    head = module.interleaved
-    return head if head is not None and head.stands_for(module) else None
-
-
 class Linear(nn.Linear):
     """`x @ weight.T + bias`: weight (output_dims, input_dims), x (..., input_dims)."""
 
-    interleaved: InterleavedHead | None = None
+    interleaved: Interleaved | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
-        if self.interleaved is not None and (head := _head(self)) is not None:
-            y = head.product(x)
+        if self.interleaved is not None and (regrouped := interleaved(self)) is not None:
+            y = regrouped.product(x)
             return y + self["bias"] if "bias" in self else y
         return kernels.matmul(x, self["weight"], self.get("bias"))
 
@@ -54,11 +48,11 @@ class Linear(nn.Linear):
 class QuantizedLinear(nn.QuantizedLinear):
     """`Linear` with weights packed by `mx.quantize`."""
 
-    interleaved: InterleavedHead | None = None
+    interleaved: Interleaved | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
-        if self.interleaved is not None and (head := _head(self)) is not None:
-            y = head.product(x)
+        if self.interleaved is not None and (regrouped := interleaved(self)) is not None:
+            y = regrouped.product(x)
             return y + self["bias"] if "bias" in self else y
         y = kernels.quantized_matmul(
             x,
@@ -79,15 +73,15 @@ class Embedding(nn.Embedding):
     """
 
     output_dtype: str | None = None
-    interleaved: InterleavedHead | None = None
+    interleaved: Interleaved | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
-        head = _head(self)
-        return _cast(super().__call__(x) if head is None else head.rows(x), self.output_dtype)
+        regrouped = interleaved(self)
+        return _cast(super().__call__(x) if regrouped is None else regrouped.rows(x), self.output_dtype)
 
     def as_linear(self, x: mx.array) -> mx.array:
-        if (head := _head(self)) is not None:
-            return head.product(x)
+        if (regrouped := interleaved(self)) is not None:
+            return regrouped.product(x)
         return kernels.matmul(x, self["weight"])
 
     def to_quantized(
@@ -103,15 +97,15 @@ class QuantizedEmbedding(nn.QuantizedEmbedding):
     """`Embedding` with weights packed by `mx.quantize`."""
 
     output_dtype: str | None = None
-    interleaved: InterleavedHead | None = None
+    interleaved: Interleaved | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
-        head = _head(self)
-        return _cast(super().__call__(x) if head is None else head.rows(x), self.output_dtype)
+        regrouped = interleaved(self)
+        return _cast(super().__call__(x) if regrouped is None else regrouped.rows(x), self.output_dtype)
 
     def as_linear(self, x: mx.array) -> mx.array:
-        if (head := _head(self)) is not None:
-            return head.product(x)
+        if (regrouped := interleaved(self)) is not None:
+            return regrouped.product(x)
         return kernels.quantized_matmul(
             x,
             self["weight"],
@@ -125,6 +119,8 @@ class QuantizedEmbedding(nn.QuantizedEmbedding):
 
 class SwitchLinear(nn.Module):
     """One linear layer per expert: weight (num_experts, output_dims, input_dims), bias (num_experts, output_dims)."""
+
+    interleaved: Interleaved | None = None
 
     def __init__(self, input_dims: int, output_dims: int, num_experts: int, bias: bool = True):
         super().__init__()
@@ -147,7 +143,10 @@ class SwitchLinear(nn.Module):
 
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """x (..., M, K), indices (...) -> (..., M, N)."""
-        y = kernels.gather_matmul(x, self["weight"], indices, sorted_indices=sorted_indices)
+        if self.interleaved is not None and (regrouped := interleaved(self)) is not None:
+            y = regrouped.gathered(x, indices)
+        else:
+            y = kernels.gather_matmul(x, self["weight"], indices, sorted_indices=sorted_indices)
         return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y
 
     def to_quantized(
@@ -160,6 +159,8 @@ class SwitchLinear(nn.Module):
 
 class QuantizedSwitchLinear(nn.Module):
     """`SwitchLinear` with weights packed by `mx.quantize`."""
+
+    interleaved: Interleaved | None = None
 
     def __init__(
         self,
@@ -205,17 +206,20 @@ class QuantizedSwitchLinear(nn.Module):
 
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """x (..., M, K), indices (...) -> (..., M, N)."""
-        y = kernels.gather_quantized_matmul(
-            x,
-            self["weight"],
-            self["scales"],
-            self.get("biases"),
-            indices,
-            group_size=self.group_size,
-            bits=self.bits,
-            mode=self.mode,
-            sorted_indices=sorted_indices,
-        )
+        if self.interleaved is not None and (regrouped := interleaved(self)) is not None:
+            y = regrouped.gathered(x, indices)
+        else:
+            y = kernels.gather_quantized_matmul(
+                x,
+                self["weight"],
+                self["scales"],
+                self.get("biases"),
+                indices,
+                group_size=self.group_size,
+                bits=self.bits,
+                mode=self.mode,
+                sorted_indices=sorted_indices,
+            )
         return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y
 
     def _pack(self, weight: mx.array) -> None:

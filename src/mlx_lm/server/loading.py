@@ -21,7 +21,6 @@ from ..engine.model_states import predict
 from ..errors import ConfigError
 from ..models.adapters import load_adapters
 from ..models.load import check_config, load_config, load_files_tokenizer, load_model_files
-from ..nn.fuse import LayerRunner
 from ..nn.parameters import flat_parameters
 from ..state import KVOptions
 from .catalog import Source
@@ -112,8 +111,6 @@ def adapter_engine(
         # What the native kernels keep beside the arrays, and which is no parameter.
         if getattr(module, "interleaved", None) is not None:
             modules[path].interleaved = module.interleaved
-        for runner in (r for r in vars(module).values() if isinstance(r, LayerRunner)):
-            modules[path]._runner.adopt(runner)
     load_adapters(model, adapter)
     model.eval()
     return _assemble(id, base.files, base.tokenizer, settings, model, key, cache, True)
