@@ -135,3 +135,21 @@ def _score(model_folder: Path, context: str, continuation: str) -> tuple[float, 
     places = range(start, len(ids))
     total = sum(logprobs[i - 1, ids[i]].item() for i in places)
     return total, all(best[i - 1] == ids[i] for i in places)
+
+
+def test_litellm(folder: Path, request: pytest.FixtureRequest) -> None:
+    python_with("litellm")
+    got = run("litellm", LITELLM, request.getfixturevalue("server").url, folder=folder)
+    assert got["text"] and got["text"] == got["streamed"] and got["tokens"] <= 6 and got["missing"]
+
+
+def test_langchain(folder: Path, request: pytest.FixtureRequest) -> None:
+    python_with("langchain_openai")
+    got = run("langchain_openai", LANGCHAIN, request.getfixturevalue("server").url, folder=folder)
+    assert got["text"] and got["text"] == got["streamed"] == got["batch"][0] and got["tokens"] <= 6
+
+
+def test_llm(folder: Path, request: pytest.FixtureRequest) -> None:
+    python_with("llm")
+    got = run("llm", LLM, request.getfixturevalue("server").url, folder=folder)
+    assert got["text"] and got["text"] == got["streamed"]
