@@ -56,6 +56,19 @@ GEMMA4 = {
 _GLOBAL_32 = {"per_layer_config": DROP, "global_head_dim": 32, "num_global_key_value_heads": None}
 """Published Gemma 4 configs name what full-attention layers have; transformers 5.23 writes a config for each layer."""
 
+_MUSE = {**TINY, "head_dim": 8, "sliding_window": 7, "final_logit_softcapping": 3.0, "max_position_embeddings": 512}
+_MUSE["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
+_MUSE_VISION = {
+    "patch_size": 2,
+    "pos_emb_height": 2,
+    "pos_emb_width": 2,
+    "num_attention_heads": 1,
+    "num_hidden_layers": 1,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "max_position_embeddings": 4,
+}
+
 
 def _text_keys_on_top(config: dict[str, Any]) -> dict[str, Any]:
     """Qwen2-VL publishes its text config flat, and its positions as rope type "mrope"."""
@@ -293,5 +306,53 @@ FAMILIES = (
         },
         {"base": {}},
         conditional=True,
+    ),
+    Family(
+        "muse_glimmer",
+        {
+            "text_config": {**_MUSE, "qk_scale_factor": 2.0, "output_multiplier": 0.8},
+            "vision_config": _MUSE_VISION,
+            "image_token_id": 29,
+            "video_token_id": 28,
+            "out_hidden_size": 32,
+            "projector_hidden_size": 8,
+            "tie_word_embeddings": False,
+        },
+        {"base": {}, "all_turn": {"text_config": {"layer_rope_theta": [10000.0, 0], "attention_bias": True}}},
+        conditional=True,
+        modern=True,
+    ),
+    Family(
+        "muse_spark",
+        {
+            "text_config": {
+                **_MUSE,
+                "moe_hidden_size": 32,
+                "moe_intermediate_size": 32,
+                "num_local_experts": 4,
+                "num_experts_per_tok": 2,
+                "mlp_layer_types": ["dense", "sparse"],
+                "routed_scaling_factor": 1.5,
+                "output_multiplier": 0.9,
+            },
+            "vision_config": _MUSE_VISION,
+            "audio_config": {
+                "patch_sizes": [2],
+                "hidden_sizes": [8],
+                "depths": [1],
+                "num_hidden_layers": 1,
+                "out_hidden_size": 32,
+            },
+            "image_token_id": 29,
+            "video_token_id": 28,
+            "audio_token_id": 30,
+            "out_hidden_size": 32,
+            "projector_hidden_size": 8,
+            "tie_word_embeddings": False,
+        },
+        {"base": {}},
+        gain={r"\.(gate|router)\.": 2.0, "e_score_correction_bias": 2.0},
+        conditional=True,
+        modern=True,
     ),
 )

@@ -354,6 +354,7 @@ def test_null_and_neutral_values_pass() -> None:
 def test_unknown_fields_are_named_or_refused() -> None:
     reply = chat(FakeService(), brand_new=1, **{"b\nad, one": 2})
     assert reply.status_code == 200 and reply.headers["x-ignored-fields"] == "brand_new, bad one"
+    assert chat(FakeService(), **{" ": 1, "é": 2, " a ": 3}).headers["x-ignored-fields"] == "?, ?, a"
     strict = post(FakeService(), PATH, {"messages": [USER], "brand_new": 1}, strict_fields=True)
     assert strict.status_code == 400 and strict.json()["error"]["param"] == "brand_new"
 

@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "server": "serve models over HTTP, in OpenAI's and Anthropic's protocols",
         "manage": "list, inspect, describe and delete cached models",
         "convert": "write a model in MLX's format, quantized or not",
+        "evaluate": "run tasks of the lm-eval harness",
         "perplexity": "measure how well a model predicts a text",
         "benchmark": "measure prompt and generation speed",
     }

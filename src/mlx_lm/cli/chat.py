@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-tokens", "-m", type=options.token_limit, default=-1, metavar="N", help="for each answer; -1: no limit")
     add("--prompt-cache-file", metavar="FILE", help="begin with a prompt saved by mlx_lm.cache_prompt")
     add("--verbose", type=options.boolean, default=False, metavar="BOOL", help="show counts and speeds")
+    options.add_output_options(parser)
     options.add_sampling_options(parser, seed=0)
     options.add_kv_options(parser)
     options.add_draft_options(parser)
@@ -41,12 +42,13 @@ def _run(args: argparse.Namespace) -> int:
     options.refuse(args, _REFUSED)
     options.draft_conflicts(args)
     kv = options.kv_arguments(args)
+    kind = options.output_type(args)
     if args.prompt_cache_file is not None:
         for name in ("system_prompt", "chat_template_config", "draft_model"):
             if getattr(args, name):
                 option = f"--{name.replace('_', '-')}"
                 raise RequestError(f"{option} cannot be combined with --prompt-cache-file.")
-    conversation, name = _begin(args, kv)
+    conversation, name = _begin(args, kv, kind)
     from .chat_input import Reader
 
     say(f"{name}. /help shows the commands, /quit leaves.")
@@ -61,7 +63,7 @@ def _run(args: argparse.Namespace) -> int:
             return 0
 
 
-def _begin(args: argparse.Namespace, kv: dict[str, Any]) -> tuple[Any, str]:
+def _begin(args: argparse.Namespace, kv: dict[str, Any], kind: Any) -> tuple[Any, str]:
     """The conversation that the options ask for, and the model's name."""
     from . import saved_prompt
     from .conversation import Conversation
@@ -105,7 +107,14 @@ def _begin(args: argparse.Namespace, kv: dict[str, Any]) -> tuple[Any, str]:
         **kv,
     }
     chosen = options.sampling(args, loaded.tokenizer)
-    return Conversation(models, chat, chosen, settings, turns, system=args.system_prompt, begun=begun), loaded.name
+
+    def constrain(prompt: Sequence[int]) -> Any:
+        return options.answer_constraint(args, kind, loaded.tokenizer, prompt)
+
+    conversation = Conversation(
+        models, chat, chosen, settings, turns, system=args.system_prompt, begun=begun, constrain=constrain
+    )
+    return conversation, loaded.name
 
 
 def _handle(conversation: Any, line: str, args: argparse.Namespace) -> bool:

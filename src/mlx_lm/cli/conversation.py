@@ -41,6 +41,7 @@ class Conversation:
         settings: keyword arguments of `stream_generate` for every answer, `prefill_step_size` among them.
         turns: states of the conversation.
         begun: a saved prompt with which the first user message begins.
+        constrain: gives the constraint of the answer to a prompt (token ids), or None.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class Conversation:
         *,
         system: str | None = None,
         begun: SavedPrompt | None = None,
+        constrain: Callable[[list[int]], Any] = lambda _: None,
     ):
         self._models, self._chat, self._sampling, self._settings = models, chat, sampling, settings
         self._turns = turns
         self._begun = begun
+        self._constrain = constrain
         self.system = system if begun is None else begun.system
         self.messages: list[dict[str, str]] = []
 
@@ -198,6 +201,7 @@ class Conversation:
             logits_processors=self._sampling.after(tokens[:held]),
             prompt_cache=self._turns.states,
             prompt_progress_callback=watch,
+            constraint=self._constrain(tokens),
             stop=list(self._chat.stop) or None,
             **self._settings,
         )

@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "--logprobs", type=int, nargs="?", const=0, metavar="TOP", help="with --json: log-probabilities, and TOP others"
     )
     add("--prompt-cache-file", metavar="FILE", help="go on from a prompt saved by mlx_lm.cache_prompt")
+    options.add_output_options(parser)
     options.add_sampling_options(parser)
     options.add_kv_options(parser)
     options.add_draft_options(parser)
@@ -71,6 +72,7 @@ def _check(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace) -> int:
     _check(args)
     kv = options.kv_arguments(args)
+    kind = options.output_type(args)
     from .prompt import read_prompt
 
     text = read_prompt(args.prompt, args.prompt_file, raw=args.raw_prompt)
@@ -95,6 +97,7 @@ def _run(args: argparse.Namespace) -> int:
         sampler=chosen.sampler,
         logits_processors=chosen.after(held),
         prompt_cache=states,
+        constraint=options.answer_constraint(args, kind, tokenizer, [*held, *tokens]),
         prefill_step_size=args.prefill_step_size,
         prompt_progress_callback=prefill_progress(),
         num_draft_tokens=args.num_draft_tokens,
@@ -225,6 +228,11 @@ def _statistics(last: Any) -> str:
 
 def _what_stopped(args: argparse.Namespace, model: Any, last: Any) -> str:
     if args.max_tokens == last.generation_tokens:
+        if not args.close_within_budget and any((args.schema, args.regex, args.choice, args.grammar)):
+            return (
+                f"Stopped by --max-tokens {args.max_tokens}: the structure may not be complete. A larger number goes "
+                "on, --close-within-budget completes it in time."
+            )
         return f"Stopped by --max-tokens {args.max_tokens}; a larger number goes on, -1 lifts the limit."
     from ..engine import context_length
 

@@ -7,6 +7,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError, UnsupportedError
@@ -16,13 +17,16 @@ __all__ = [
     "add_draft_options",
     "add_kv_options",
     "add_model_options",
+    "add_output_options",
     "add_prefill_option",
     "add_sampling_options",
     "add_template_options",
+    "answer_constraint",
     "boolean",
     "draft_conflicts",
     "json_object",
     "kv_arguments",
+    "output_type",
     "positive",
     "refuse",
     "sampling",
@@ -248,3 +252,66 @@ def draft_conflicts(args: argparse.Namespace) -> None:
         if getattr(args, name):
             option = f"--{name.replace('_', '-')}"
             raise UnsupportedError(f"{option} cannot be combined with --draft-model; leave out one of the two.")
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """--schema, --regex, --choice, --grammar: what the answer has to be."""
+    group = parser.add_argument_group("structured output")
+    one = group.add_mutually_exclusive_group()
+    one.add_argument("--schema", metavar="JSON|FILE", help="the answer is JSON that this JSON Schema accepts")
+    one.add_argument("--regex", metavar="PATTERN", help="the answer is text that this pattern matches as a whole")
+    one.add_argument("--choice", action="append", metavar="TEXT", help="the answer is one of these; give several")
+    one.add_argument("--grammar", metavar="TEXT|FILE", help="the answer follows this grammar, in Lark or EBNF/GBNF")
+    group.add_argument(
+        "--close-within-budget", action="store_true", help="complete the structure within --max-tokens tokens"
+    )
+
+
+def output_type(args: argparse.Namespace) -> Any:
+    """What the answer has to be, or None; GrammarError or RequestError before anything is loaded."""
+    if args.schema is args.regex is args.choice is args.grammar is None:
+        if args.close_within_budget:
+            raise RequestError("--close-within-budget needs --schema, --regex, --choice or --grammar.")
+        return None
+    if args.close_within_budget and args.max_tokens < 1:
+        raise RequestError("--close-within-budget needs --max-tokens.")
+    from ..grammar import CFG, Choice, JsonSchema, Regex, check_output_type
+
+    if args.schema is not None:
+        kind: Any = JsonSchema(_text_or_file("--schema", args.schema, ("{", "true", "false")))
+    elif args.regex is not None:
+        kind = Regex(args.regex)
+    elif args.choice is not None:
+        kind = Choice(args.choice)
+    else:
+        is_text = "\n" in args.grammar or ":" in args.grammar
+        kind = CFG(args.grammar if is_text and not _is_file(args.grammar) else _text_or_file("--grammar", args.grammar))
+    check_output_type(kind)
+    return kind
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, ValueError):  # longer than a path can be
+        return False
+
+
+def _text_or_file(option: str, value: str, beginnings: tuple[str, ...] = ()) -> str:
+    if beginnings and value.lstrip().startswith(beginnings):
+        return value
+    try:
+        return Path(value).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"{option}: {value[:80]} is no file that can be read: {reason}.") from error
+
+
+def answer_constraint(args: argparse.Namespace, kind: Any, tokenizer: Any, prompt: Sequence[int]) -> Any:
+    """The constraint of the answer to `prompt` (all of it, what a cache holds included); None for free text."""
+    if kind is None:
+        return None
+    from ..engine.structured import answer_constraint as build
+
+    limit = None if args.max_tokens == -1 else args.max_tokens
+    return build(kind, tokenizer, prompt, max_tokens=limit, close_within_budget=args.close_within_budget)

@@ -4,7 +4,7 @@ Imports no MLX, and nothing heavy at import time.
 """
 
 from mlx_lm.grammar.budget import within_budget
-from mlx_lm.grammar.compiler import compile_constraint, parse_output
+from mlx_lm.grammar.compiler import check_output_type, compile_constraint, parse_output
 from mlx_lm.grammar.constraint import Constraint, Grammar, TokenMask, allows, mask_tokens, mask_width
 from mlx_lm.grammar.matcher import CompiledGrammar
 from mlx_lm.grammar.schema import prepare_schema
@@ -22,6 +22,7 @@ __all__ = [
     "ThinkingConstraint",
     "TokenMask",
     "allows",
+    "check_output_type",
     "compile_constraint",
     "mask_tokens",
     "mask_width",

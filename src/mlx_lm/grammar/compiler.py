@@ -22,7 +22,7 @@ from mlx_lm.grammar.schema import prepare_schema
 from mlx_lm.grammar.specs import CFG, Choice, JsonSchema, Regex
 from mlx_lm.grammar.vocabulary import build_vocabulary, end_tokens
 
-__all__ = ["GrammarCompiler", "compile_constraint", "compiler_of", "grammar_text", "parse_output"]
+__all__ = ["GrammarCompiler", "check_output_type", "compile_constraint", "compiler_of", "grammar_text", "parse_output"]
 
 _KEPT = 64
 _MAX_PATTERN = 100_000
@@ -129,6 +129,15 @@ def _explain(message: str) -> str:
     if "NoExtension" in line:
         return "The grammar accepts nothing."
     return f"The grammar cannot be used: {line}"
+
+
+def check_output_type(spec: Any) -> None:
+    """Raises GrammarError for a spec or type that no tokenizer could be held to; needs no tokenizer."""
+    from llguidance import LLMatcher
+
+    message = LLMatcher.validate_grammar(grammar_text(spec))
+    if message and not message.startswith("WARNING"):
+        raise GrammarError(_explain(message))
 
 
 def compiler_of(tokenizer: Any) -> GrammarCompiler:

@@ -122,6 +122,8 @@ def lark_string(text: str) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     character = match.group()
-    if character.isascii() and character.isprintable():
-        return "\\" + character if character != "_" else character
+    if character == "_":
+        return character
+    if character.isascii() and character.isprintable() and character not in "<>":  # those would be word boundaries
+        return "\\" + character
     return f"\\u{{{ord(character):X}}}"

@@ -22,8 +22,8 @@ class TextTower(CausalLM):
 
     text_model: ClassVar[type[CausalLM]]
     other_towers: ClassVar[str] = (
-        r"^(model\.)?(vision_tower|vision_model|vision_encoder|visual|audio_tower|multi_modal_projector|"
-        r"multimodal_projector|mm_projector|patch_merger|vision_language_adapter|embed_vision|embed_audio)\."
+        r"^(model\.)?(vision_\w+|visual|audio_\w+|multi_modal_projector|multimodal_projector|mm_projector|"
+        r"patch_merger|embed_vision|embed_audio)\."
     )
 
     def __init__(self, args: Any):

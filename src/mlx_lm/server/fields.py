@@ -92,10 +92,9 @@ class FieldTable(Generic[M]):
 
 def ignored_header(unknown: tuple[str, ...]) -> dict[str, str]:
     """The reply header that names unknown fields: at most ten, printable ASCII."""
-    if not unknown:
-        return {}
     names = ("".join(c for c in name[:40] if c.isascii() and c.isprintable() and c != ",") for name in unknown[:10])
-    return {IGNORED_HEADER: ", ".join(names)}
+    shown = [name.strip() or "?" for name in names]  # a header's value must not begin or end with white space
+    return {IGNORED_HEADER: ", ".join(shown)} if shown else {}
 
 
 def _values(value: Any, path: list[str], place: str) -> Iterator[tuple[str, Any]]:

@@ -103,7 +103,7 @@ def _operation(table: FieldTable[Any], schemas: dict[str, Any]) -> dict[str, Any
     schemas[name] = request_schema(table, schemas)
     reply: dict[str, Any] = {_JSON: {"schema": _reply_schema(table.path)}}
     if "stream" in table.model.model_fields:
-        reply["text/event-stream"] = {"schema": {"type": "string"}}
+        reply["text/event-stream"] = {}
     return {
         "operationId": _identity(table.method, table.path),
         "summary": table.summary,

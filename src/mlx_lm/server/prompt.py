@@ -1,4 +1,4 @@
-"""From a `Work` to the tokens of its prompt, and how its answer is to be read. Imports no MLX; safe in any thread.
+"""From a `Work` to the tokens of its prompt, and how its answer is to be read. Does no MLX work; safe in any thread.
 
 Contract: everything that can be wrong with messages, tools or limits is raised here, before the engine sees anything.
 This module does not know HTTP or engines.
@@ -11,7 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import ContextLengthError, RequestError, UnsupportedError
-from ..tokenizer.parsers import ParserChoice, ThinkingBudget, prompt_opens_thinking
+from ..grammar import Constraint
+from ..tokenizer.parsers import ParserChoice, ThinkingBudget, prompt_opens_thinking, tool_format
+from .plain_tools import PLAIN_FORMAT, knows_tools, with_plain_tools
+from .structure import constraint_of
 from .work import Work
 
 __all__ = ["ChatStyle", "Prepared", "prepare", "prompt_tokens"]
@@ -58,6 +61,7 @@ class Prepared:
         parsers: what to look for in the answer; None for raw text.
         in_reasoning: the prompt leaves reasoning open.
         budget: the limit of reasoning, or None.
+        constraint: what the answer must be, or None.
     """
 
     tokens: tuple[int, ...]
@@ -68,6 +72,7 @@ class Prepared:
     parsers: ParserChoice | None
     in_reasoning: bool
     budget: ThinkingBudget | None
+    constraint: Constraint | None = None
 
 
 def prepare(work: Work, style: ChatStyle) -> Prepared:
@@ -77,19 +82,22 @@ def prepare(work: Work, style: ChatStyle) -> Prepared:
         RequestError: a value is out of range.
         ChatTemplateError: the template refused the messages.
         ContextLengthError: there is no room for the answer.
-        UnsupportedError: the model has no chat template, or does not call tools.
+        UnsupportedError: the model has no chat template, or its calls cannot be enforced.
+        GrammarError: what the answer must be cannot be enforced.
     """
     _check(work)
     text, tokens = _encode(work, style)
     limit, asked = _limit(work, style, len(tokens))
     stop = (*work.stop, _PLAIN_STOP) if style.template == PLAIN_TEMPLATE and work.messages is not None else work.stop
     if work.messages is None:
-        budget = _raw_budget(work, style)
-        return Prepared(tokens, text, limit, asked, stop, None, False, budget)
+        _refuse_raw(work)
+        constraint = constraint_of(work, style.tokenizer, tokens, None)
+        return Prepared(tokens, text, limit, asked, stop, None, False, None, constraint)
     choice = _parsers(work, style)
     opened = choice.reasoning is not None and prompt_opens_thinking(text, choice.reasoning.start)
     budget = _budget(work, style, choice, opened)
-    return Prepared(tokens, text, limit, asked, stop, choice, opened, budget)
+    constraint = constraint_of(work, style.tokenizer, tokens, choice.tools)
+    return Prepared(tokens, text, limit, asked, stop, choice, opened, budget, constraint)
 
 
 def prompt_tokens(work: Work, style: ChatStyle) -> int:
@@ -148,9 +156,12 @@ def _render(work: Work, style: ChatStyle) -> str:
     if work.thinking.effort is not None:
         variables["reasoning_effort"] = work.thinking.effort
     variables |= work.template_kwargs
+    messages: list[Any] = list(work.messages)
     shown = [tool.as_function() for tool in work.tools if tool.in_prompt]
+    if not knows_tools(_source(style)):
+        messages, shown = with_plain_tools(messages, work.tools), []
     return tokenizer.apply_chat_template(
-        list(work.messages),
+        messages,
         tools=shown or None,
         chat_template=style.template,
         add_generation_prompt=not work.prefill,
@@ -189,8 +200,8 @@ def _limit(work: Work, style: ChatStyle, prompt: int) -> tuple[int | None, bool]
 def _parsers(work: Work, style: ChatStyle) -> ParserChoice:
     choice: ParserChoice = style.tokenizer.parsers
     calls = bool(work.tools) and work.tool_choice.mode != "none"
-    if calls and choice.tools is None and work.tool_choice.mode in ("required", "named"):
-        raise UnsupportedError("This model's chat template shows no form of tool calls, so none can be required of it.")
+    if calls and choice.tools is None and not knows_tools(_source(style)):
+        choice = replace(choice, tools=tool_format(PLAIN_FORMAT))
     # Formats with channels write every message in the form of their calls: their reader stays.
     if not calls and choice.tools is not None and choice.tools.message is None:
         choice = replace(choice, tools=None)
@@ -212,13 +223,20 @@ def _budget(work: Work, style: ChatStyle, choice: ParserChoice, opened: bool) ->
     return ThinkingBudget(ids[0], ids[1], budget, ids[2], inside=opened)
 
 
-def _raw_budget(work: Work, style: ChatStyle) -> ThinkingBudget | None:
-    if work.thinking.budget is None:
-        return None
-    raise RequestError("A thinking budget is for chats; a raw prompt has no reasoning.")
+def _refuse_raw(work: Work) -> None:
+    """Refuses what only chats have."""
+    if work.thinking.budget is not None:
+        raise RequestError("A thinking budget is for chats; a raw prompt has no reasoning.")
+    if work.tools:
+        raise RequestError("tools are for chats; a raw prompt calls none.")
 
 
 def _knows_thinking(style: ChatStyle) -> bool:
-    source = style.template or style.tokenizer.chat_template
-    text = "\n".join(source.values()) if isinstance(source, dict) else source or ""
+    text = _source(style)
     return "enable_thinking" in text or "thinking" in text
+
+
+def _source(style: ChatStyle) -> str:
+    """The text of the chat template; of all of them, where there are several."""
+    source = style.template or style.tokenizer.chat_template
+    return "\n".join(source.values()) if isinstance(source, dict) else source or ""

@@ -53,6 +53,7 @@ def build_request(
         stop_tokens=frozenset() if work.ignore_eos else frozenset(ends),
         sampler=sampler,
         logits_processors=tuple(processors),
+        constraint=prepared.constraint,
         kv=loaded.kv,
         on_progress=progress,
         priority=work.priority,

@@ -1,0 +1,122 @@
+"""Muse Glimmer: the text tower. Normed embeddings, gated attention, every fourth layer without positions.
+
+Source: https://huggingface.co/meta-models/Muse-Glimmer-30B.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import SANDWICH_NORM, Attention, AttentionOptions, DecoderLayer, Linear, RMSNorm, Rope, UnitRMSNorm
+from ..state import LayerState
+from .base import Backbone, CausalLM
+from .dense import DenseModel, SlidingArgs
+from .multimodal import TextTower
+
+__all__ = ["Model", "ModelArgs", "MuseArgs", "TextModel"]
+
+
+@dataclass
+class MuseArgs(SlidingArgs):
+    """What both Muses' configs have."""
+
+    aliases: ClassVar = {"hidden_activation": "hidden_act"}
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = field(default=131072, kw_only=True)
+    rope_theta: float = field(default=500000.0, kw_only=True)
+    sliding_window: int | None = 2048
+    attention_bias: bool = False
+    final_logit_softcapping: float = 20.0
+    qk_scale_factor: float = 3.87
+    output_multiplier: float = 0.19611613513818404
+    post_norm_eps: float = 1e-8
+    layer_rope_theta: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        count = self.num_hidden_layers
+        full = [(count - 1 - i) % 4 == 0 for i in range(count)]
+        if self.layer_types is None:
+            self.layer_types = ["full_attention" if f else "sliding_attention" for f in full]
+        super().__post_init__()
+        if self.layer_rope_theta is None:
+            self.layer_rope_theta = [0.0 if f else self.rope_theta for f in full]
+        if len(self.layer_rope_theta) != count or set(self.layer_rope_theta) - {0, self.rope_theta}:
+            raise ConfigError(f"config.json: layer_rope_theta must have 0 or {self.rope_theta} for each layer.")
+
+
+@dataclass
+class ModelArgs(MuseArgs):
+    pass
+
+
+class GatedAttention(Attention):
+    """The output has a gate from a projection of its own."""
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__(options)
+        self.gate_proj = Linear(options.hidden_size, options.num_heads * options.head_dim, bias=False)
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        queries, keys, values, _ = super()._project(x)
+        return queries, keys, values, self.gate_proj(x)
+
+
+class NormedEmbeddings(Backbone):
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        self._eps = args.rms_norm_eps
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        if input_embeddings is None:
+            input_embeddings = kernels.rms_norm(self[self._names.embed](inputs), None, self._eps)
+        return super().__call__(inputs, cache, input_embeddings)
+
+
+class TextModel(DenseModel):
+    backbone_type = NormedEmbeddings
+    layer_names = SANDWICH_NORM
+    attention_type = GatedAttention
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        for name in (SANDWICH_NORM.post_mixer, SANDWICH_NORM.post_feed_forward):
+            layer[str(name)] = RMSNorm(args.hidden_size, args.post_norm_eps, offset=1.0)
+        return layer
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        scale = args.qk_scale_factor * args.heads[2] ** -0.5
+        unit = {"qk_norm": lambda _: UnitRMSNorm(args.rms_norm_eps)}
+        return super().attention_options(args, index, scale=scale, **unit, **changes)
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return super().rope(args, index) if args.layer_rope_theta[index] else None
+
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return RMSNorm(args.hidden_size, args.rms_norm_eps, offset=1.0)
+
+    @classmethod
+    def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
+        return RMSNorm(args.hidden_size, args.rms_norm_eps)
+
+    @staticmethod
+    def logit_scale(args: Any) -> float:
+        return args.output_multiplier
+
+    @staticmethod
+    def logit_softcap(args: Any) -> float | None:
+        return args.final_logit_softcapping
+
+
+class Model(TextTower):
+    text_model = TextModel

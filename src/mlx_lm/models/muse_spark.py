@@ -1,0 +1,149 @@
+"""Muse Spark: the text tower. Muse Glimmer with gates on residuals and with experts in a narrower space.
+
+Source: https://huggingface.co/meta-models/Muse-Spark-Open-816B-A42B.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..kernels import KVView
+from ..nn import SANDWICH_NORM, DecoderLayer, Linear, MoE, RMSNorm, Routing, SwitchGLU, UnitRMSNorm
+from ..state import LayerState
+from . import muse_glimmer
+from .multimodal import TextTower
+from .weights import Rename, Rule, expert_rules
+
+
+@dataclass
+class ModelArgs(muse_glimmer.MuseArgs):
+    max_position_embeddings: int = field(default=1048576, kw_only=True)
+    qk_scale_factor: float = 5.4730064863875
+    output_multiplier: float = 0.1767766952966369
+    moe_hidden_size: int = 4096
+    moe_intermediate_size: int = 4096
+    num_local_experts: int = 256
+    num_experts_per_tok: int = 8
+    routed_scaling_factor: float = 1.0
+    mlp_layer_types: list[str] | None = None
+    residual_gate_temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.mlp_layer_types = self.mlp_layer_types or ["sparse"] * self.num_hidden_layers
+        if len(self.mlp_layer_types) != self.num_hidden_layers or set(self.mlp_layer_types) - {"dense", "sparse"}:
+            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
+        if self.residual_gate_temperature <= 0 or self.moe_hidden_size < 1:
+            raise ConfigError("config.json: residual_gate_temperature and moe_hidden_size must be positive.")
+
+
+class NormedOutAttention(muse_glimmer.GatedAttention):
+    """Each head's output is normalized before its gate."""
+
+    eps = 1e-5
+
+    def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
+        return kernels.rms_norm(super()._attend(queries, views, position), None, self.eps)
+
+
+class ScaledInputNorm(nn.Module):
+    """norm(x * (1 + weight))."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = mx.zeros((size,)), eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return kernels.rms_norm(x * (1 + self.weight), None, self.eps)
+
+
+class NormedExperts(SwitchGLU):
+    def __init__(self, args: ModelArgs):
+        sizes = args.moe_hidden_size, args.moe_intermediate_size, args.num_local_experts
+        super().__init__(*sizes, act=args.hidden_act)
+        self.post_expert_norm = ScaledInputNorm(args.moe_hidden_size, args.post_norm_eps)
+
+    def _experts(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
+        return self.post_expert_norm(super()._experts(x, indices, in_order))
+
+
+class PooledMoE(MoE):
+    """The experts read and write a narrower space."""
+
+    def __init__(self, args: ModelArgs):
+        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.routed_scaling_factor, epsilon=1e-15)
+        super().__init__(args.hidden_size, args.num_local_experts, routing, NormedExperts(args), correction=True)
+        self._multiplier = args.output_multiplier
+        self.pre_expert_proj = Linear(args.hidden_size, args.moe_hidden_size, bias=False)
+        self.pre_expert_norm = RMSNorm(args.moe_hidden_size, args.rms_norm_eps, offset=1.0)
+        self.post_expert_proj = Linear(args.moe_hidden_size, args.hidden_size, bias=False)
+
+    def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+        return super().choose(logits.astype(mx.float32) * self._multiplier)
+
+    def _visit(self, flat: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
+        narrow = self.pre_expert_norm(self.pre_expert_proj(flat))
+        return self.post_expert_proj(super()._visit(narrow, indices, weights))
+
+
+class ResidualGate(nn.Module):
+    """sqrt(1 - beta^2) of the stream and beta of the branch, with beta learned for each feature."""
+
+    def __init__(self, size: int, temperature: float):
+        super().__init__()
+        self.gate, self._temperature = mx.zeros((size,)), temperature
+
+    def __call__(self, stream: mx.array, branch: mx.array) -> mx.array:
+        raw = self.gate / self._temperature
+        beta = mx.sigmoid(raw)
+        alpha = mx.sqrt(mx.maximum(mx.sigmoid(-raw) * (1 + beta), 1e-3))
+        return (alpha * stream + beta * branch).astype(stream.dtype)
+
+
+class Layer(DecoderLayer):
+    def finish(self, args: ModelArgs) -> None:
+        """Adds what the usual layer does not have."""
+        for name in ("post_attention_residual_gate", "post_feedforward_residual_gate"):
+            self[name] = ResidualGate(args.hidden_size, args.residual_gate_temperature)
+        self.post_attention_layernorm = UnitRMSNorm(args.post_norm_eps)
+        self.post_feedforward_layernorm = ScaledInputNorm(args.hidden_size, args.post_norm_eps)
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        y = self.post_attention_layernorm(self._mix(self.input_layernorm(x), state))
+        x = self.post_attention_residual_gate(x, y)
+        y = self.post_feedforward_layernorm(self._feed(self.pre_feedforward_layernorm(x)))
+        return self.post_feedforward_residual_gate(x, y)
+
+
+class TextModel(muse_glimmer.TextModel):
+    layer_names = SANDWICH_NORM
+    layer_type = Layer
+    attention_type = NormedOutAttention
+    rules: tuple[Rule, ...] = (  # type: ignore[misc]
+        *expert_rules(),
+        Rename(r"\.mlp\.experts\.post_expert_norm\.", ".mlp.switch_mlp.post_expert_norm."),
+    )
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        layer.finish(args)  # type: ignore[operator]
+        return layer
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        attention = NormedOutAttention(cls.attention_options(args, index))
+        attention.eps = args.rms_norm_eps
+        return attention
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return PooledMoE(args) if args.mlp_layer_types[index] == "sparse" else super().feed_forward(args, index)
+
+
+class Model(TextTower):
+    text_model = TextModel

@@ -1,0 +1,70 @@
+"""What an answer must be, as a constraint on its tokens: an output format, or calls of tools.
+
+Contract: what a request asks for is enforced or refused by name, never ignored. Does no MLX work; safe in any thread.
+Compiling a grammar is bounded work, kept with the tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..engine.structured import answer_constraint
+from ..errors import GrammarError, RequestError, UnsupportedError
+from ..grammar import CFG, Choice, Constraint, JsonSchema, Regex
+from ..tokenizer.parsers import ToolFormat
+from .calls import call_grammar
+from .work import OutputFormat, Work
+
+__all__ = ["constraint_of"]
+
+
+def constraint_of(work: Work, tokenizer: Any, prompt: Sequence[int], calls_as: ToolFormat | None) -> Constraint | None:
+    """The constraint of the answer to `prompt`, or None when it may be anything; `calls_as` is how calls are written.
+
+    Raises:
+        GrammarError: a schema, pattern or grammar is malformed or cannot be enforced.
+        UnsupportedError: the combination cannot work.
+    """
+    calls = work.tools and work.tool_choice.mode != "none"
+    forced = work.tool_choice.mode in ("required", "named")
+    if forced and not calls:
+        raise RequestError("tool_choice asks for a call, but there are no tools.")
+    if calls and (forced or any(tool.strict for tool in work.tools)):
+        if work.output.kind != "text":
+            raise UnsupportedError("An output format cannot be combined with tools whose calls are enforced.")
+        return _constraint(CFG(call_grammar(work, tokenizer, calls_as)), work, tokenizer, prompt, after_thinking=forced)
+    spec = _spec(work.output)
+    if spec is None:
+        return None
+    if calls:
+        raise UnsupportedError("An output format cannot be combined with tools; set tool_choice to none.")
+    try:
+        return _constraint(spec, work, tokenizer, prompt)
+    except GrammarError:
+        if work.output.kind != "json_schema" or work.output.strict:
+            raise
+    return _constraint(JsonSchema({"type": "object"}), work, tokenizer, prompt)
+
+
+def _constraint(
+    spec: Any, work: Work, tokenizer: Any, prompt: Sequence[int], *, after_thinking: bool = True
+) -> Constraint:
+    thinks = work.messages is not None and work.thinking.enabled is not False and after_thinking
+    return answer_constraint(spec, tokenizer, prompt, after_thinking=None if thinks else False)
+
+
+def _spec(output: OutputFormat) -> Any:
+    match output.kind:
+        case "text":
+            return None
+        case "json_object":
+            return JsonSchema({"type": "object"})
+        case "json_schema":
+            return JsonSchema(output.value, closed=output.strict)
+        case "regex":
+            return Regex(output.value)
+        case "choice":
+            return Choice(output.value)
+        case "grammar":
+            return CFG(output.value)
