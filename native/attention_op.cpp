@@ -67,12 +67,29 @@ struct Plane {
       token_bytes = operand.strides[2] * item;
       return;
     }
+    pack();
+  }
+
+  void pack() {
+    const auto& shape = operand.shape;
     data = operand.contiguous<char>(copy);
-    token_bytes = shape[3] * item;
+    token_bytes = shape[3] * static_cast<int64_t>(operand.item);
     head_bytes = shape[2] * token_bytes;
     batch_bytes = shape[1] * head_bytes;
   }
+
+  bool strides_as(const Plane& o) const {
+    return batch_bytes == o.batch_bytes && head_bytes == o.head_bytes && token_bytes == o.token_bytes;
+  }
 };
+
+// Scales and biases are walked together: both are copied where their strides differ.
+void resolve_side(std::vector<Plane>& planes, size_t at, Storage storage) {
+  if (storage.bits > 0 && !planes[at + 1].strides_as(planes[at + 2])) {
+    planes[at + 1].pack();
+    planes[at + 2].pack();
+  }
+}
 
 // The arrays of one side of a view, starting at planes[at].
 TokenRows rows_of(const std::vector<Plane>& planes, size_t at, Storage storage, int64_t b, int64_t* head_bytes,
@@ -149,6 +166,8 @@ struct Inputs {
       work.extra_dim = extra.operand.shape[3];
     }
     for (const View& view : views) {
+      resolve_side(planes, at, view.keys);
+      resolve_side(planes, at + view.keys.arrays(), view.values);
       const Plane& keys = planes[at];
       work.kv_heads = keys.operand.shape[1];
       for (int64_t b = 0; b < keys.operand.shape[0]; ++b) {

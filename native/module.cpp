@@ -45,6 +45,7 @@ NB_MODULE(_native, m) {
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
   m.def("default_num_threads", &default_num_threads);
+  m.def("cgroup_quota", &cgroup_quota);
   for (int i = 0; i < num_binders; ++i) {
     binders[i](m);
   }

@@ -83,10 +83,11 @@ double quota_of(const std::string& folder, bool v2) {
   return quota > 0 && period > 0 ? quota / period : 1e9;
 }
 
-// CPUs that the control groups of this process grant: the smallest quota on the way up to the root.
-double cgroup_quota() {
+}  // namespace
+
+double cgroup_quota(const std::string& membership, const std::string& mount) {
   double best = 1e9;
-  std::ifstream file("/proc/self/cgroup");
+  std::ifstream file(membership);
   std::string line;
   while (std::getline(file, line)) {
     size_t first = line.find(':');
@@ -99,7 +100,7 @@ double cgroup_quota() {
     if (!v2 && ("," + controllers + ",").find(",cpu,") == std::string::npos) {
       continue;
     }
-    std::string root = v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+    std::string root = v2 ? mount : mount + "/cpu";
     std::string path = line.substr(second + 1);
     while (true) {
       best = std::min(best, quota_of(root + (path == "/" ? "" : path), v2));
@@ -112,6 +113,8 @@ double cgroup_quota() {
   }
   return best;
 }
+
+namespace {
 
 int physical_cores() {
   cpu_set_t mask;
@@ -229,6 +232,7 @@ class Pool {
 
   void work(int rank) {
     inside_team = true;
+    pthread_setname_np(pthread_self(), "mlx_lm pool");
     uint32_t seen = 0, last = 0;
     while (true) {
       await_change(job_, seen, sleepers_, 1000, 60);
@@ -349,7 +353,7 @@ void Phases::await() {
 
 int default_num_threads() {
   int cores = physical_cores();
-  double quota = cgroup_quota();
+  double quota = cgroup_quota("/proc/self/cgroup", "/sys/fs/cgroup");
   return quota < cores ? std::max(1, static_cast<int>(quota)) : cores;
 }
 

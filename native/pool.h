@@ -14,6 +14,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 #include <utility>
 
 namespace mlx_lm {
@@ -118,6 +119,9 @@ int num_threads();
 void set_num_threads(int n);
 // What the pool would choose without MLX_LM_NUM_THREADS.
 int default_num_threads();
+// CPUs that the control groups of a process grant, the smallest quota on the way up to the root; 1e9 without one.
+// `membership` is its /proc/PID/cgroup, `mount` where groups are mounted (version 2, or version 1 with /cpu below).
+double cgroup_quota(const std::string& membership, const std::string& mount);
 
 using TeamFunction = void (*)(void* context, Team& team);
 void run_team(TeamFunction function, void* context, int max_threads);

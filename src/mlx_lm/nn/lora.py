@@ -63,7 +63,7 @@ class LoRASwitchLinear(nn.Module):
         y = self.linear(x, indices, sorted_indices)
         z = self.dropout(x)
         for weights in (self.lora_a, self.lora_b):
-            z = mx.gather_mm(z, weights.swapaxes(-1, -2), rhs_indices=indices, sorted_indices=sorted_indices)
+            z = kernels.gather_matmul(z, weights, indices, sorted_indices=sorted_indices)
         return y + (self.scale * z).astype(y.dtype)
 
 
