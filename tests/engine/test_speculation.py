@@ -231,9 +231,11 @@ def test_under_a_grammar(any_model, way):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("start", [0, 13, 40])
-@pytest.mark.parametrize("window", [None, 12])
-def test_packed_caches(way, start, window):
-    model, vocab = packable(**({} if window is None else {"model_type": "mistral", "sliding_window": window}))
+@pytest.mark.parametrize("kind", ["full", "window", "hybrid"])
+def test_packed_caches(way, start, kind):
+    window = {"model_type": "mistral", "sliding_window": 12}
+    model, vocab = packable(**{"full": {}, "window": window, "hybrid": WITH_HEAD | {"head_dim": 32}}[kind])
+    vocab = model.args.vocab_size
     kv = KVOptions(bits=4, group_size=32, start=start)
     wanted = [tuple(text_like(model, vocab, n, n)) for n in (9, 16)]
     plain = [run(Engine(model), [Request(prompt=p, max_tokens=25, kv=kv)])[0] for p in wanted]

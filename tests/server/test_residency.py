@@ -200,3 +200,20 @@ def test_what_load_gives_is_what_is_served(serve: Any, tiny_model: Any) -> None:
     with serve(model_id=tiny_model()) as server:
         reply = server.post("/v1/completions", {"prompt": "the quick brown", "max_tokens": 20, "temperature": 0})
     assert reply.json()["choices"][0]["text"] == text
+
+
+@pytest.mark.parametrize("how", ["ngram", "auto", "draft"])
+def test_guessing_ahead_changes_no_answer(serve: Any, tiny_model: Any, how: str) -> None:
+    settings = {"draft_model": tiny_model("llama", seed=8)} if how == "draft" else {"speculation": how}
+    body = {"prompt": "the quick brown fox " * 80, "max_tokens": 60, "temperature": 0}
+    seeded = {**body, "temperature": 1, "seed": 5}
+    with serve(model_id=tiny_model()) as server:
+        plain = [server.post("/v1/completions", one).json()["choices"][0]["text"] for one in (body, seeded)]
+    with serve(model_id=tiny_model(), **settings) as server:
+        assert [server.post("/v1/completions", one).json()["choices"][0]["text"] for one in (body, seeded)] == plain
+        assert server.service.status()["engines"][0]["drafted_tokens"] > 0
+
+
+def test_a_head_that_is_not_there_is_refused(serve: Any, tiny_model: Any) -> None:
+    with pytest.raises(Exception, match="no next-token head"), serve(model_id=tiny_model(), speculation="mtp"):
+        pass

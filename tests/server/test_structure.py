@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from mlx_lm.errors import UnsupportedError
 from mlx_lm.grammar import CFG, compile_constraint
 from mlx_lm.server.calls import call_grammar
 from mlx_lm.server.plain_tools import with_plain_tools
-from mlx_lm.server.work import Tool, ToolChoice, Work
+from mlx_lm.server.work import OutputFormat, Tool, ToolChoice, Work
 from mlx_lm.tokenizer import load_tokenizer
 from mlx_lm.tokenizer.parsers import FORMATS, ParserChoice, parse_complete
 
@@ -93,6 +94,15 @@ def test_several_calls_or_one(tokenizer: Any) -> None:
     single = call_grammar(_work("required", parallel=False), tokenizer, FORMATS["json_tools"])
     assert _accepts(several, both, tokenizer) == (True, True)
     assert _accepts(single, both, tokenizer) == (False, False) and _accepts(single, one, tokenizer)[1]
+
+
+def test_an_answer_in_a_form_or_a_call(tokenizer: Any) -> None:
+    """With tools and an output format the model may call or answer in the form, and nothing else."""
+    form = OutputFormat("json_schema", {"type": "object", "properties": {"x": {"type": "integer"}}})
+    grammar = call_grammar(replace(_work("auto"), output=form), tokenizer, FORMATS["json_tools"])
+    assert _accepts(grammar, '{"x": 5}', tokenizer) == (True, True)
+    assert _accepts(grammar, CALLS["json_tools"] % GOOD, tokenizer) == (True, True)
+    assert _accepts(grammar, "Hello", tokenizer) == (False, False)
 
 
 def test_formats_that_cannot_be_enforced_are_refused(tokenizer: Any) -> None:

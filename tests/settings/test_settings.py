@@ -60,7 +60,7 @@ def test_the_nearest_source_wins(tmp_path: Path) -> None:
         ("TRUST_REMOTE_CODE", "perhaps", "true or false"),
         ("BLOCK_TOKENS", "128", "must be one of 256"),
         ("ALIASES", "a", "pairs as in"),
-        ("DRAFT_MODEL", "x", "is not supported"),
+        ("PROMPT_CONCURRENCY", "8", "is not supported"),
         ("LOG_LEVEL", "LOUD", "must be one of DEBUG"),
     ],
 )
@@ -122,7 +122,7 @@ def test_bytes(text: str, value: int) -> None:
     assert parse_bytes(text) == value
 
 
-@pytest.mark.parametrize("flag", ["pipeline", "draft-model", "prompt-concurrency", "prompt-cache-size"])
+@pytest.mark.parametrize("flag", ["pipeline", "prompt-concurrency", "prompt-cache-size"])
 def test_options_of_mlx_lm_that_are_refused_say_why(flag: str) -> None:
     with pytest.raises(ConfigError, match=f"--{flag} is not supported: "):
         _read([f"--{flag}", "1"] if flag != "pipeline" else ["--pipeline"])
@@ -149,3 +149,5 @@ def test_settings_are_values() -> None:
     assert replace(ServerSettings(), port=1).port == 1
     with pytest.raises(ConfigError, match="max_tokens"):
         ServerSettings(max_tokens=0)
+    with pytest.raises(ConfigError, match="two ways to guess"):
+        ServerSettings(model_id="m", draft_model="d", speculation="ngram")

@@ -86,7 +86,7 @@ class Engine:
         self._memory = memory_watch
         self._reuse = None if prefix_cache is None else PrefixReuse(prefix_cache, model, model_key)
         self._live: dict[int, Live] = {}
-        self._latest: dict[int, Live] = {}  # what ended in the latest step
+        self._latest: dict[int, Live] = {}  # what ended in the latest step, and gives its states back
         self._finished: dict[int, tuple[list[State], list[int]]] = {}
         self._ended = {"finished": 0, "failed": 0, "cancelled": 0}
         self._uids = itertools.count()
@@ -380,6 +380,7 @@ class Engine:
         """States that forget are checkpointed whenever they stand at a block's end."""
         sequence = live.sequence
         if sequence.ahead is None and needs_checkpoints(sequence.states) and self._reuse is not None:
+            self._runner.settle(sequence)
             self._reuse.keep(sequence.request, self._seen(live), sequence.states)
 
     def _seen(self, live: Live) -> tuple[int, ...]:
@@ -398,10 +399,9 @@ class Engine:
         if how == "failed":  # its states may be anything
             return
         sequence, request = live.sequence, live.request
-        self._runner.rewind(sequence)
-        if live.started and self._reuse is not None and self._keeps(live):
+        if live.started and self._reuse is not None and self._keeps(live) and self._settled(live):
             self._reuse.keep(request, self._seen(live), sequence.states)
-        if sequence.last_round is not None and (request.keep_states or request.states is not None):
+        if sequence.last_round is not None and live.given_back:
             self._latest[uid] = live
         self._hand_back(live)
 
@@ -414,10 +414,16 @@ class Engine:
     def _hand_back(self, live: Live) -> None:
         """Leaves the states as the caller may have them."""
         sequence, request = live.sequence, live.sequence.request
-        if sequence.drafter is not None and (request.keep_states or request.states is not None):
-            try:
-                sequence.drafter.settle()
-            except Exception:  # the answer is out already
-                _log.exception("A drafter's states could not be brought to the end of the text")
-        if request.keep_states:
+        if live.given_back and self._settled(live) and request.keep_states:
             self._finished[sequence.uid] = (sequence.states, [*request.history, *self._seen(live)])
+
+    def _settled(self, live: Live) -> bool:
+        """Brings a request's states to its last token but one; False when that failed, and they may be anything."""
+        try:
+            self._runner.settle(live.sequence)
+            if live.sequence.drafter is not None and live.given_back:
+                live.sequence.drafter.settle()
+        except Exception:  # the answer is out already
+            _log.exception("The states of a request that has ended could not be brought to its end")
+            return False
+        return True

@@ -31,6 +31,11 @@ class Live:
         return self.sequence.request
 
     @property
+    def given_back(self) -> bool:
+        """Whether the caller gets the states."""
+        return self.request.keep_states or self.request.states is not None
+
+    @property
     def tokens(self) -> int:
         """Tokens that the sequence has, the last not yet in its states."""
         return self.held + len(self.sequence.request.prompt) + len(self.sequence.generated)

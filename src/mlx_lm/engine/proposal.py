@@ -41,11 +41,13 @@ def propose(sequence: ActiveSequence) -> Proposal:
         return Proposal(sequence)
     room, exact = sequence.room, sequence.rewind.exact_room()
     if exact is not None:
+        exact -= len(sequence.backlog)
         room = exact if room is None else min(room, exact)
     forced = [] if constraint is None else constraint.forced()
     most = None if room is None else max(room - 1, 0)
     fed = forced if most is None else forced[:most]
-    if drafter is None or len(fed) < len(forced) or not (sequence.gate is None or sequence.gate.open):
+    closed = sequence.gate is not None and not sequence.gate.open
+    if drafter is None or closed or len(fed) < len(forced) or len(sequence.backlog) >= _BACKLOG:
         return Proposal(sequence, list(fed), forced)
     left = _MANY if most is None else most - len(fed)
     if left == 0:
@@ -61,6 +63,7 @@ def propose(sequence: ActiveSequence) -> Proposal:
 
 
 _MANY = 1 << 30
+_BACKLOG = 8  # tokens to be fed again, after which a step without guesses takes them in for good
 
 
 class _Picker:

@@ -125,11 +125,14 @@ class Runner:
             for row, proposal in enumerate(step.proposals):
                 self._check(proposal, step, row, emit)
 
-    def rewind(self, sequence: ActiveSequence) -> None:
-        """Takes back what was computed ahead, so that the states hold all tokens but the last given out."""
+    def settle(self, sequence: ActiveSequence) -> None:
+        """Brings the states to where others expect them: they hold all tokens but the last given out."""
         if sequence.ahead is not None:
             sequence.rewind.to(sequence.ahead.mark, 0)
             sequence.ahead = None
+        if sequence.backlog:
+            self._hidden(mx.array([sequence.backlog], mx.int32), sequence.states)
+            sequence.backlog = []
 
     # Proposals.
 
@@ -142,12 +145,15 @@ class Runner:
                 singles.append(sequence)
                 continue
             try:
+                exact = sequence.rewind.exact_room() if sequence.backlog else None
+                if exact is not None and exact <= len(sequence.backlog):
+                    self.settle(sequence)
                 proposal = propose(sequence)
             except Exception as error:
                 sequence.error = error
                 continue
-            if proposal.tokens or proposal.forced:
-                rounds.setdefault(len(proposal.tokens), []).append(proposal)
+            if proposal.tokens or proposal.forced or sequence.backlog:
+                rounds.setdefault(len(sequence.backlog) + len(proposal.tokens), []).append(proposal)
             else:
                 singles.append(sequence)
         return singles, list(rounds.values())
@@ -155,7 +161,8 @@ class Runner:
     def _check(self, proposal: Proposal, step: _Step, row: int, emit: Emit) -> None:
         """Gives out what a step found, position by position until a guess is wrong or the sequence ends."""
         sequence, tokens, forced = proposal.sequence, proposal.tokens, proposal.forced
-        logits, given, accepted = step.logits[row], 0, 0
+        known, given, accepted = len(sequence.backlog), 0, 0
+        logits = step.logits[row, known:]
         plain = _is_plain(sequence)
         ids, rows = _greedy(logits) if plain else (mx.zeros(()), logits)
         try:
@@ -174,9 +181,9 @@ class Runner:
                 accepted += guessed
                 given += 1
                 goes_on = emit(sequence, token, logprobs, guessed) and right
-            self._keep(sequence, step.marks[row], len(tokens) + 1, given)
+            self._keep(sequence, step.marks[row], len(tokens) + 1 - given, given)
             if sequence.drafter is not None:
-                sequence.drafter.saw(step.hidden[row : row + 1, :given])
+                sequence.drafter.saw(step.hidden[row : row + 1, known : known + given])
         except Exception as error:
             sequence.error = error
             return
@@ -193,27 +200,28 @@ class Runner:
             return
         kept = last.given - count
         assert kept >= 0, "only the latest step can be taken back"
+        certain = [*last.fed, *sequence.generated[-last.given :]][: len(last.fed) + kept]
         del sequence.generated[-count:]
         if sequence.drafter is not None:
             del sequence.drafter.tokens[-count:]
-        self._hold(sequence, last.mark, [last.first, *sequence.generated[len(sequence.generated) - kept :]][:kept])
-        sequence.pending, sequence.last_round = sequence.generated[-1] if kept else last.first, None
+        sequence.pending, sequence.last_round = certain.pop(), None
+        self._hold(sequence, last.mark, certain)
 
-    def _keep(self, sequence: ActiveSequence, mark: Mark, fed: int, given: int) -> None:
-        """Leaves in the states what belongs to the `given` tokens of a step that fed `fed`."""
-        first, sequence.pending = sequence.pending, sequence.generated[-1]
-        assert isinstance(first, int)
-        if given < fed:
-            self._hold(sequence, mark, [first, *sequence.generated[-given:-1]])
-        sequence.last_round = Round(mark, first, given)
+    def _keep(self, sequence: ActiveSequence, mark: Mark, wrong: int, given: int) -> None:
+        """Leaves in the states what is certain, after a step that gave out `given` tokens and fed `wrong` others."""
+        fed = [*sequence.backlog, _known(sequence.pending)]
+        sequence.backlog, sequence.pending = [], sequence.generated[-1]
+        if wrong:
+            self._hold(sequence, mark, [*fed, *sequence.generated[-given:-1]])
+        sequence.last_round = Round(mark, fed, given)
 
     def _hold(self, sequence: ActiveSequence, mark: Mark, tokens: list[int]) -> None:
         """Leaves in the states, of what came after the mark, `tokens`, with which it began."""
         if sequence.rewind.to(mark, len(tokens)):
-            return
-        # Recurrent states cannot be trimmed: they go back to the mark and take what was right once more.
-        sequence.rewind.to(mark, 0)
-        self._hidden(mx.array([tokens], mx.int32), sequence.states)
+            sequence.backlog = []
+        else:  # recurrent states go back to the mark
+            sequence.rewind.to(mark, 0)
+            sequence.backlog = tokens
 
     # Steps.
 
@@ -366,12 +374,17 @@ def _inputs(proposals: Sequence[Proposal]) -> mx.array:
     """Token ids (B, L). What was not read yet stays on the device."""
     if any(isinstance(p.sequence.pending, mx.array) for p in proposals):
         return mx.stack([_as_array(p.sequence.pending) for p in proposals])
-    return mx.array([[p.sequence.pending, *p.tokens] for p in proposals], mx.uint32)
+    return mx.array([[*p.sequence.backlog, p.sequence.pending, *p.tokens] for p in proposals], mx.uint32)
 
 
 def _as_array(pending: mx.array | int | None) -> mx.array:
     assert pending is not None
     return pending if isinstance(pending, mx.array) else mx.array([pending], mx.uint32)
+
+
+def _known(pending: mx.array | int | None) -> int:
+    assert isinstance(pending, int)
+    return pending
 
 
 def _read(tokens: Sequence[mx.array]) -> list[int | None]:

@@ -25,16 +25,19 @@ class Ahead:
 
 @dataclass(frozen=True)
 class Round:
-    """A step that fed `first` and gave out `given` tokens, and where the states stood before it."""
+    """A step that gave out `given` tokens: where the states stood before it, and what it fed that was out already."""
 
     mark: Mark
-    first: int
+    fed: list[int]
     given: int
 
 
 @dataclass
 class ActiveSequence:
-    """A request, its states, and what was made of it so far. The states hold every token but the last."""
+    """A request, its states, and what was made of it so far. The states hold every token but the last.
+
+    Recurrent states that went back because a guess was wrong lack the tokens of `backlog` too: the next step feeds it.
+    """
 
     uid: int
     request: Request
@@ -47,6 +50,7 @@ class ActiveSequence:
     history: mx.array | None = None  # all tokens so far (n,), kept only for logits processors
     pending: mx.array | int | None = None  # the token that was not fed yet; an array (1,) while it was not read
     ahead: Ahead | None = None
+    backlog: list[int] = field(default_factory=list)
     last_round: Round | None = None  # the latest step, where it gave out more than one token
     room: int | None = None  # most tokens that the next step may give out
     error: Exception | None = None  # what ended it

@@ -20,7 +20,7 @@ from ..grammar import prepare_schema
 from ..grammar.lark import WHITESPACE
 from ..grammar.patterns import lark_string
 from ..tokenizer.parsers import ToolFormat
-from .work import Tool, Work
+from .work import OutputFormat, Tool, Work
 
 __all__ = ["call_grammar"]
 
@@ -111,6 +111,9 @@ def call_grammar(work: Work, tokenizer: Any, calls_as: ToolFormat | None) -> str
     end = writer.sequence(form.end)
     if choice.mode in ("required", "named"):
         return "\n".join([f"start: {writer.sequence(form.begin)} call {more} {end}", *rules])
+    if work.output.kind != "text":
+        rules.append(f"answer: %json {json.dumps({**_answer_schema(work.output), 'x-guidance': dict(_JSON)})}")
+        return "\n".join([f"start: answer | {writer.sequence(form.begin)} call {more} {end}", *rules])
     return "\n".join([*_free(form, tools, f"{more} {end}", writer), *rules])
 
 
@@ -157,12 +160,23 @@ def _form(tokenizer: Any, calls_as: ToolFormat | None) -> _Form:
 def _schema(tool: Tool) -> dict[str, Any]:
     """The schema of the arguments; a tool that is not strict falls back to any object."""
     try:
-        schema = prepare_schema({"type": "object", **tool.parameters}, closed=tool.strict)
+        return prepare_schema({"type": "object", **tool.parameters}, closed=tool.strict)
     except GrammarError:
         if tool.strict:
             raise
-        schema = prepare_schema({"type": "object"})
-    return schema if isinstance(schema, dict) else {"type": "object"}
+        return prepare_schema({"type": "object"})
+
+
+def _answer_schema(output: OutputFormat) -> dict[str, Any]:
+    """The schema of an answer that is given in place of a call."""
+    if output.kind == "json_object":
+        return prepare_schema({"type": "object"})
+    try:
+        return prepare_schema(output.value, closed=output.strict)
+    except GrammarError:
+        if output.strict:
+            raise
+        return prepare_schema({"type": "object"})
 
 
 class _Writer:

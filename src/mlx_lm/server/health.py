@@ -62,6 +62,8 @@ def _gauges(status: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
         "kv_cache_bytes": ("Bytes that running sequences hold.", total("state_bytes")),
         "prefix_cache_bytes": ("Bytes of the prefix cache in memory.", total("cached_bytes")),
         "prefix_cache_blocks": ("Blocks of the prefix cache in memory.", total("cached_blocks")),
+        "spec_decode_num_draft_tokens": ("Tokens that were guessed ahead.", total("drafted_tokens")),
+        "spec_decode_num_accepted_tokens": ("Guessed tokens that were right.", total("accepted_tokens")),
         "models_loaded": ("Models in memory, adapters included.", len(engines)),
     }
     memory = status.get("memory") or {}

@@ -15,9 +15,23 @@ from typing import Any
 import mlx.core as mx
 
 from .. import hub
-from ..engine import Engine, PrefixCache, context_length, kv_options, new_states
+from ..engine import (
+    DraftSpeculation,
+    Engine,
+    HeadSpeculation,
+    NGramSpeculation,
+    PrefixCache,
+    Probe,
+    Speculation,
+    auto_speculation,
+    context_length,
+    kv_options,
+    new_states,
+)
 from ..engine.admission import default_budget
+from ..engine.memory import MemoryWatch
 from ..engine.model_states import predict
+from ..engine.speculate.make import check_speculation
 from ..errors import ConfigError
 from ..models.adapters import load_adapters
 from ..models.load import check_config, load_config, load_files_tokenizer, load_model_files
@@ -44,6 +58,7 @@ class Loaded:
     kv: KVOptions
     weight_bytes: int
     key: str
+    speculation: Speculation | None = None
 
 
 def find_files(source: Source, settings: ServerSettings) -> hub.ModelFiles:
@@ -136,7 +151,9 @@ def _assemble(
         memory_budget=budget // settings.max_loaded_models,
         prefix_cache=cache,
         model_key=key,
+        memory_watch=MemoryWatch(),
     )
+    speculation = _speculation(settings, model, is_default)
     weights = sum(value.nbytes for _, value in flat_parameters(model))
     vocabulary = getattr(getattr(model, "args", None), "vocab_size", None) or len(tokenizer)
     template = settings.chat_template if is_default else None
@@ -151,7 +168,23 @@ def _assemble(
         max_tokens=None if settings.max_tokens == -1 else settings.max_tokens,
     )
     _report(id, tokenizer, model, limit, kv, weights)
-    return Loaded(id, files, tokenizer, style, engine, kv, weights, key)
+    return Loaded(id, files, tokenizer, style, engine, kv, weights, key, speculation)
+
+
+def _speculation(settings: ServerSettings, model: Any, is_default: bool) -> Speculation | None:
+    """How tokens are guessed ahead. Raises UnsupportedError for what this model cannot have."""
+    found: Speculation | None = None
+    if settings.draft_model is not None and is_default:
+        files = find_files(Source("draft model", settings.draft_model), settings)
+        found = DraftSpeculation(load_model_files(files)[0], settings.num_draft_tokens)
+    elif settings.speculation == "ngram":
+        found = NGramSpeculation(probe=Probe())
+    elif settings.speculation == "mtp":
+        found = HeadSpeculation(probe=Probe())
+    elif settings.speculation == "auto":
+        found = auto_speculation(model)
+    check_speculation(model, found)
+    return found
 
 
 def _context(model: Any, settings: ServerSettings) -> int | None:

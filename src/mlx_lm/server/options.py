@@ -69,12 +69,12 @@ class ServerSettings:
     use_default_chat_template: bool = _mlx(False, "A plain template for models that have none.", kind="bool")
     chat_template_args: Mapping[str, Any] = _mlx({}, "Variables for chat templates, as JSON.", kind="table")
     trust_remote_code: bool = _mlx(False, "Let a tokenizer run Python code of the model.", kind="bool")
-    draft_model: str | None = _mlx(
-        None, "Draft model.", refused="the server does not run draft models; mlx_lm.generate and mlx_lm.chat do."
-    )
-    num_draft_tokens: int | None = _mlx(
-        None, "Draft tokens.", kind="int", refused="the server does not run draft models; mlx_lm.generate does."
-    )
+    speculation: str = _mlx(
+        "none", "How tokens are guessed ahead: ngram (as the text went on before), mtp (the model's own head), auto.",
+        choices=("none", "auto", "ngram", "mtp"),
+    )  # fmt: skip
+    draft_model: str | None = _mlx(None, "A small model of the same tokenizer that guesses for the default model.")
+    num_draft_tokens: int = _mlx(3, "Tokens that the draft model guesses at a time.", kind="int", low=1, high=64)
     pipeline: bool | None = _mlx(
         None, "Pipeline.", kind="bool", refused="models that are spread over several machines can't be run yet."
     )
@@ -144,3 +144,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if self.max_tokens == 0:
             raise ConfigError("max_tokens must be at least 1, or -1 for no limit; not 0.")
+        if self.draft_model is not None and self.speculation != "none":
+            raise ConfigError(f"draft_model and speculation = {self.speculation!r} are two ways to guess: choose one.")
+        if self.draft_model is not None and self.model_id is None:
+            raise ConfigError("draft_model guesses for the default model, and model_id names none.")

@@ -54,6 +54,7 @@ def build_request(
         sampler=sampler,
         logits_processors=tuple(processors),
         constraint=prepared.constraint,
+        speculation=loaded.speculation,
         kv=loaded.kv,
         on_progress=progress,
         priority=work.priority,

@@ -30,15 +30,13 @@ def constraint_of(work: Work, tokenizer: Any, prompt: Sequence[int], calls_as: T
     forced = work.tool_choice.mode in ("required", "named")
     if forced and not calls:
         raise RequestError("tool_choice asks for a call, but there are no tools.")
-    if calls and (forced or any(tool.strict for tool in work.tools)):
-        if work.output.kind != "text":
-            raise UnsupportedError("An output format cannot be combined with tools whose calls are enforced.")
-        return _constraint(CFG(call_grammar(work, tokenizer, calls_as)), work, tokenizer, prompt, after_thinking=forced)
+    if calls and work.output.kind not in ("text", "json_object", "json_schema"):
+        raise UnsupportedError(f"Output of the kind {work.output.kind!r} cannot be combined with tools.")
+    if calls and (forced or work.output.kind != "text" or any(tool.strict for tool in work.tools)):
+        return _constraint(CFG(call_grammar(work, tokenizer, calls_as)), work, tokenizer, prompt)
     spec = _spec(work.output)
     if spec is None:
         return None
-    if calls:
-        raise UnsupportedError("An output format cannot be combined with tools; set tool_choice to none.")
     try:
         return _constraint(spec, work, tokenizer, prompt)
     except GrammarError:
@@ -47,10 +45,8 @@ def constraint_of(work: Work, tokenizer: Any, prompt: Sequence[int], calls_as: T
     return _constraint(JsonSchema({"type": "object"}), work, tokenizer, prompt)
 
 
-def _constraint(
-    spec: Any, work: Work, tokenizer: Any, prompt: Sequence[int], *, after_thinking: bool = True
-) -> Constraint:
-    thinks = work.messages is not None and work.thinking.enabled is not False and after_thinking
+def _constraint(spec: Any, work: Work, tokenizer: Any, prompt: Sequence[int]) -> Constraint:
+    thinks = work.messages is not None and work.thinking.enabled is not False
     return answer_constraint(spec, tokenizer, prompt, after_thinking=None if thinks else False)
 
 

@@ -18,7 +18,7 @@ from ... import __version__
 from ..body import read_json
 from ..errors import openai_error
 from ..fields import ignored_header
-from ..service import Service
+from ..service import Answer, Service
 from ..sse import DONE, EventStream, compact_json, frame, unless_disconnected
 from ..work import Progress, Work, WorkEvent
 from .chat import CHAT, chat_works
@@ -81,7 +81,8 @@ def openai_routes(service: Service, *, strict_fields: bool = False) -> list[Rout
         builder = ResponseBuilder(body, group.model)
         if body.stream:
             return await response_stream(group, builder, unknown)
-        await unless_disconnected(request.receive, feed_all(group, builder))
+        async with group:
+            await unless_disconnected(request.receive, feed_all(group, builder))
         return reply(builder.response, unknown)
 
     return [
@@ -106,14 +107,10 @@ def reply(body: dict[str, Any], unknown: tuple[str, ...]) -> Response:
     return Response(data, media_type="application/json", headers=ignored_header(unknown))
 
 
-async def whole(group: JobGroup, request: Request) -> list[Any]:
+async def whole(group: JobGroup, request: Request) -> list[Answer]:
     """All answers of a group, unless the client leaves."""
-
-    async def answers() -> list[Any]:
-        async with group:
-            return await group.answers()
-
-    return await unless_disconnected(request.receive, answers())
+    async with group:
+        return await unless_disconnected(request.receive, group.answers())
 
 
 async def stream(group: JobGroup, chunks: Chunks, unknown: tuple[str, ...]) -> Response:
@@ -137,7 +134,7 @@ async def stream(group: JobGroup, chunks: Chunks, unknown: tuple[str, ...]) -> R
 
 async def feed_all(group: JobGroup, builder: ResponseBuilder) -> None:
     """Gives all events of a group's only job to the builder."""
-    async with group, contextlib.aclosing(group.events()) as events:
+    async with contextlib.aclosing(group.events()) as events:
         async for _, event in events:
             builder.feed(event)
 
