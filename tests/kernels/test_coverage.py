@@ -45,6 +45,9 @@ CALLS = {
     "causal_conv": lambda: kernels.causal_conv(_FLAT, mx.ones((8, 4, 1)), None, None)[0],
     "argmax": lambda: kernels.argmax(_X),
     "top_k": lambda: kernels.top_k(_X, 3)[0],
+    "top_p": lambda: kernels.top_p(_X, 0.5),
+    "draw": lambda: kernels.draw(_X, mx.array([0.1, 0.6])),
+    "log_softmax": lambda: kernels.log_softmax(_X),
     "linear_recurrence": lambda: kernels.linear_recurrence(-_FLAT, _FLAT, None)[0],
 }
 
