@@ -100,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
         constraint=options.answer_constraint(args, kind, tokenizer, [*held, *tokens]),
         prefill_step_size=args.prefill_step_size,
         prompt_progress_callback=prefill_progress(),
-        num_draft_tokens=args.num_draft_tokens,
+        **options.speculation_arguments(args),
         **kv,
     )
     if args.json:
