@@ -211,19 +211,6 @@ class Sampling:
     sampler: Any
     processors: list[Any]
 
-    def after(self, tokens: Sequence[int]) -> list[Any]:
-        """The processors, with `tokens` counted as seen before: those that a prompt cache holds."""
-        if not self.processors or not tokens:
-            return self.processors
-        import mlx.core as mx
-
-        held = mx.array(list(tokens), mx.int32)
-
-        def wrap(process: Any) -> Any:
-            return lambda seen, logits: process(mx.concatenate([held, seen]), logits)
-
-        return [wrap(process) for process in self.processors]
-
 
 def sampling(args: argparse.Namespace, tokenizer: Any) -> Sampling:
     """What the sampling options ask for; RequestError for values out of range."""
