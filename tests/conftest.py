@@ -3,6 +3,11 @@
 import functools
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No test asserts a time: machines that run other work as well take a second for what takes a millisecond.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @functools.cache

@@ -79,6 +79,70 @@ __attribute__((noinline)) void score_tile(const char* keys, const float* q, int6
   _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) store(to + r * ld + 16 * v, a[r][v]);
 }
 
+#if defined(MLX_LM_ISA_avx512)
+// Scores of V x 16 whole keys for the R rows of a decode step, transposed in registers: a tile in memory pays off only
+// when several blocks of rows read it. Same order of sums as score_tile.
+template <int R, int V, Float T>
+__attribute__((noinline)) void score_direct(const char* from, int64_t token_bytes, const float* q, int64_t dim,
+                                            float* to, int64_t ld) {
+  F a[R][V];
+  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r)
+  _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) a[r][v] = zero();
+  constexpr int per_word = T == Float::f32 ? 1 : 2;
+  // reading 16 bytes of every token is no stream that the hardware would follow: fetch the next keys, line by line
+  const char* next = from + 16 * V * token_bytes;
+  for (int64_t d = 0; d < dim; d += 4 * per_word) {
+    __m512i words[V][4];
+    _Pragma("GCC unroll 8") for (int i = 0; i < 4 * V; ++i) __builtin_prefetch(next + 64 * i);
+    next += 64 * 4 * V;
+    _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) {
+      transpose_quad(from + 16 * v * token_bytes + d * (4 / per_word), token_bytes, words[v]);
+    }
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i) {
+      F k[V][2];
+      _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) {
+        I w;
+        w.v[0] = (ni)words[v][i];
+        if constexpr (T == Float::f32) {
+          k[v][0] = as_float(w);
+        } else if constexpr (T == Float::bf16) {
+          k[v][0] = as_float(shl(w, 16));
+          k[v][1] = as_float(w & set1_i((int32_t)0xffff0000));
+        } else {
+          k[v][0] = half_value(w);
+          k[v][1] = half_value(shr(w, 16));
+        }
+      }
+      _Pragma("GCC unroll 2") for (int j = 0; j < per_word; ++j) {
+        _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) {
+          F x = set1(q[(i * per_word + j) * R + r]);
+          _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) a[r][v] = fma(k[v][j], x, a[r][v]);
+        }
+      }
+    }
+    q += 4 * per_word * R;
+  }
+  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r)
+  _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) store(to + r * ld + 16 * v, a[r][v]);
+}
+
+constexpr int direct_rows = 8;
+
+// As many whole vectors of keys from `begin` on as there are; where the rest begins.
+template <Float T>
+int64_t scores_direct(const TokenRows& keys, const float* q, int64_t rows, int64_t dim, int64_t begin, int64_t end,
+                      float* to, int64_t ld) {
+  with_rows<direct_rows>((int)rows, [&](auto r) {
+    constexpr int R = decltype(r)::value;
+    constexpr int V = R <= 6 ? 2 : 1;
+    for (; begin + 16 * V <= end; begin += 16 * V) {
+      score_direct<R, V, T>(keys.data + begin * keys.token_bytes, keys.token_bytes, q, dim, to + begin, ld);
+    }
+  });
+  return begin;
+}
+#endif
+
 void pack_rows(const float* q, int64_t rows, int64_t dim, float* to) {
   for (int64_t first = 0; first < rows; first += max_rows) {
     int64_t n = rows - first < max_rows ? rows - first : max_rows;
@@ -95,6 +159,17 @@ void scores(const TokenRows& keys, const float* q, int64_t rows, int64_t dim, in
   const int64_t panel = padded(dim) * 16 * (halves ? 2 : 4);
   char* tile = scratch;
   uint32_t* words = (uint32_t*)(tile + padded(dim) * key_tile * 4);
+#if defined(MLX_LM_ISA_avx512)
+  if (rows <= direct_rows && keys.bits == 0 && dim % 8 == 0) {
+    if (keys.type == Float::f32) {
+      begin = scores_direct<Float::f32>(keys, q, rows, dim, begin, end, to, ld);
+    } else if (keys.type == Float::bf16) {
+      begin = scores_direct<Float::bf16>(keys, q, rows, dim, begin, end, to, ld);
+    } else {
+      begin = scores_direct<Float::f16>(keys, q, rows, dim, begin, end, to, ld);
+    }
+  }
+#endif
   for (int64_t k = begin; k < end; k += key_tile) {
     for (int v = 0; v < key_vectors; ++v) {
       int64_t at = k + 16 * v, count = end - at < 16 ? end - at : 16;

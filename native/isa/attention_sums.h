@@ -48,10 +48,10 @@ template <Float T>
 void sum_rows(const Columns& s, int64_t k0, int64_t k1, const float* p, int64_t ld, int rows, float* out,
               int64_t ldo) {
   int64_t c = s.begin;
-  constexpr int wide = native_lanes == 16 ? 4 : 2;
-  if (rows <= (native_lanes == 16 ? 4 : 1)) {
+  constexpr int wide = native_lanes == 16 ? 4 : 2, wide_rows = native_lanes == 16 ? 6 : 1;
+  if (rows <= wide_rows) {
     for (; c + 16 * wide <= s.end; c += 16 * wide) {
-      with_rows<(native_lanes == 16 ? 4 : 1)>(rows, [&](auto r) {
+      with_rows<wide_rows>(rows, [&](auto r) {
         sum_tile<decltype(r)::value, wide, T>(s.v + c * s.item, s.token_bytes, k0, k1, p, ld, out + c, ldo);
       });
     }

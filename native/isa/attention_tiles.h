@@ -59,24 +59,31 @@ MLX_INLINE void with_bits(int bits, Body&& body) {
 }
 
 #if defined(MLX_LM_ISA_avx512)
-// 16 dwords of 16 tokens. Loading tokens r, r+4, r+8 and r+12 into the quarters of one register leaves half of the
-// shuffles of a transposition in registers.
+// 4 dwords of 16 tokens, a token per lane. Loading tokens r, r+4, r+8 and r+12 into the quarters of one register leaves
+// half of the shuffles of a transposition in registers.
+MLX_INLINE void transpose_quad(const char* from, int64_t token_bytes, __m512i* to) {
+  __m512i v[4];
+  _Pragma("GCC unroll 4") for (int r = 0; r < 4; ++r) {
+    const char* p = from + r * token_bytes;
+    v[r] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)p));
+    v[r] = _mm512_mask_broadcast_i32x4(v[r], 0x00f0, _mm_loadu_si128((const __m128i*)(p + 4 * token_bytes)));
+    v[r] = _mm512_mask_broadcast_i32x4(v[r], 0x0f00, _mm_loadu_si128((const __m128i*)(p + 8 * token_bytes)));
+    v[r] = _mm512_mask_broadcast_i32x4(v[r], 0xf000, _mm_loadu_si128((const __m128i*)(p + 12 * token_bytes)));
+  }
+  __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpacklo_epi32(v[2], v[3]);
+  __m512i c = _mm512_unpackhi_epi32(v[0], v[1]), d = _mm512_unpackhi_epi32(v[2], v[3]);
+  to[0] = _mm512_unpacklo_epi64(a, b);
+  to[1] = _mm512_unpackhi_epi64(a, b);
+  to[2] = _mm512_unpacklo_epi64(c, d);
+  to[3] = _mm512_unpackhi_epi64(c, d);
+}
+
+// 16 dwords of 16 tokens.
 MLX_INLINE void transpose_block(const char* from, int64_t token_bytes, uint32_t* to) {
   _Pragma("GCC unroll 4") for (int j = 0; j < 4; ++j) {
-    __m512i v[4];
-    _Pragma("GCC unroll 4") for (int r = 0; r < 4; ++r) {
-      const char* p = from + r * token_bytes + 16 * j;
-      v[r] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)p));
-      v[r] = _mm512_mask_broadcast_i32x4(v[r], 0x00f0, _mm_loadu_si128((const __m128i*)(p + 4 * token_bytes)));
-      v[r] = _mm512_mask_broadcast_i32x4(v[r], 0x0f00, _mm_loadu_si128((const __m128i*)(p + 8 * token_bytes)));
-      v[r] = _mm512_mask_broadcast_i32x4(v[r], 0xf000, _mm_loadu_si128((const __m128i*)(p + 12 * token_bytes)));
-    }
-    __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpacklo_epi32(v[2], v[3]);
-    __m512i c = _mm512_unpackhi_epi32(v[0], v[1]), d = _mm512_unpackhi_epi32(v[2], v[3]);
-    _mm512_storeu_si512(to + 64 * j, _mm512_unpacklo_epi64(a, b));
-    _mm512_storeu_si512(to + 64 * j + 16, _mm512_unpackhi_epi64(a, b));
-    _mm512_storeu_si512(to + 64 * j + 32, _mm512_unpacklo_epi64(c, d));
-    _mm512_storeu_si512(to + 64 * j + 48, _mm512_unpackhi_epi64(c, d));
+    __m512i quad[4];
+    transpose_quad(from + 16 * j, token_bytes, quad);
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i) _mm512_storeu_si512(to + 64 * j + 16 * i, quad[i]);
   }
 }
 #endif

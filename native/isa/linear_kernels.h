@@ -179,6 +179,11 @@ MLX_INLINE void few_int8_unit(const Tile& tile, int64_t u) {
   I word;
   MLX_ROWS(r) t[0][r] = zero_i();
   for (int64_t c = 0; c < unit; c += 32) {
+    if constexpr (R > 6) {
+      // with so much work to each line the hardware does not look far enough ahead (measured: 8 rows 15% faster,
+      // 4 rows 10% slower)
+      _Pragma("GCC unroll 8") for (int i = 0; i < Fmt::words; ++i) __builtin_prefetch(w + 16 * (40 + i));
+    }
     _Pragma("GCC unroll 8") for (int d = 0; d < 8; ++d) {
       I q = Fmt::bytes(word, w, d);
       MLX_ROWS(r) t[0][r] = dot4<(Fmt::bits < 8)>(t[0][r], q, broadcast4(x + 4 * (d * R + r)));

@@ -153,11 +153,14 @@ def test_kv_options(tiny: str, capsys: Capture) -> None:
     assert "kv_bits" in fails(capsys, *base, "--kv-bits", "7")
 
 
-def test_draft_model_gives_the_same_text(make_model: Callable[..., str], capsys: Capture) -> None:
+def test_speculation_gives_the_same_text(make_model: Callable[..., str], capsys: Capture) -> None:
     base = ("--model", make_model(), "-m", "16", "-p", "fox", "--verbose", "0")
     draft = ("--draft-model", make_model(seed=8), "--num-draft-tokens", "2")
-    assert run(capsys, *base, *draft)[0] == run(capsys, *base)[0]
-    assert "--logit-bias" in fails(capsys, *base, *draft, "--logit-bias", '{"5": 1}')
+    for way in (draft, ("--prompt-lookup-num-tokens", "4"), ("--auto-speculative",)):
+        for more in ((), ("--logit-bias", '{"5": 3}'), ("--repetition-penalty", "1.3"), ("--temp", "1", "--seed", "3")):
+            assert run(capsys, *base, *way, *more)[0] == run(capsys, *base, *more)[0]
+    assert "--prompt-lookup-num-tokens" in fails(capsys, *base, *draft, "--prompt-lookup-num-tokens", "4")
+    assert "--auto-speculative" in fails(capsys, *base, *draft, "--auto-speculative")
 
 
 @pytest.mark.parametrize(("option", "value"), [("--image", "a.png"), ("--quantize-activations", None)])

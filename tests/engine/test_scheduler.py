@@ -80,7 +80,7 @@ def test_priority_goes_first():
     assert scheduler.plan().prefill == 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     decode=st.floats(1e-3, 1e-1),
     token=st.floats(1e-6, 1e-3),
@@ -115,14 +115,14 @@ def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, s
     assert longest <= 3 * decode
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(pause=st.integers(1, 70), arrivals=st.integers(1, 3), step=st.integers(1, 64))
 def test_a_steady_stream_of_prompts_cannot_starve_decoders(pause, arrivals, step):
     scheduler = Scheduler(max_batch=1000, prefill_step=step, policy="prefill_first", max_pause=pause)
     scheduler.add(0, 1)
     scheduler.prefilled(0, scheduler.plan().length)
     waited, longest, uid = 0, 0, 1
-    for _ in range(500):
+    for _ in range(250):
         for _ in range(arrivals):
             scheduler.add(uid, 40)
             uid += 1

@@ -229,8 +229,8 @@ def test_under_a_grammar(any_model, way):
     assert not grammar.taken
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("start", [0, 13, 40])
+@pytest.mark.parametrize("way", WAYS[:3])
+@pytest.mark.parametrize("start", [0, 13, 20])
 @pytest.mark.parametrize("kind", ["full", "window", "hybrid"])
 def test_packed_caches(way, start, kind):
     window = {"model_type": "mistral", "sliding_window": 12}
@@ -244,8 +244,7 @@ def test_packed_caches(way, start, kind):
         same(events, expected)
 
 
-@pytest.mark.parametrize("way", ["ngram", "noisy"])
-@pytest.mark.parametrize("kind", list(MODELS))
+@pytest.mark.parametrize(("kind", "way"), [("hybrid", "noisy"), *((kind, "ngram") for kind in MODELS)])
 def test_prefix_hits(kind, way):
     model, vocab = tiny(kind, max_position_embeddings=4096)
     prompt = tuple(prompts(vocab, [520])[0])

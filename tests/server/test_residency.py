@@ -11,6 +11,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_lm import generate, load
+from mlx_lm.errors import ConfigError, RequestError
 from mlx_lm.server.catalog import Catalog
 from mlx_lm.server.options import ServerSettings
 
@@ -171,6 +172,12 @@ def test_names(tmp_path: Path) -> None:
     assert catalog.find(None).id == catalog.find("default_model").id == "org/model"
     assert catalog.find("other/model").source.local is False
     assert catalog.find("b").source.target == str(tmp_path)
+    with pytest.raises(ConfigError, match="no room"):
+        Catalog(ServerSettings(model_id="org/model", models={"b": "x"}, pin=("b",)))
+    with pytest.raises(ConfigError, match="aliases"):
+        Catalog(ServerSettings(model_id="org/model", aliases={"a": "none"}))
+    with pytest.raises(RequestError, match="must be given"):
+        Catalog(ServerSettings(models={"b": "x"})).find(None)
 
 
 def test_kv_bits_change_the_bytes_of_a_token(serve: Any, tiny_model: Any) -> None:

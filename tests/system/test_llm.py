@@ -109,6 +109,8 @@ def test_schemas_are_followed(llm: LLM) -> None:
     for option in (("prefill", "{"), ("stop", "}")):
         refused = llm.run("-m", "smollm2", "Invent a dog.", "--schema", "name, age", "-o", *option)
         assert refused.returncode == 1 and f"{option[0]} cannot be combined with a schema" in refused.stderr
+    both = llm.run("-m", "qwen2.5-coder-1.5b", "Invent a dog.", "--schema", "name, age", "-T", "llm_time")
+    assert both.returncode == 1 and "Tools cannot be combined with a schema" in both.stderr
     unsupported = llm.run("-m", "smollm2", "x", "--schema", '{"type": "object", "minProperties": 3}')
     assert unsupported.returncode == 1 and "minProperties" in unsupported.stderr
 

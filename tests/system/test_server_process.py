@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -136,6 +137,12 @@ def test_errors_at_the_start_are_one_line(model: str, tmp_path: Path) -> None:
         done = _run(*arguments, cwd=tmp_path)
         assert done.returncode == 1, (arguments, done.stderr[-500:])
         assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_address_that_is_taken(model: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = _run("--model", model, "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1 and "cannot be listened on" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_describe_plans_the_bytes(model: str, tmp_path: Path) -> None:

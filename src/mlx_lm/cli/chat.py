@@ -103,7 +103,7 @@ def _begin(args: argparse.Namespace, kv: dict[str, Any], kind: Any) -> tuple[Any
     settings = {
         "max_tokens": args.max_tokens,
         "prefill_step_size": args.prefill_step_size,
-        "num_draft_tokens": args.num_draft_tokens,
+        **options.speculation_arguments(args),
         **kv,
     }
     chosen = options.sampling(args, loaded.tokenizer)

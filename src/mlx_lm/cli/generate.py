@@ -95,12 +95,13 @@ def _run(args: argparse.Namespace) -> int:
         draft,
         stop=[*(args.stop or ()), *stop] or None,
         sampler=chosen.sampler,
-        logits_processors=chosen.after(held),
+        logits_processors=chosen.processors,
         prompt_cache=states,
+        history=held or None,
         constraint=options.answer_constraint(args, kind, tokenizer, [*held, *tokens]),
         prefill_step_size=args.prefill_step_size,
         prompt_progress_callback=prefill_progress(),
-        num_draft_tokens=args.num_draft_tokens,
+        **options.speculation_arguments(args),
         **kv,
     )
     if args.json:

@@ -30,6 +30,7 @@ __all__ = [
     "positive",
     "refuse",
     "sampling",
+    "speculation_arguments",
     "token_limit",
 ]
 
@@ -162,10 +163,21 @@ def add_kv_options(parser: argparse.ArgumentParser, *, prefill: bool = True) -> 
 
 
 def add_draft_options(parser: argparse.ArgumentParser) -> None:
-    """--draft-model and --num-draft-tokens."""
-    group = parser.add_argument_group("speculation")
+    """--draft-model, --num-draft-tokens, --prompt-lookup-num-tokens, --auto-speculative."""
+    group = parser.add_argument_group("speculation", "guesses, checked several in a step; the text is the same without")
     group.add_argument("--draft-model", metavar="NAME", help="small model of the same tokenizer that guesses ahead")
     group.add_argument("--num-draft-tokens", type=positive, default=3, metavar="N", help="guesses a step (default: 3)")
+    group.add_argument(
+        "--prompt-lookup-num-tokens",
+        type=positive,
+        metavar="N",
+        help="guess N tokens from what came before in the text",
+    )
+    group.add_argument(
+        "--auto-speculative",
+        action="store_true",
+        help="guess as long as it pays: with the model's next-token head, else by looking up",
+    )
 
 
 def refuse(args: argparse.Namespace, reasons: dict[str, str]) -> None:
@@ -198,19 +210,6 @@ class Sampling:
 
     sampler: Any
     processors: list[Any]
-
-    def after(self, tokens: Sequence[int]) -> list[Any]:
-        """The processors, with `tokens` counted as seen before: those that a prompt cache holds."""
-        if not self.processors or not tokens:
-            return self.processors
-        import mlx.core as mx
-
-        held = mx.array(list(tokens), mx.int32)
-
-        def wrap(process: Any) -> Any:
-            return lambda seen, logits: process(mx.concatenate([held, seen]), logits)
-
-        return [wrap(process) for process in self.processors]
 
 
 def sampling(args: argparse.Namespace, tokenizer: Any) -> Sampling:
@@ -245,13 +244,16 @@ def sampling(args: argparse.Namespace, tokenizer: Any) -> Sampling:
 
 
 def draft_conflicts(args: argparse.Namespace) -> None:
-    """Refuses what cannot be combined with --draft-model, before anything is loaded."""
-    if args.draft_model is None:
-        return
-    for name in ("repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias"):
-        if getattr(args, name):
-            option = f"--{name.replace('_', '-')}"
-            raise UnsupportedError(f"{option} cannot be combined with --draft-model; leave out one of the two.")
+    """Refuses two ways to speculate, before anything is loaded."""
+    other = "--auto-speculative" if args.auto_speculative else "--prompt-lookup-num-tokens"
+    if args.draft_model is not None and (args.auto_speculative or args.prompt_lookup_num_tokens is not None):
+        raise UnsupportedError(f"--draft-model cannot be combined with {other}; leave out one of the two.")
+
+
+def speculation_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The speculation options but the draft model, under the names of the Python API."""
+    names = ("num_draft_tokens", "prompt_lookup_num_tokens", "auto_speculative")
+    return {name: getattr(args, name) for name in names}
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

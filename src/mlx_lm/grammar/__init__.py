@@ -3,13 +3,18 @@
 Imports no MLX, and nothing heavy at import time.
 """
 
-from mlx_lm.grammar.budget import within_budget
-from mlx_lm.grammar.compiler import check_output_type, compile_constraint, parse_output
-from mlx_lm.grammar.constraint import Constraint, Grammar, TokenMask, allows, mask_tokens, mask_width
-from mlx_lm.grammar.matcher import CompiledGrammar
-from mlx_lm.grammar.schema import prepare_schema
-from mlx_lm.grammar.specs import CFG, Choice, JsonSchema, Regex
-from mlx_lm.grammar.thinking import ThinkingConstraint
+from typing import TYPE_CHECKING
+
+from mlx_lm.lazy import lookup
+
+if TYPE_CHECKING:
+    from mlx_lm.grammar.budget import within_budget
+    from mlx_lm.grammar.compiler import check_output_type, compile_constraint, parse_output
+    from mlx_lm.grammar.constraint import Constraint, Grammar, TokenMask, allows, mask_tokens, mask_width
+    from mlx_lm.grammar.matcher import CompiledGrammar
+    from mlx_lm.grammar.schema import prepare_schema
+    from mlx_lm.grammar.specs import CFG, Choice, JsonSchema, Regex
+    from mlx_lm.grammar.thinking import ThinkingConstraint
 
 __all__ = [
     "CFG",
@@ -30,3 +35,16 @@ __all__ = [
     "prepare_schema",
     "within_budget",
 ]
+
+__getattr__ = lookup(
+    __name__,
+    {
+        "budget": "within_budget",
+        "compiler": "check_output_type compile_constraint parse_output",
+        "constraint": "Constraint Grammar TokenMask allows mask_tokens mask_width",
+        "matcher": "CompiledGrammar",
+        "schema": "prepare_schema",
+        "specs": "CFG Choice JsonSchema Regex",
+        "thinking": "ThinkingConstraint",
+    },
+)

@@ -97,7 +97,7 @@ class MlxModel(llm.Model):
             ),
             prompt_cache=states,
             history=tokens[: len(tokens) - len(rest)],
-            **self._structure(tokenizer, prompt, options),
+            **self._structure(tokenizer, prompt, tokens, limit),
             **{name: value for name, value in kv.items() if value is not None},
         ):
             generated.append(last.token)
@@ -131,17 +131,21 @@ class MlxModel(llm.Model):
         return self._loaded
 
     @staticmethod
-    def _structure(tokenizer: Any, prompt: Any, options: Any) -> dict[str, Any]:
+    def _structure(tokenizer: Any, prompt: Any, tokens: list[int], limit: int | None) -> dict[str, Any]:
         """The arguments that make the answer follow the prompt's schema."""
         if not prompt.schema:
             return {}
-        if options.prefill:
+        if prompt.options.prefill:
             raise UnsupportedError("prefill cannot be combined with a schema: the schema says how the answer begins.")
-        if options.stop:
+        if prompt.options.stop:
             raise UnsupportedError("stop cannot be combined with a schema: it could cut the answer short.")
-        from ..grammar import JsonSchema, compile_constraint
+        if prompt.tools:
+            raise UnsupportedError("Tools cannot be combined with a schema: it leaves no room for calls.")
+        from ..engine.structured import answer_constraint
+        from ..grammar import JsonSchema
 
-        return {"constraint": compile_constraint(JsonSchema(prompt.schema), tokenizer).start()}
+        # Of the whole prompt: whether it opens reasoning may stand in the part that is computed already.
+        return {"constraint": answer_constraint(JsonSchema(prompt.schema), tokenizer, tokens, max_tokens=limit)}
 
 
 def _limit(options: Any) -> int | None:

@@ -14,7 +14,7 @@ from .config import DecoderArgs
 from .dense import DenseModel
 from .weights import Rename, Rule, Transform, conv_layout
 
-_OFFSETS = {"pre_mixer_norm": 1.0, "post_mixer_norm": 1 / 5, "pre_mlp_norm": 1.0, "post_mlp_norm": 5**-1.5}
+OFFSETS = {"pre_mixer_norm": 1.0, "post_mixer_norm": 1 / 5, "pre_mlp_norm": 1.0, "post_mlp_norm": 5**-1.5}
 
 
 @dataclass
@@ -108,8 +108,15 @@ class HeadWeightedAttention(Attention):
         return queries, keys, values, gate
 
 
+def with_offsets(layer: DecoderLayer, args: Any) -> DecoderLayer:
+    """The layer, whose norms have what is added to their weights."""
+    for name, offset in OFFSETS.items():
+        layer[name] = RMSNorm(args.hidden_size, args.rms_norm_eps, offset=offset)
+    return layer
+
+
 class Model(DenseModel):
-    layer_names = LayerNames("mixer", "mlp", *_OFFSETS)
+    layer_names = LayerNames("mixer", "mlp", *OFFSETS)
     rules: ClassVar[tuple[Rule, ...]] = (
         Rename(r"\.layers\.layers\.", ".layers."),
         Transform(r"\.conv1d\.weight$", conv_layout),
@@ -117,10 +124,7 @@ class Model(DenseModel):
 
     @classmethod
     def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        layer = super().layer(args, index)
-        for name, offset in _OFFSETS.items():
-            layer[name] = RMSNorm(args.hidden_size, args.rms_norm_eps, offset=offset)
-        return layer
+        return with_offsets(super().layer(args, index), args)
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:

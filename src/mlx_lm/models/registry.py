@@ -13,7 +13,11 @@ from ..errors import UnsupportedModelError
 __all__ = ["MODEL_REMAPPING", "families", "family", "get_classes"]
 
 # Types that are another family's computation under a new name.
-MODEL_REMAPPING: dict[str, str] = {"ministral": "mistral", "openai-gpt": "openai_gpt"}
+MODEL_REMAPPING: dict[str, str] = {
+    "gpt-sw3": "gpt2",
+    "ministral": "mistral",
+    "openai-gpt": "openai_gpt",
+}
 
 _INFRASTRUCTURE = {
     "adapters",

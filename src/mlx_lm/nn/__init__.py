@@ -1,19 +1,24 @@
 """Blocks that families are built from."""
 
-from .attention import Attention, AttentionOptions, HeadwiseAttention
-from .biased import AlibiAttention, BiasedAttention, alibi_slopes
-from .conv import CausalConv, ShortConv
-from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer, NormedSumLayer
-from .gated_delta import DeltaOptions, GatedDelta, SeparateDelta, delta_state_dtype, unit_heads
-from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLinear
-from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
-from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
-from .mlp import MLP, GatedMLP
-from .moe import MoE, Routing, SwitchGLU, SwitchMLP, in_expert_order, route
-from .mtp import NextTokenHead
-from .norm import GatedRMSNorm, HeadNorm, LayerNorm, RMSNorm, UnitRMSNorm
-from .rope import Rope, RopeParameters, make_rope
-from .sparse_mixer import SparseMixer
+from typing import TYPE_CHECKING
+
+from ..lazy import lookup
+
+if TYPE_CHECKING:
+    from .attention import Attention, AttentionOptions, HeadwiseAttention
+    from .biased import AlibiAttention, BiasedAttention, alibi_slopes
+    from .conv import CausalConv, ShortConv
+    from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer, NormedSumLayer
+    from .gated_delta import DeltaOptions, GatedDelta, SeparateDelta, delta_state_dtype, unit_heads
+    from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLinear
+    from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
+    from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
+    from .mlp import MLP, GatedMLP
+    from .moe import MoE, Routing, SwitchGLU, SwitchMLP, in_expert_order, route
+    from .mtp import NextTokenHead
+    from .norm import GatedRMSNorm, HeadNorm, LayerNorm, RMSNorm, UnitRMSNorm
+    from .rope import Rope, RopeParameters, make_rope
+    from .sparse_mixer import SparseMixer
 
 __all__ = [
     "MLP",
@@ -69,3 +74,23 @@ __all__ = [
     "route",
     "unit_heads",
 ]
+
+__getattr__ = lookup(
+    __name__,
+    {
+        "attention": "Attention AttentionOptions HeadwiseAttention",
+        "biased": "AlibiAttention BiasedAttention alibi_slopes",
+        "conv": "CausalConv ShortConv",
+        "decoder": "POST_NORM PRE_NORM SANDWICH_NORM DecoderLayer LayerNames Mixer NormedSumLayer",
+        "gated_delta": "DeltaOptions GatedDelta SeparateDelta delta_state_dtype unit_heads",
+        "latent": "HeadLinear LatentAttention LatentOptions QuantizedHeadLinear",
+        "linear": "Embedding Linear QuantizedEmbedding QuantizedLinear QuantizedSwitchLinear SwitchLinear",
+        "mamba": "Mamba Mamba2 Mamba2Options MambaOptions",
+        "mlp": "MLP GatedMLP",
+        "moe": "MoE Routing SwitchGLU SwitchMLP in_expert_order route",
+        "mtp": "NextTokenHead",
+        "norm": "GatedRMSNorm HeadNorm LayerNorm RMSNorm UnitRMSNorm",
+        "rope": "Rope RopeParameters make_rope",
+        "sparse_mixer": "SparseMixer",
+    },
+)

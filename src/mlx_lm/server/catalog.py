@@ -65,6 +65,11 @@ class Catalog:
             if name not in self.sources and name not in self._exact:
                 raise ConfigError(f"pin names {name!r}, which is no model; there are: {self._known()}.")
         self.pinned = frozenset(self._exact.get(name, name) for name in settings.pin)
+        always = self.pinned | ({self.default.id} if self.default is not None else set())
+        if self.pinned and len(always) > settings.max_loaded_models:
+            raise ConfigError(
+                f"max_loaded_models is {settings.max_loaded_models}, which leaves no room beside the pinned models."
+            )
         taken = self.adapters.keys() & self.sources.keys()
         if taken:
             raise ConfigError(f"{min(taken)!r} is the name of a model and of an adapter.")

@@ -73,10 +73,13 @@ def find_files(source: Source, settings: ServerSettings) -> hub.ModelFiles:
     )
 
 
-def load_tokenizer(files: hub.ModelFiles, settings: ServerSettings) -> Any:
-    """The tokenizer of a model's files."""
+def load_tokenizer(files: hub.ModelFiles, settings: ServerSettings, *, is_default: bool = True) -> Any:
+    """The tokenizer of a model's files; the default model's with the operator's chat template, if there is one."""
     config = {} if files.gguf is not None else load_config(files.folder)
-    return load_files_tokenizer(files, config, None, settings.trust_remote_code)
+    tokenizer = load_files_tokenizer(files, config, None, settings.trust_remote_code)
+    if settings.chat_template and is_default:
+        tokenizer.chat_template = settings.chat_template  # reasoning and calls are looked for in the same text
+    return tokenizer
 
 
 def fingerprint(files: hub.ModelFiles, adapter: str | None = None) -> str:
@@ -156,14 +159,12 @@ def _assemble(
     speculation = _speculation(settings, model, is_default)
     weights = sum(value.nbytes for _, value in flat_parameters(model))
     vocabulary = getattr(getattr(model, "args", None), "vocab_size", None) or len(tokenizer)
-    template = settings.chat_template if is_default else None
-    if template is None and settings.use_default_chat_template and not tokenizer.has_chat_template:
-        template = PLAIN_TEMPLATE
+    plain = settings.use_default_chat_template and not tokenizer.has_chat_template
     style = ChatStyle(
         tokenizer,
         limit,
         vocabulary,
-        template=template or None,
+        template=PLAIN_TEMPLATE if plain else None,
         variables=settings.chat_template_args,
         max_tokens=None if settings.max_tokens == -1 else settings.max_tokens,
     )

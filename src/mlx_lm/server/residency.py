@@ -162,10 +162,10 @@ class Residency:
         started = time.monotonic()
         try:
             files = await asyncio.to_thread(loading.find_files, source, settings)
-            tokenizer = await asyncio.to_thread(loading.load_tokenizer, files, settings)
+            is_default = source is self.catalog.default
+            tokenizer = await asyncio.to_thread(loading.load_tokenizer, files, settings, is_default=is_default)
             key = await asyncio.to_thread(loading.fingerprint, files, source.adapter)
             resident.cache = self._new_cache()
-            is_default = source is self.catalog.default
 
             def load() -> Loaded:
                 loaded = loading.load_engine(

@@ -86,7 +86,8 @@ class HTTPServer(uvicorn.Server):
         except SystemExit as error:  # uvicorn's way of saying that the address is taken
             raise ConfigError(f"{self.config.host}:{self.config.port} cannot be listened on; see above.") from error
         if self.started:
-            _log.info("Listening on http://%s:%s", self.config.host, self.port)
+            host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+            _log.info("Listening on http://%s:%s", host, self.port)
             self._loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:

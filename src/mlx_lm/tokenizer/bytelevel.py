@@ -135,12 +135,12 @@ def byte_level_bpe(
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     plan = pre_tokenizer_for(kind, where) if isinstance(kind, str) else kind
-    for pair in merges:
-        if len(pair) != 2:
-            raise TokenizerError(f"{where}: a merge must have two parts, not {pair!r:.80}.")
+    wrong = next((pair for pair in merges if len(pair) != 2), None)
+    if wrong is not None:
+        raise TokenizerError(f"{where}: a merge must have two parts, not {wrong!r:.80}.")
 
     def make() -> Any:
-        backend = Tokenizer(models.BPE(dict(vocab), list(merges), ignore_merges=plan.ignore_merges))  # type: ignore[arg-type]
+        backend = Tokenizer(models.BPE(vocab, merges, ignore_merges=plan.ignore_merges))  # type: ignore[arg-type]
         splits: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in plan.patterns]
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])

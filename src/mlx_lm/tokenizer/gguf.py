@@ -98,16 +98,20 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]
     added = [(t, kind == CONTROL) for t, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
     whole = {text for text, _ in added}
     vocab = {token: i for i, token in enumerate(tokens)}
-    merges = []
-    for line in _strings(metadata, "merges"):
-        left, space, right = line.partition(" ")
-        if not space or left + right not in vocab or left not in vocab or right not in vocab:
-            raise TokenizerError(
-                f"GGUF: tokenizer.ggml.merges: {line!r:.80} joins tokens that are not in the vocabulary."
-            )
-        if left + right not in whole:
-            merges.append((left, right))
-    return byte_level_bpe(vocab, merges, plan, "GGUF", added=added), plan.add_bos
+    lines = _strings(metadata, "merges")
+    merges = [tuple(line.split(" ", 1)) for line in lines]
+    joined = [line.replace(" ", "", 1) for line in lines]
+    if not whole.isdisjoint(joined):
+        merges = [pair for pair, text in zip(merges, joined, strict=True) if text not in whole]
+    try:
+        return byte_level_bpe(vocab, merges, plan, "GGUF", added=added), plan.add_bos
+    except TokenizerError:
+        for line, pair, text in zip(lines, merges, joined, strict=False):
+            if len(pair) != 2 or not {*pair, text} <= vocab.keys():
+                raise TokenizerError(
+                    f"GGUF: tokenizer.ggml.merges: {line!r:.80} joins tokens that are not in the vocabulary."
+                ) from None
+        raise
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int], kind: str) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_lm.errors import ChatTemplateError, TokenizerError
 from mlx_lm.tokenizer.chat_template import ChatTemplate, choose_template, named_templates
@@ -26,7 +26,9 @@ from mlx_lm.tokenizer.detokenize import (
 )
 from mlx_lm.tokenizer.fast import FastTokenizer
 from mlx_lm.tokenizer.markers import find_thinking
-from mlx_lm.tokenizer.parsers import ParserChoice, ToolCallReader, choose_parsers
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer.parsers import ParserChoice
 
 __all__ = ["TokenizerWrapper", "pick_detokenizer"]
 
@@ -258,12 +260,16 @@ class TokenizerWrapper:
         return self._thinking
 
     def _style_pair(self) -> tuple[str, str] | None:
+        from mlx_lm.tokenizer.parsers import choose_parsers
+
         style = choose_parsers(self._template_text, _Vocabulary(self)).reasoning
         return None if style is None else (style.start, style.end)
 
     @property
     def parsers(self) -> ParserChoice:
         """How the model writes reasoning and tool calls. Raises TokenizerError for an unknown `tool_parser_type`."""
+        from mlx_lm.tokenizer.parsers import choose_parsers  # 25 dialects: imported when one is asked for
+
         override = getattr(self._inner, "init_kwargs", {}).get("tool_parser_type")
         key = (self._template_text, override)
         if self._parsers is None or self._parsers[0] != key:
@@ -332,6 +338,8 @@ class TokenizerWrapper:
         """Called with the text between the markers, and the tools; gives the call's name and arguments."""
         if self._tool_parser is not None or self._tool_calls is not None or self.parsers.tools is None:
             return self._tool_parser
+        from mlx_lm.tokenizer.parsers import ToolCallReader
+
         return ToolCallReader(self.parsers.tools)
 
     def _ids(self, text: str | None) -> tuple[int, ...] | None:

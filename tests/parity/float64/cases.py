@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import dense, recurrent
+from . import dense, dense_more, experts, recurrent
 from .maths import Array, Draw
 
 __all__ = ["CASES", "Case"]
@@ -68,6 +68,17 @@ _TELECHAT3 = _tiny(
         "original_max_position_embeddings": 32,
     },
 )
+
+_LING = {
+    "num_experts": 4,
+    "num_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 0,
+    "norm_topk_prob": True,
+    "use_bias": False,
+    "use_qkv_bias": False,
+}
 
 CASES: dict[str, Case] = {
     "internlm2": Case(_tiny("internlm2", bias=False), dense.internlm2),
@@ -137,5 +148,89 @@ CASES: dict[str, Case] = {
             tie_word_embeddings=True,
         ),
         recurrent.plamo2,
+    ),
+    "deepseek": Case(
+        _tiny(
+            "deepseek",
+            n_routed_experts=4,
+            n_shared_experts=2,
+            num_experts_per_tok=2,
+            moe_intermediate_size=16,
+            first_k_dense_replace=1,
+            norm_topk_prob=False,
+            scoring_func="softmax",
+        ),
+        experts.deepseek,
+    ),
+    "Klear": Case(
+        _tiny(
+            "Klear",
+            attention_bias=False,
+            mlp_only_layers=[0],
+            num_experts=4,
+            num_experts_per_tok=2,
+            decoder_sparse_step=1,
+            n_shared_experts=1,
+            moe_intermediate_size=16,
+            norm_topk_prob=True,
+        ),
+        experts.klear,
+    ),
+    "bailing_moe": Case(_tiny("bailing_moe", **_LING), experts.bailing_moe),
+    "bailing_moe/second": Case(
+        _tiny(
+            "bailing_moe",
+            **{**_LING, "num_experts": 6, "first_k_dense_replace": 1},
+            use_qk_norm=True,
+            partial_rotary_factor=0.5,
+            score_function="sigmoid",
+            moe_router_enable_expert_bias=True,
+            n_group=3,
+            topk_group=2,
+            routed_scaling_factor=2.5,
+        ),
+        experts.bailing_moe,
+    ),
+    "openelm": Case(
+        {
+            "model_type": "openelm",
+            "head_dim": 8,
+            "num_transformer_layers": 2,
+            "model_dim": 32,
+            "vocab_size": 32,
+            "ffn_dim_divisor": 16,
+            "num_query_heads": [4, 2],
+            "num_kv_heads": [2, 1],
+            "ffn_multipliers": [1.0, 1.75],
+            "ffn_with_glu": True,
+            "normalize_qk_projections": True,
+            "share_input_output_layers": True,
+            "rope_freq_constant": 10000,
+            "max_context_length": 64,
+        },
+        dense_more.openelm,
+    ),
+    "baichuan_m1": Case(
+        _tiny(
+            "baichuan_m1",
+            sliding_window=7,
+            sliding_window_layers=[1],
+            conv_window=2,
+            num_swa_attention_heads=8,
+            num_swa_key_value_heads=4,
+        ),
+        dense_more.baichuan_m1,
+    ),
+    "plamo3": Case(
+        _tiny(
+            "plamo3",
+            head_dim=8,
+            window_size=7,
+            sliding_window_pattern=2,
+            rope_theta=1000000.0,
+            rope_local_theta=10000.0,
+            tie_word_embeddings=True,
+        ),
+        dense_more.plamo3,
     ),
 }

@@ -8,49 +8,37 @@ method that is not known is refused by name, before any weight is read (`quantiz
 Scales of activations and of the key-value cache are dropped: computation stays in float. No family is known here.
 """
 
+import importlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
 
 from ...errors import ConfigError, WeightsError
-from . import awq, bitnet, bitsandbytes, compressed, fp8, gptq, modelopt
 from .layout import Converted, Packed
 
 __all__ = ["convert_checkpoint", "quantization_settings"]
 
 _log = logging.getLogger(__name__)
 
-Format = Callable[[dict[str, mx.array], Mapping[str, Any], mx.Dtype], Converted]
-
-
-def _auto_round(weights: dict[str, mx.array], settings: Mapping[str, Any], dtype: mx.Dtype) -> Converted:
-    """AutoRound writes the layouts of GPTQ and AWQ."""
-    form = str(settings.get("packing_format") or settings.get("backend") or "")
-    if "awq" in form:
-        return awq.convert(weights, {**settings, "version": "gemm"}, dtype)
-    if "gptq" in form:
-        return gptq.convert(weights, {**settings, "checkpoint_format": "gptq"}, dtype)
-    raise ConfigError(f"config.json: AutoRound's packing_format {form!r} is not supported, only its gptq and awq ones.")
-
-
-_FORMATS: Mapping[str, Format] = MappingProxyType(
+# quant_method -> the module that converts it, imported when a checkpoint needs it.
+_FORMATS = MappingProxyType(
     {
-        "auto-round": _auto_round,
-        "awq": awq.convert,
-        "bitnet": bitnet.convert,
-        "bitsandbytes": bitsandbytes.convert,
-        "compressed-tensors": compressed.convert,
-        "fbgemm_fp8": fp8.convert,
-        "fp8": fp8.convert,
-        "gptq": gptq.convert,
-        "modelopt": modelopt.convert,
-        "modelopt_fp4": modelopt.convert,
-        "mxfp8": fp8.convert,
+        "auto-round": "auto_round",
+        "awq": "awq",
+        "bitnet": "bitnet",
+        "bitsandbytes": "bitsandbytes",
+        "compressed-tensors": "compressed",
+        "fbgemm_fp8": "fp8",
+        "fp8": "fp8",
+        "gptq": "gptq",
+        "modelopt": "modelopt",
+        "modelopt_fp4": "modelopt",
+        "mxfp8": "fp8",
     }
 )
 # Read by the family's own rules: blocks whose bytes are MLX's already.
@@ -116,8 +104,9 @@ def convert_checkpoint(
     method = settings["quant_method"]
     dropped = [k for k in weights if _UNUSED.search(k)]
     named = {k: v for k, v in weights.items() if not _UNUSED.search(k)}
+    module = importlib.import_module(f"{__name__}.{_FORMATS[method]}")
     try:
-        converted = _FORMATS[method](named, settings, _config_dtype(config))
+        converted: Converted = module.convert(named, settings, _config_dtype(config))
     except (AttributeError, TypeError, KeyError, IndexError) as error:
         raise ConfigError(f"config.json: quantization_config of method {method!r} is malformed ({error!r}).") from error
     _say(method, settings, dropped, converted)

@@ -4,15 +4,16 @@ Contract: `CHAT.read` gives a `ChatRequest`, `chat_works` its works, one for eac
 made in `chat_reply`.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
 from ..errors import HTTPError
 from ..fields import Body, FieldTable, honoured, ignored, refused
 from ..work import OutputFormat, Thinking, Work
 from .messages import ChatMessage, chat_messages
 from .params import GENERATION_RULES, Generation, guided_output, sampling_of, stops_of
+from .shapes import MESSAGES_SCHEMA
 from .tools import Function, JsonSchemaFormat, check_tools, format_of, tool_choice_of, tool_of
 
 __all__ = ["CHAT", "ChatRequest", "Effort", "chat_works", "max_tokens_of", "thinking_of"]
@@ -37,7 +38,7 @@ class ResponseFormat(Body):
 class ChatRequest(Generation):
     """Body of POST /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], WithJsonSchema(MESSAGES_SCHEMA)] = Field(min_length=1)
     tools: list[ChatTool] | None = Field(None, max_length=1024)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None

@@ -5,9 +5,9 @@ whole conversation in `input`, reasoning items included if it wants them seen. T
 `responses_reply`.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from ..errors import HTTPError
 from ..fields import Body, FieldTable, honoured, ignored, refused
@@ -15,6 +15,7 @@ from ..work import OutputFormat, SamplingSpec, Work
 from .chat import Effort, max_tokens_of, thinking_of
 from .params import Probability, StreamOptions
 from .response_items import input_messages
+from .shapes import INPUT_SCHEMA
 from .tools import Function, JsonSchemaFormat, check_tools, format_of, tool_choice_of, tool_of
 
 __all__ = ["RESPONSES", "ResponsesRequest", "response_work", "wants_logprobs"]
@@ -51,7 +52,7 @@ class ResponsesRequest(Body):
     """Body of POST /v1/responses."""
 
     model: str | None = Field(None, max_length=512)
-    input: str | list[dict[str, Any]]
+    input: Annotated[str | list[dict[str, Any]], WithJsonSchema(INPUT_SCHEMA)]
     instructions: str | None = None
     tools: list[ResponseTool] | None = Field(None, max_length=1024)
     tool_choice: str | dict[str, Any] | None = None

@@ -1,0 +1,124 @@
+"""Ling and Ling 2: experts routed by softmax, or by sigmoid in groups. https://arxiv.org/abs/2503.05139."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Drop, DropLayers, Rename, Rule, Weights, expert_rules
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {"use_bias": "out_bias", "use_qkv_bias": "attention_bias"}
+    out_bias: bool = False
+    attention_bias: bool = False
+    num_experts: int = 0
+    num_shared_experts: int = 0
+    num_experts_per_tok: int = 1
+    moe_intermediate_size: int = 0
+    moe_shared_expert_intermediate_size: int | None = None
+    moe_router_enable_shared_expert: bool = True
+    moe_router_enable_expert_bias: bool = False
+    moe_router_enable_routed_scaling: bool = True
+    first_k_dense_replace: int = 0
+    norm_topk_prob: bool = True
+    norm_head: bool = False
+    norm_softmax: bool = False
+    use_qk_norm: bool = False
+    partial_rotary_factor: float = 1.0
+    rotary_dim: int | None = None
+    routed_scaling_factor: float = 1.0
+    score_function: str = "softmax"
+    n_group: int | None = 1
+    topk_group: int | None = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rotary_dim:
+            self.partial_rotary_factor = self.rotary_dim / self.heads[2]
+        if self.score_function not in ("softmax", "sigmoid"):
+            raise ConfigError(f"config.json: score_function={self.score_function!r} is not known.")
+        if self.norm_softmax:
+            raise ConfigError("config.json: norm_softmax=true is not supported for model type 'bailing_moe'.")
+        if self.num_experts and not 1 <= self.num_experts_per_tok <= self.num_experts:
+            raise ConfigError(f"config.json: num_experts_per_tok={self.num_experts_per_tok} is not possible.")
+
+
+class FusedAttention(Attention):
+    qkv_name, out_name = "query_key_value", "dense"
+    q_norm_name, k_norm_name = "query_layernorm", "key_layernorm"
+
+
+class Gate(nn.Module):
+    """The router's linear layer, and the selection bias beside it."""
+
+    def __init__(self, hidden_size: int, num_experts: int, correction: bool):
+        super().__init__()
+        self.gate_proj = Linear(hidden_size, num_experts, bias=False)
+        if correction:
+            self.expert_bias = mx.zeros((num_experts,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.gate_proj(x)
+
+
+class Experts(MoE):
+    correction_name = "expert_bias"
+
+    def __init__(self, args: ModelArgs):
+        width, size, count, act = args.hidden_size, args.moe_intermediate_size, args.num_experts, args.hidden_act
+        routing = Routing(
+            args.num_experts_per_tok,
+            args.score_function,
+            normalize=args.norm_topk_prob and args.num_experts_per_tok > 1,
+            scale=args.routed_scaling_factor if args.moe_router_enable_routed_scaling else 1.0,
+            num_groups=args.n_group or 1,
+            top_groups=args.topk_group or 1,
+            group_score="top2",
+            epsilon=1e-20,
+        )
+        shared = None
+        if args.num_shared_experts and args.moe_router_enable_shared_expert:
+            shared = GatedMLP(width, (args.moe_shared_expert_intermediate_size or size) * args.num_shared_experts, act)
+        super().__init__(width, count, routing, SwitchGLU(width, size, count, act=act), shared=shared)
+        self.gate = Gate(width, count, args.moe_router_enable_expert_bias)
+
+
+def unit_head(weights: Weights) -> Weights:
+    """The output head's rows, each of length 1; a packed head is left alone."""
+    name = "lm_head.weight"
+    if name not in weights or "lm_head.scales" in weights:
+        return weights
+    head = weights[name].astype(mx.float32)
+    unit = head / (mx.linalg.norm(head, axis=-1, keepdims=True) + 1e-7)
+    return {**weights, name: unit.astype(weights[name].dtype)}
+
+
+class Model(DenseModel):
+    names = ModelNames(embed="word_embeddings")
+    layer_names = LayerNames("attention")
+    attention_type = FusedAttention
+    rules = (Rename(r"\.mlp\.gate\.weight$", ".mlp.gate.gate_proj.weight"), *expert_rules())
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        normed = (unit_head,) if self.args.norm_head else ()
+        return (Drop(r"(^|\.)mtp\."), *super().weight_rules(), DropLayers(self.args.num_hidden_layers), *normed)
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        norm = partial(RMSNorm, eps=args.rms_norm_eps) if args.use_qk_norm else None
+        return super().attention_options(args, index, fused=True, qk_norm=norm, out_bias=args.out_bias, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if not args.num_experts or index < args.first_k_dense_replace:
+            return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.out_bias)
+        return Experts(args)

@@ -1,0 +1,49 @@
+"""DeepSeek (the first) with experts: softmax routing, shared experts. Source: https://arxiv.org/abs/2401.06066."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import GatedMLP, MoE, Routing, SwitchGLU
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import expert_rules
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    attention_bias: bool = False
+    n_routed_experts: int | None = None
+    n_shared_experts: int | None = None
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int = 1407
+    moe_layer_freq: int = 1
+    first_k_dense_replace: int = 0
+    norm_topk_prob: bool = False
+    scoring_func: str = "softmax"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scoring_func != "softmax":
+            raise ConfigError(f"config.json: scoring_func={self.scoring_func!r} is not supported for 'deepseek'.")
+        if self.n_routed_experts and not 1 <= (self.num_experts_per_tok or 0) <= self.n_routed_experts:
+            raise ConfigError(f"config.json: num_experts_per_tok={self.num_experts_per_tok!r} is not possible.")
+
+    def has_experts(self, index: int) -> bool:
+        sparse = index >= self.first_k_dense_replace and index % self.moe_layer_freq == 0
+        return bool(self.n_routed_experts) and sparse
+
+
+class Model(DenseModel):
+    rules = expert_rules()
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if not args.has_experts(index):
+            return super().feed_forward(args, index)
+        width, size, count, act = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts, args.hidden_act
+        shared = GatedMLP(width, size * args.n_shared_experts, act) if args.n_shared_experts else None
+        routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob, epsilon=1e-20)
+        return MoE(width, count, routing, SwitchGLU(width, size, count, act=act), shared=shared)

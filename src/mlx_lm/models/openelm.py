@@ -1,0 +1,71 @@
+"""OpenELM: each layer has its own numbers of heads and its own width. Source: https://arxiv.org/abs/2404.14619."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames, RMSNorm
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "model_dim": "hidden_size", "num_transformer_layers": "num_hidden_layers", "rope_freq_constant": "rope_theta",
+        "max_context_length": "max_position_embeddings", "share_input_output_layers": "tie_word_embeddings",
+        "activation_fn_name": "hidden_act",
+    }  # fmt: skip
+    num_attention_heads: int = field(default=1, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    head_dim: int | None = field(kw_only=True)
+    num_query_heads: list[int] = field(kw_only=True)
+    num_kv_heads: list[int] = field(kw_only=True)
+    ffn_multipliers: list[float] = field(kw_only=True)
+    ffn_dim_divisor: int = 256
+    ffn_with_glu: bool = True
+    normalize_qk_projections: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_query_heads", "num_kv_heads", "ffn_multipliers"):
+            if len(getattr(self, name)) != self.num_hidden_layers or min(getattr(self, name)) <= 0:
+                raise ConfigError(f"config.json: {name} must have a positive number for each layer.")
+        if any(q % k for q, k in zip(self.num_query_heads, self.num_kv_heads, strict=True)):
+            raise ConfigError("config.json: num_query_heads must be multiples of num_kv_heads.")
+        if not self.ffn_with_glu or self.ffn_dim_divisor < 1:
+            raise ConfigError("config.json: ffn_with_glu=false or this ffn_dim_divisor is not supported.")
+
+    def width(self, index: int) -> int:
+        """The feed-forward's width in layer `index`: the nearest multiple, at most a tenth too small."""
+        by, wanted = self.ffn_dim_divisor, self.ffn_multipliers[index] * self.hidden_size
+        size = max(by, int(wanted + by / 2) // by * by)
+        return size + by if size < 0.9 * wanted else size
+
+
+class FusedAttention(Attention):
+    out_name = "out_proj"
+
+
+class FeedForward(GatedMLP):
+    fused_name, down_name = "proj_1", "proj_2"
+
+
+class Model(DenseModel):
+    names = ModelNames(backbone="transformer", embed="token_embeddings")
+    layer_names = LayerNames("attn", "ffn", "attn_norm", None, "ffn_norm")
+    attention_type = FusedAttention
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        norm = partial(RMSNorm, eps=args.rms_norm_eps) if args.normalize_qk_projections else None
+        heads = {"num_heads": args.num_query_heads[index], "num_kv_heads": args.num_kv_heads[index]}
+        return super().attention_options(args, index, fused=True, qk_norm=norm, **heads, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return FeedForward(args.hidden_size, args.width(index), args.hidden_act, fused=True)

@@ -1,0 +1,58 @@
+"""PLaMo 3: windows with a rope of their own, norms around each branch. https://huggingface.co/pfnet/plamo-3-nict-8b-base."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import AttentionOptions, DecoderLayer, LayerNames, RMSNorm
+from . import plamo2
+from .dense import DenseModel, TwoRopeArgs
+from .weights import Rename, Rule
+
+
+@dataclass
+class ModelArgs(TwoRopeArgs):
+    aliases: ClassVar = {"window_size": "sliding_window", "rope_local_theta": "rope_local_base_freq"}
+    num_key_value_heads: int | None = field(default=4, kw_only=True)
+    head_dim: int | None = 128
+    rope_theta: float = field(default=1000000.0, kw_only=True)
+    rope_local_base_freq: float | None = 10000.0
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    sliding_window: int | None = 2048
+    sliding_window_pattern: int | None = 8
+    linear_type: str = "normal"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.linear_type != "normal":
+            raise ConfigError(f"config.json: linear_type={self.linear_type!r} is not supported for 'plamo3'.")
+
+    def window(self, index: int) -> int | None:
+        """A query sees itself and `window_size` tokens before it."""
+        window = super().window(index)
+        return None if window is None else window + 1
+
+
+class Model(DenseModel):
+    layer_names = LayerNames("mixer", "mlp", *plamo2.OFFSETS)
+    rules: ClassVar[tuple[Rule, ...]] = (Rename(r"\.layers\.layers\.", ".layers."),)
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        return plamo2.with_offsets(super().layer(args, index), args)
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
+        return super().attention_options(args, index, fused=True, qk_norm=norm, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return plamo2.Model.feed_forward(args, index)
+
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return plamo2.Model.norm(args)

@@ -1,0 +1,91 @@
+"""More dense decoders that transformers does not implement, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .maths import Array, Draw, attention, gated, heads, merge, rms, rope
+
+__all__ = ["baichuan_m1", "openelm", "plamo3"]
+
+Config = dict[str, Any]
+
+
+def openelm(c: Config, w: Draw, ids: Any) -> Array:
+    """https://arxiv.org/abs/2404.14619: each layer has its own numbers of heads and its own width."""
+    d, size, eps = c["model_dim"], c["head_dim"], c.get("rms_norm_eps", 1e-6)
+    table = w("transformer.token_embeddings.weight", c["vocab_size"], d, spread=0.3)
+    x = table[ids]
+    for i in range(c["num_transformer_layers"]):
+        at, h, g = f"transformer.layers.{i}.", c["num_query_heads"][i], c["num_kv_heads"][i]
+        y = rms(x, w(f"{at}attn_norm.weight", d), eps)
+        fused = y @ w(f"{at}attn.qkv_proj.weight", (h + 2 * g) * size, d).T
+        q, k, v = (heads(a, m) for a, m in zip(np.split(fused, [h * size, (h + g) * size], -1), (h, g, g), strict=True))
+        q, k = rms(q, w(f"{at}attn.q_norm.weight", size), eps), rms(k, w(f"{at}attn.k_norm.weight", size), eps)
+        out = merge(attention(rope(q, c["rope_freq_constant"]), rope(k, c["rope_freq_constant"]), v))
+        x = x + out @ w(f"{at}attn.out_proj.weight", d, h * size).T
+        y = rms(x, w(f"{at}ffn_norm.weight", d), eps)
+        by = c["ffn_dim_divisor"]
+        wide = max(by, int(c["ffn_multipliers"][i] * d + by / 2) // by * by)
+        gate, up = np.split(w(f"{at}ffn.proj_1.weight", 2 * wide, d), 2)
+        x = x + gated(y, gate, up, w(f"{at}ffn.proj_2.weight", d, wide))
+    return rms(x, w("transformer.norm.weight", d), eps) @ table.T
+
+
+def baichuan_m1(c: Config, w: Draw, ids: Any) -> Array:
+    """https://arxiv.org/abs/2502.12671: keys and values are mixed with those of the token before, head by head."""
+    d, eps = c["hidden_size"], c["rms_norm_eps"]
+    x = w("model.embed_tokens.weight", c["vocab_size"], d, spread=1.0)[ids]
+    for i in range(c["num_hidden_layers"]):
+        at, slides = f"model.layers.{i}.", i in c["sliding_window_layers"]
+        h, g = c["num_attention_heads"], c["num_key_value_heads"]
+        if slides:
+            h, g = c.get("num_swa_attention_heads") or h, c.get("num_swa_key_value_heads") or g
+        size = d // h
+        y = rms(x, w(f"{at}input_layernorm.weight", d), eps)
+        fused = y @ w(f"{at}self_attn.W_pack.weight", (h + 2 * g) * size, d).T
+        q, k, v = (heads(a, m) for a, m in zip(np.split(fused, [h * size, (h + g) * size], -1), (h, g, g), strict=True))
+        k, v = (
+            np.concatenate([np.zeros_like(a[:, :1]), a[:, :-1]], axis=1) * m[..., 0] + a * m[..., 1]
+            for a, n in ((k, "k"), (v, "v"))
+            for m in [w(f"{at}self_attn.conv_{n}", 1, 1, g, 1, 2, spread=0.5)[0, 0][:, :, None]]
+        )
+        window = c["sliding_window"] if slides else None
+        out = merge(attention(rope(q, c["rope_theta"]), rope(k, c["rope_theta"]), v, window=window))
+        x = x + out @ w(f"{at}self_attn.o_proj.weight", d, h * size).T
+        y = rms(x, w(f"{at}post_attention_layernorm.weight", d), eps)
+        shapes = (("gate_proj", c["intermediate_size"], d), ("up_proj", c["intermediate_size"], d))
+        gate, up = (w(f"{at}mlp.{n}.weight", *shape) for n, *shape in shapes)
+        x = x + gated(y, gate, up, w(f"{at}mlp.down_proj.weight", d, c["intermediate_size"]))
+    head = w("lm_head.weight", c["vocab_size"], d, spread=0.3)
+    return rms(x, w("model.norm.weight", d), eps) @ (head / np.linalg.norm(head, axis=-1, keepdims=True)).T
+
+
+def plamo3(c: Config, w: Draw, ids: Any) -> Array:
+    """https://huggingface.co/pfnet/plamo-3-nict-8b-base: windows with a rope of their own, norms around each branch."""
+    d, h, g, size, eps = (
+        c[n] for n in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps")
+    )
+    table = w("model.embed_tokens.weight", c["vocab_size"], d, spread=0.3)
+    x = table[ids]
+    for i in range(c["num_hidden_layers"]):
+        at = f"model.layers.layers.{i}."
+
+        def norm(name: str, x: Array, offset: float, at: str = at) -> Array:
+            return rms(x, w(f"{at}{name}.weight", x.shape[-1], center=0.0) + offset, eps)
+
+        slides = (i + 1) % c["sliding_window_pattern"] != 0
+        theta = c["rope_local_theta"] if slides else c["rope_theta"]
+        y = norm("pre_mixer_norm", x, 1.0)
+        fused = y @ w(f"{at}mixer.qkv_proj.weight", (h + 2 * g) * size, d).T
+        q, k, v = (heads(a, m) for a, m in zip(np.split(fused, [h * size, (h + g) * size], -1), (h, g, g), strict=True))
+        q, k = rope(norm("mixer.q_norm", q, 1.0), theta), rope(norm("mixer.k_norm", k, 1.0), theta)
+        out = merge(attention(q, k, v, window=c["window_size"] + 1 if slides else None))
+        x = x + norm("post_mixer_norm", out @ w(f"{at}mixer.o_proj.weight", d, h * size).T, 1 / 5)
+        wide = c["intermediate_size"]
+        gate, up = np.split(w(f"{at}mlp.gate_up_proj.weight", 2 * wide, d), 2)
+        y = gated(norm("pre_mlp_norm", x, 1.0), gate, up, w(f"{at}mlp.down_proj.weight", d, wide))
+        x = x + norm("post_mlp_norm", y, 5**-1.5)
+    return rms(x, w("model.norm.weight", d, center=0.0) + 1, eps) @ table.T
