@@ -121,7 +121,9 @@ def test_log_probabilities(width, dtype, batch, special):
     expected = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     half = {mx.float32: 2e-6, mx.float16: 2e-3, mx.bfloat16: 1e-2}[dtype]
     # where MLX serves, the sum is rounded to the type before it is taken off
-    np.testing.assert_allclose(found, expected, rtol=half, atol=half * max(5, np.abs(wide[np.isfinite(wide)]).max(initial=0)))
+    np.testing.assert_allclose(
+        found, expected, rtol=half, atol=half * max(5, np.abs(wide[np.isfinite(wide)]).max(initial=0))
+    )
 
 
 def test_sampling_from_a_few_of_many():
