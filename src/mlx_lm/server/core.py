@@ -16,9 +16,9 @@ from typing import Any
 
 from ..engine.prefix.disk import DiskStore
 from ..engine.thread import EngineThread, Ticket
-from ..errors import MLXLMError, OverloadedError, UnsupportedError
+from ..errors import AdapterError, MLXLMError, ModelNotFoundError, OverloadedError, UnsupportedError
 from ..tokenizer.parsers import StreamParser
-from .catalog import Catalog
+from .catalog import Catalog, Choice
 from .job import EngineJob
 from .metrics import Metrics
 from .options import ServerSettings
@@ -109,7 +109,7 @@ class ModelService:
         choice = self.catalog.find(work.model, work.adapter)
         self._opening += 1
         try:
-            lease = await self.residency.acquire(choice)
+            lease = await self._lease(choice)
             try:
                 return await self._open(work, lease)
             except BaseException:
@@ -118,8 +118,21 @@ class ModelService:
         finally:
             self._opening -= 1
 
+    async def _lease(self, choice: Choice) -> Lease:
+        """As `Residency.acquire`; what is wrong with an operator's files is told without their paths."""
+        try:
+            return await self.residency.acquire(choice)
+        except AdapterError as error:
+            _log.warning("The adapter %s cannot be used: %s", choice.adapter_name, error)
+            message = f"The adapter {choice.adapter_name!r} does not fit the model {choice.source.id!r}."
+            raise AdapterError(message) from error
+        except ModelNotFoundError as error:
+            if not choice.source.local:
+                raise
+            raise MLXLMError(f"The files of {choice.source.id} are not where the settings say.") from error
+
     def _admit(self) -> None:
-        if self.draining:
+        if self.draining or not self.thread.alive:
             raise OverloadedError(len(self.jobs), 5.0)
         waiting = self._opening + sum(not job.started for job in self.jobs)
         running = len(self.jobs) + self._opening
@@ -191,7 +204,7 @@ class ModelService:
 
     async def count_tokens(self, work: Work) -> int:
         """See `Service.count_tokens`."""
-        lease = await self.residency.acquire(self.catalog.find(work.model, work.adapter))
+        lease = await self._lease(self.catalog.find(work.model, work.adapter))
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, prompt_tokens, work, lease.loaded.style)
