@@ -38,7 +38,7 @@ DATE_TIME = rf"{DATE}[T ]{_CLOCK}{_OFFSET}?"
 BASE64 = r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
 _POINTER = r"(?:/(?:[^~/]|~[01])*)*"
 
-# Python's classes where llguidance's are others: its \\w has combining marks, its \\s no separators of the ASCII kind.
+# Python's classes where those of llguidance differ: its word characters have combining marks, its blanks lack some.
 _CLASSES = {
     "\\d": "0-9",
     "\\w": r"\p{L}\p{N}_",
