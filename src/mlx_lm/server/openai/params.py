@@ -140,7 +140,7 @@ GENERATION_RULES: dict[str, Rule] = {
     "length_penalty": refused("it belongs to beam search", 1.0),
     "stop_token_ids": refused("use `stop`", []),
     "include_stop_str_in_output": refused("a stop string is never part of the answer", False),
-    "skip_special_tokens": refused("special tokens are never shown", True),
+    "skip_special_tokens": refused("special tokens that a model writes are shown", False),
     "prompt_logprobs": refused("use /v1/completions with `echo` and `logprobs`", False),
     "return_tokens_as_token_ids": refused("logprobs name tokens by their text", False),
     "priority": refused(_OPERATOR, 0),
