@@ -79,6 +79,44 @@ def test_forced_tokens_take_one_step(full_model):
         seen.append(event.token)
 
 
+def test_long_forced_runs_do_not_hold_up_others():
+    model, vocab = tiny("full", max_position_embeddings=4096)
+    wanted = prompts(vocab, [7, 5])
+    text = texts(vocab, 3, count=1, length=900, shared=900)
+    engine = Engine(model)
+    longest, hidden = [0], model.hidden
+    model.hidden = lambda x, *a, **k: longest.append(x.shape[1]) or hidden(x, *a, **k)
+    a, b = run(
+        engine,
+        [
+            Request(prompt=tuple(wanted[0]), max_tokens=60),
+            Request(prompt=tuple(wanted[1]), constraint=OneOf(text, vocab)),
+        ],
+    )
+    assert ids(a) == plain_greedy(model, wanted[0], 60) and tuple(ids(b)) == text[0]
+    assert max(longest) <= 512
+
+
+def test_forced_tokens_need_no_logits(full_model):
+    model, vocab = full_model
+    wanted = prompts(vocab, [7, 5])
+    rows = []
+    logits = model.logits
+    model.logits = lambda x: rows.append(x.shape[1]) or logits(x)
+    for batch in (1, 2):
+        grammars = [OneOf(texts(vocab, 3 + i, count=4, length=12, shared=9), vocab) for i in range(batch)]
+        requests = [Request(prompt=tuple(p), constraint=g) for p, g in zip(wanted, grammars, strict=False)]
+        got = run(Engine(model), requests)
+        for prompt, grammar, events in zip(wanted, grammars, got, strict=False):
+            assert ids(events) == plain_constrained(model, prompt, grammar, 20)
+            seen = list(prompt)
+            for event in events[:9]:
+                expected = logits(model.hidden(mx.array([seen])))[0, -1]
+                assert mx.allclose(event.logprobs, expected - mx.logsumexp(expected), atol=1e-4)
+                seen.append(event.token)
+    assert 8 in rows and 1 in rows  # the forced rows apart, computed because the test asked for them
+
+
 @pytest.mark.parametrize("count", range(1, 12))
 def test_a_limit_cuts_anywhere_and_states_can_be_continued(any_model, count):
     model, vocab = any_model

@@ -204,15 +204,26 @@ def test_batch_generate_shares_its_processors() -> None:
         assert own == [prompt + ids[:n] for n in range(len(ids))]
 
 
-def test_speculation_calls_it_once_for_each_emitted_token_in_order() -> None:
-    model, vocabulary = tiny("full")
-    draft, _ = tiny("full")
-    prompt = prompts(vocabulary, [6])[0]
-    recorder, plain = Recorder(shift=1), Recorder(shift=1)
+@pytest.mark.parametrize("how", ["draft_model", "prompt_lookup_num_tokens", "auto_speculative"])
+@pytest.mark.parametrize("kind", ["full", "hybrid"])
+def test_speculation_calls_it_once_for_each_emitted_token_in_order(how: str, kind: str) -> None:
+    model, vocabulary = tiny(kind)
+    guess: dict[str, Any] = {"draft_model": tiny("full")[0], "prompt_lookup_num_tokens": 4, "auto_speculative": True}
+    if vocabulary != tiny("full")[1] and how == "draft_model":
+        pytest.skip("the draft model has another vocabulary")
+    prompt = prompts(vocabulary, [6])[0] * 3
+
+    def repeat(tokens: mx.array, logits: mx.array) -> mx.array:
+        """Writes the prompt again and again, so that guesses are right."""
+        wanted = prompt[tokens.size % len(prompt)] if tokens.size % 7 else 1
+        return mx.where(mx.arange(logits.shape[-1]) == wanted, logits + 1000, logits)
+
+    recorder, plain = Recorder(), Recorder()
     tokenizer: Any = PlainTokenizer()
+    options: dict[str, Any] = {"max_tokens": 16}
     responses = list(
-        stream_generate(model, tokenizer, prompt, max_tokens=9, draft_model=draft, logits_processors=[recorder])
+        stream_generate(model, tokenizer, prompt, logits_processors=[recorder, repeat], **options, **{how: guess[how]})
     )
-    expected = list(stream_generate(model, tokenizer, prompt, max_tokens=9, logits_processors=[plain]))
+    expected = list(stream_generate(model, tokenizer, prompt, logits_processors=[plain, repeat], **options))
     assert [r.token for r in responses] == [r.token for r in expected]
     recorder.check(prompt, [r.token for r in responses])

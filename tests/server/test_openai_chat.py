@@ -328,7 +328,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}
         ({"guided_regex": "x", "guided_choice": ["x"]}, "guided_choice", "both"),
         ({"guided_json": "[1]"}, "guided_json", "JSON schema"),
         ({"guided_choice": []}, "guided_choice", "empty"),
-        ({"draft_model": "/etc"}, "draft_model", "no draft models"),
+        ({"draft_model": "/etc"}, "draft_model", "operator"),
         ({"best_of": 2}, "best_of", ""),
         ({"store": True}, "store", "nothing is stored"),
         ({"functions": [{}]}, "functions", "use `tools`"),

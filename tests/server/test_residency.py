@@ -109,6 +109,14 @@ def test_an_adapter_of_another_model_is_refused(serve: Any, tiny_model: Any, tmp
     with serve(model_id=tiny_model("hybrid"), adapters={"style": folder}) as server:
         reply = server.post("/v1/chat/completions", {**CHAT, "model": "style"})
         assert reply.status_code == 400 and _answer(server)
+        assert str(tmp_path) not in reply.text
+
+
+def test_files_that_are_gone_are_the_operators_business(serve: Any, tiny_model: Any, tmp_path: Path) -> None:
+    with serve(model_id=tiny_model(), models={"b": str(tmp_path / "gone")}, max_loaded_models=2) as server:
+        reply = server.post("/v1/chat/completions", {**CHAT, "model": "b"})
+        assert reply.status_code == 503 and str(tmp_path) not in reply.text
+        assert _answer(server)
 
 
 def test_a_prefix_is_reused_also_after_a_restart(serve: Any, tiny_model: Any, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ NUMBER: /[0-9]{1,4}/
 """
 
 
-class Weapon(enum.StrEnum):
+class Weapon(enum.Enum):
     sword = "sword"
     axe = "axe"
 

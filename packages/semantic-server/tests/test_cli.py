@@ -1,13 +1,14 @@
 """The commands."""
 
 import logging
+import os
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 from semantic.application.batch_engine import MemoryWatch
-from semantic.entrypoints.cli import main
+from semantic.entrypoints.cli import _positions, main
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +51,10 @@ def test_memory_is_watched(caplog: pytest.LogCaptureFixture, monkeypatch: pytest
             watch.step()
     assert "MLX memory: 1.50 GB" in caplog.text
     assert [record.levelname for record in caplog.records if record.levelno > logging.DEBUG] == ["WARNING", "CRITICAL"]
+
+
+@pytest.mark.usefixtures("offline")
+def test_positions_are_read_from_the_files() -> None:
+    assert _positions("no/such-model") is None
+    folder = next(Path(os.environ["HF_HUB_CACHE"]).glob("models--*/snapshots/*"))
+    assert _positions(str(folder)) == 163_840

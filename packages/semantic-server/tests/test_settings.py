@@ -100,3 +100,15 @@ def test_what_mlx_lms_server_gets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_process_only() -> None:
     with pytest.raises(ValidationError, match="workers"):
         ServerSettings(workers=2)
+
+
+def test_the_default_context_is_not_more_than_the_model_has(caplog: pytest.LogCaptureFixture) -> None:
+    for given, expected in (({}, 8192), ({"max_context_length": 100_000}, 100_000)):
+        settings = SemanticSettings(mlx=given)
+        settings.fit_context(8192)
+        assert settings.to_server()["max_context_length"] == expected
+    assert caplog.text.count("8192 positions") == 1
+    settings = SemanticSettings()
+    settings.fit_context(None)
+    settings.fit_context(163_840)
+    assert settings.to_server()["max_context_length"] == 100_000

@@ -36,6 +36,9 @@ _log = logging.getLogger(__name__)
 
 Event = TokenEvent | PrefillProgress
 
+_LONGEST_STEP = 512  # tokens that a decode step may feed for one sequence
+_LEAST_STEP = 16  # and whatever else runs: enough for any guess
+
 
 class Engine:
     """Continues many sequences with one model.
@@ -350,10 +353,14 @@ class Engine:
         """After a failed batch step: each sequence alone, so that only the guilty one ends."""
         return [event for uid in uids for event in self._decode([uid])]
 
-    def _room(self, live: Live) -> int | None:
-        """Most tokens that a sequence's next step may give out, so that it passes no limit and no checkpoint."""
+    def _room(self, live: Live) -> int:
+        """Most tokens that a sequence's next step may give out, so that it passes no limit and no checkpoint.
+
+        A long run of forced tokens is a piece of a prompt to the other sequences, and sized like one.
+        """
         request, sequence = live.sequence.request, live.sequence
-        rooms = []
+        alone = len(self._scheduler.running) == 1
+        rooms = [_LONGEST_STEP if alone else max(_LEAST_STEP, self._pace.piece())]
         if request.max_tokens is not None:
             rooms.append(request.max_tokens - len(sequence.generated))
         if self._limit is not None:
@@ -362,7 +369,7 @@ class Engine:
             rooms.append(live.reserved_tokens - live.tokens)
         if self._keeps(live) and needs_checkpoints(sequence.states):
             rooms.append(BLOCK_TOKENS - (live.tokens - 1) % BLOCK_TOKENS)
-        return max(min(rooms), 1) if rooms else None
+        return max(min(rooms), 1)
 
     def _finish_reason(self, live: Live, token: int) -> FinishReason | None:
         request, sequence = live.sequence.request, live.sequence

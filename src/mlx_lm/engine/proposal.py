@@ -25,6 +25,11 @@ class Proposal:
     forced: list[int] = field(default_factory=list)
 
     @property
+    def certain(self) -> int:
+        """How many tokens of the step are known to be followed by the next: no choice is made after them."""
+        return len(self.sequence.backlog) + min(len(self.tokens), len(self.forced))
+
+    @property
     def drafted(self) -> int:
         """How many of the tokens are guesses."""
         return max(len(self.tokens) - len(self.forced), 0)

@@ -37,12 +37,13 @@ class SpeculationCounters:
 
 @dataclass
 class _Step:
-    """One forward pass of proposals of equal length: logits and hidden states (B, L, ...)."""
+    """One forward pass of proposals of equal length: hidden states (B, L, D), logits (B, L - start, V) of the last."""
 
     proposals: list[Proposal]
     marks: list[Mark]
     hidden: mx.array
     logits: mx.array
+    start: int  # before it, tokens are certain in every row, so that nobody needs logits to choose them
 
 
 def token_id(token: mx.array) -> int:
@@ -83,6 +84,7 @@ class Runner:
             if forced:
                 token, logprobs = self._choose(sequence, logits, forced[0])
                 sequence.ahead = Ahead(mx.array([token], mx.uint32), logprobs, sequence.rewind.mark())
+                self.counters.forced += 1
             else:
                 self._sample([sequence], logits, [sequence.rewind.mark()])
             if sequence.error is not None:
@@ -104,6 +106,7 @@ class Runner:
                 steps.append(self._forward([Proposal(s) for s in singles]))
             for proposals in rounds:
                 steps.append(self._forward(proposals))
+            mx.async_eval([step.logits for step in steps[bool(singles) :]])
             if singles:
                 self._sample(singles, steps[0].logits[:, -1], steps[0].marks)
         except Exception:
@@ -162,7 +165,10 @@ class Runner:
         """Gives out what a step found, position by position until a guess is wrong or the sequence ends."""
         sequence, tokens, forced = proposal.sequence, proposal.tokens, proposal.forced
         known, given, accepted = len(sequence.backlog), 0, 0
-        logits = step.logits[row, known:]
+        logits, early = step.logits[row], max(step.start - known, 0)
+        # Nobody chooses after a certain token, so its logits are left to those who ask for log-probabilities.
+        certain = self._logits(step.hidden[row : row + 1, known : step.start])[0] if early else logits
+        logits = logits[max(known - step.start, 0) :]
         plain = _is_plain(sequence)
         ids, rows = _greedy(logits) if plain else (mx.zeros(()), logits)
         try:
@@ -173,7 +179,8 @@ class Runner:
                 if plain:
                     token, logprobs = chosen[i], rows[i]
                 else:
-                    token, logprobs = self._choose(sequence, logits[i : i + 1], forced[i] if i < len(forced) else None)
+                    at = certain[i : i + 1] if i < early else logits[i - early : i - early + 1]
+                    token, logprobs = self._choose(sequence, at, forced[i] if i < len(forced) else None)
                 if sequence.constraint is not None:
                     sequence.constraint.accept(token)
                 right = i < len(tokens) and token == tokens[i]
@@ -237,7 +244,8 @@ class Runner:
                 hidden = self._hidden(
                     inputs, [list(layer) for layer in zip(*(s.states for s in sequences), strict=True)]
                 )
-            return _Step(proposals, marks, hidden, self._logits(hidden))
+            start = min(p.certain for p in proposals)
+            return _Step(proposals, marks, hidden, self._logits(hidden[:, start:] if start else hidden), start)
         except Exception:
             _undo(sequences, marks)
             raise

@@ -23,7 +23,9 @@ __all__ = ["CompiledGrammar", "MatcherConstraint", "first_line"]
 def first_line(message: str) -> str:
     """The part of an llguidance message that says what is wrong; the parser's state follows it."""
     head = message.split("\n<state>")[0].strip()
-    return " ".join(head.split("\n")[0].split())[:400]
+    lines = [line.strip() for line in head.split("\n")]
+    reasons = [line for line in lines[1:] if line.startswith("error:")]
+    return " ".join(" ".join([lines[0], *reasons]).split())[:400]
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,29 @@ class CompiledGrammar:
 
     def start(self) -> MatcherConstraint:
         """A constraint at the beginning."""
-        return MatcherConstraint(self.template.deep_copy(), self.vocabulary.vocab_size, self.ends)
+        never = frozenset(self.vocabulary.eos_tokens) - self.ends
+        return MatcherConstraint(self.template.deep_copy(), self.vocabulary.vocab_size, self.ends, never)
 
 
 class MatcherConstraint:
-    """Where one sequence stands: a matcher, and the end tokens after what it took."""
+    """Where one sequence stands: a matcher, and the end tokens after what it took.
 
-    def __init__(self, matcher: Any, vocab_size: int, ends: frozenset[int], ended: int = 0, count: int = 0) -> None:
+    `ends` end generation; `never` are ids that the matcher takes for ends, but that do not.
+    """
+
+    def __init__(
+        self,
+        matcher: Any,
+        vocab_size: int,
+        ends: frozenset[int],
+        never: frozenset[int] = frozenset(),
+        ended: int = 0,
+        count: int = 0,
+    ) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._ends = ends
+        self._never = never
         self._ended = ended  # end tokens accepted
         self._count = count  # tokens accepted, without them
         self._mask: TokenMask | None = None
@@ -81,11 +96,10 @@ class MatcherConstraint:
             self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
             self._check()
         allowed = self.complete
-        for end in self._ends:
-            if end >= self._vocab_size:
-                continue
-            word, bit = end >> 5, np.uint32(1 << (end & 31))
-            mask[word] = mask[word] | bit if allowed else mask[word] & ~bit
+        for end in self._ends | self._never:
+            if end < self._vocab_size:
+                word, bit = end >> 5, np.uint32(1 << (end & 31))
+                mask[word] = mask[word] | bit if allowed and end in self._ends else mask[word] & ~bit
         if not mask.any():
             raise GrammarError("No token of this tokenizer can go on here, and the grammar cannot end here either.")
         return mask
@@ -100,7 +114,8 @@ class MatcherConstraint:
                 raise GrammarError(f"End token {token} is not allowed here: the output is not complete.")
             self._ended += 1
         else:
-            if self._ended or not 0 <= token < self._vocab_size or self._matcher.validate_tokens([token]) != 1:
+            text = 0 <= token < self._vocab_size and token not in self._never
+            if self._ended or not text or self._matcher.validate_tokens([token]) != 1:
                 self._check()
                 raise GrammarError(f"Token {token} is not allowed here.")
             self._matcher.consume_token(token)
@@ -132,7 +147,9 @@ class MatcherConstraint:
     def validate(self, tokens: Sequence[int]) -> int:
         body = 0
         if not self._ended:
-            while body < len(tokens) and tokens[body] not in self._ends and 0 <= tokens[body] < self._vocab_size:
+            while body < len(tokens) and 0 <= tokens[body] < self._vocab_size:
+                if tokens[body] in self._ends or tokens[body] in self._never:
+                    break
                 body += 1
             if body:
                 accepted = int(self._matcher.validate_tokens(list(tokens[:body])))
@@ -149,4 +166,5 @@ class MatcherConstraint:
         return end if probe.complete else body
 
     def copy(self) -> MatcherConstraint:
-        return MatcherConstraint(self._matcher.deep_copy(), self._vocab_size, self._ends, self._ended, self._count)
+        matcher = self._matcher.deep_copy()
+        return MatcherConstraint(matcher, self._vocab_size, self._ends, self._never, self._ended, self._count)

@@ -38,6 +38,14 @@ DATE_TIME = rf"{DATE}[T ]{_CLOCK}{_OFFSET}?"
 BASE64 = r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
 _POINTER = r"(?:/(?:[^~/]|~[01])*)*"
 
+# Python's classes where those of llguidance differ: its word characters have combining marks, its blanks lack some.
+_CLASSES = {
+    "\\d": "0-9",
+    "\\w": r"\p{L}\p{N}_",
+    "\\W": r"[^\p{L}\p{N}_]",
+    "\\S": r"[^\s\x1c-\x1f]",
+}
+
 # Formats of string values that are enforced by a pattern of ours; the compiler knows others itself.
 FORMAT_PATTERNS = {
     "date": f"^{DATE}$",
@@ -58,7 +66,7 @@ def python_regex(pattern: str) -> str:
     except (re.error, OverflowError, RecursionError) as error:
         raise GrammarError(f"The regular expression {pattern[:100]!r} is malformed: {error}") from error
     out: list[str] = []
-    at, in_class = 0, False
+    at, in_class = 0, ""
     while at < len(pattern):
         piece, at, in_class = _translate(pattern, at, in_class)
         out.append(piece)
@@ -76,28 +84,29 @@ def _no_warnings():
     return warnings.catch_warnings(action="ignore", category=FutureWarning)
 
 
-def _translate(pattern: str, at: int, in_class: bool) -> tuple[str, int, bool]:
-    """One piece of the pattern: (its translation, where the next begins, whether that is inside brackets)."""
+def _translate(pattern: str, at: int, in_class: str) -> tuple[str, int, str]:
+    """One piece of the pattern: (its translation, where the next begins, the bracket that it is inside, or none)."""
     two, character = pattern[at : at + 2], pattern[at]
     if character == "\\":
-        if two == "\\d":
-            return ("0-9" if in_class else "[0-9]"), at + 2, in_class
+        if two in _CLASSES and not (two == "\\d" and in_class == "[^"):  # without digits: those of all scripts
+            inside = _CLASSES[two]
+            return (inside if in_class else f"[{inside}]"), at + 2, in_class
         if two in ("\\A", "\\Z") and not in_class:
-            return ("^" if two == "\\A" else "$"), at + 2, False
+            return ("^" if two == "\\A" else "$"), at + 2, ""
         return two, at + 2, in_class
     if in_class:
         if character == "]":
-            return "]", at + 1, False
+            return "]", at + 1, ""
         if character == "[" or two in ("&&", "--", "~~"):  # no nested classes and set operations in Python
-            return "\\" + character, at + 1, True
-        return character, at + 1, True
+            return "\\" + character, at + 1, in_class
+        return character, at + 1, in_class
     if character == "[":
-        opening = re.compile(r"\[\^?\]?").match(pattern, at)
+        opening = re.compile(r"(\[\^?)(\]?)").match(pattern, at)
         assert opening is not None
-        return opening.group().replace("]", "\\]"), opening.end(), True
+        return opening.group().replace("]", "\\]"), opening.end(), opening.group(1)
     if two == "{,":
-        return "{0,", at + 2, False
-    return character, at + 1, False
+        return "{0,", at + 2, ""
+    return character, at + 1, ""
 
 
 def lark_regex(pattern: str) -> str:

@@ -34,7 +34,7 @@ def required_rules(schema: dict[str, Any], where: str) -> list[dict[str, Any]]:
         for name, needed in entries.items():
             if needed is True or needed == [] or needed == {}:
                 continue
-            absent: dict[str, Any] = {"properties": {name: False}}
+            absent: dict[str, Any] = {"properties": {name: False}, "additionalProperties": True}
             if needed is False:
                 rules.append(absent)
                 continue

@@ -24,6 +24,7 @@ __all__ = ["MAX_DEPTH", "MAX_SCHEMA_BYTES", "prepare_schema"]
 
 MAX_SCHEMA_BYTES = 1_000_000
 MAX_DEPTH = 60
+MAX_PATTERNS = 500  # the compiler joins them into one automaton
 
 _REFUSED = {
     "$dynamicRef": "references that depend on the way there",
@@ -107,6 +108,7 @@ class _Preparation:
         self.root = root
         self.siblings = siblings
         self.depth = 0
+        self.patterns = 0
 
     def schema(self, value: Any, where: str) -> Any:
         """A schema at any place where one may stand."""
@@ -134,6 +136,9 @@ class _Preparation:
                 raise GrammarError(f"{where}: the JSON Schema keyword {name!r} ({_REFUSED[name]}) is not supported.")
         if not self.siblings and "contentMediaType" in schema:
             raise GrammarError(f"{where}: the JSON Schema keyword 'contentMediaType' is not supported.")
+        self.patterns += ("pattern" in schema) + len(schema.get("patternProperties", ()))
+        if self.patterns > MAX_PATTERNS:
+            raise GrammarError(f"{where}: more than {MAX_PATTERNS} patterns in one schema.")
         schema.pop("x-guidance", None)
         _constants(schema, where)
         for rule in (_integers, _old_forms, _texts, _numbers, self._unevaluated):

@@ -2,7 +2,7 @@
 
 Contract: `chat_messages` gives the whole conversation that `llm` wants to be sent, with at most one system message,
 the latest, in front. `Answer` turns a model's text into what `llm` streams and logs: text, reasoning, tool calls. A
-malformed tool call stays visible text. Works with llm 0.26 and newer, whose oldest versions know text and calls only.
+malformed tool call stays visible text. Works with llm 0.31 and newer; one without parts is given text and calls only.
 
 This module knows neither models nor MLX.
 """

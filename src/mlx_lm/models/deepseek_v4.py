@@ -5,18 +5,16 @@ Source: https://huggingface.co/deepseek-ai/DeepSeek-V4-Pro.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 from mlx import nn
 
-from .. import kernels
 from ..errors import ConfigError
-from ..nn import GatedMLP, MoE, RMSNorm, Rope, Routing, SwitchGLU, make_rope
+from ..nn import RMSNorm, Rope, Routing, make_rope
 from ..nn.compressed import CompressedAttention, CompressedOptions
+from ..nn.hashed import HashedMoE
 from ..nn.hyper import HyperConnection, HyperHead
-from ..nn.moe import score_experts
 from ..state import LayerState, StateSpec
 from .base import Backbone, CausalLM, layer_state
 from .config import DecoderArgs, flatten_config
@@ -98,6 +96,8 @@ class ModelArgs(DecoderArgs):
             raise ConfigError("config.json: num_key_value_heads and n_shared_experts must be 1, o_groups divide heads.")
         if not 2 <= self.qk_rope_head_dim <= min(size, self.index_head_dim) or self.qk_rope_head_dim % 2:
             raise ConfigError(f"config.json: qk_rope_head_dim={self.qk_rope_head_dim} does not fit the heads.")
+        if not self.norm_topk_prob:
+            raise ConfigError("config.json: norm_topk_prob=false is not supported for model type 'deepseek_v4'.")
         if self.scoring_func not in ("sqrtsoftplus", "sigmoid", "softmax"):
             raise ConfigError(f"config.json: scoring_func={self.scoring_func!r} is not known.")
 
@@ -128,49 +128,10 @@ class ModelArgs(DecoderArgs):
         return rope, Rope(rope.dims, freqs=-freqs, base=None, scale=rope.scale, traditional=True)
 
 
-def limited(gate: mx.array, up: mx.array, *, act: str, limit: float) -> mx.array:
-    """act(gate) * up, with `gate` at most `limit` and `up` within +-`limit`."""
-    return kernels.gated_activation(mx.minimum(gate, limit), mx.clip(up, -limit, limit), act)
-
-
-class LimitedMLP(GatedMLP):
-    limit = 10.0
-
-    def __call__(self, x: mx.array) -> mx.array:
-        gate, up = self[self.gate_name](x), self[self.up_name](x)
-        return self[self.down_name](limited(gate, up, act=self.act, limit=self.limit))
-
-
-class Experts(MoE):
-    """`tid2eid`, where a layer has one, lists the experts of each token id."""
-
-    def __init__(self, args: ModelArgs, hashed: bool):
-        sizes, act = (args.hidden_size, args.moe_intermediate_size), args.hidden_act
-        routing = Routing(args.num_experts_per_tok, args.scoring_func, scale=args.routed_scaling_factor, epsilon=1e-20)
-        experts = SwitchGLU(*sizes, args.n_routed_experts, act=partial(limited, act=act, limit=args.swiglu_limit))
-        shared = LimitedMLP(*sizes, act)
-        shared.limit = args.swiglu_limit
-        super().__init__(sizes[0], args.n_routed_experts, routing, experts, correction=not hashed, shared=shared)
-        if hashed:
-            self.gate.tid2eid = mx.zeros((args.vocab_size, args.num_experts_per_tok), mx.int32)
-            self.gate.freeze(keys=["tid2eid"], recurse=False)
-
-    def at(self, x: mx.array, ids: mx.array) -> mx.array:
-        """x (B, L, D) of tokens `ids` (B, L) -> (B, L, D)."""
-        table = self.gate.get("tid2eid")
-        if table is None:
-            return self(x)
-        flat = x.reshape(-1, x.shape[-1])
-        indices = table[ids.reshape(-1)]
-        weights = mx.take_along_axis(score_experts(self.gate(flat), self.routing), indices, axis=-1)
-        weights = weights / (weights.sum(axis=-1, keepdims=True) + self.routing.epsilon) * self.routing.scale
-        return (self._visit(flat, indices, weights) + self.shared_experts(flat)).reshape(x.shape)
-
-
 class Layer(nn.Module):
     """Streams (B, L, N, D) through attention and experts."""
 
-    def __init__(self, args: ModelArgs, mixer: nn.Module, experts: Experts):
+    def __init__(self, args: ModelArgs, mixer: nn.Module, experts: HashedMoE):
         super().__init__()
         self.self_attn, self.mlp = mixer, experts
         for name in ("input_layernorm", "post_attention_layernorm"):
@@ -236,8 +197,7 @@ class Model(CausalLM):
         Rename(r"\.self_attn\.compressor\.indexer\.", ".self_attn.indexer."),
         Rename(r"\.indexer\.scorer\.", ".indexer."),
         Rename(r"\.indexer\.(kv_proj|gate_proj|kv_norm|position_bias)", r".indexer.compressor.\1"),
-        Rename(r"\.compressor\.wkv\.", ".compressor.kv_proj."),
-        Rename(r"\.compressor\.wgate\.", ".compressor.gate_proj."),
+        Rename(r"\.compressor\.w(kv|gate)\.", r".compressor.\1_proj."),
         Rename(r"\.compressor\.norm\.", ".compressor.kv_norm."),
         Rename(r"\.compressor\.ape$", ".compressor.position_bias"),
         Rename(r"\.wq_b\.", ".q_b_proj."),
@@ -279,4 +239,12 @@ class Model(CausalLM):
             index_dim=args.index_head_dim if sparse else 0,
             index_topk=args.index_topk if sparse else 0,
         )
-        return Layer(args, CompressedAttention(options, back), Experts(args, args.mlp_layer_types[index] == "hash_moe"))
+        return Layer(args, CompressedAttention(options, back), cls.experts(args, index))
+
+    @classmethod
+    def experts(cls, args: Any, index: int) -> HashedMoE:
+        """The experts of layer `index`."""
+        top = Routing(args.num_experts_per_tok, args.scoring_func, scale=args.routed_scaling_factor, epsilon=1e-20)
+        sizes = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts
+        ids = args.vocab_size if args.mlp_layer_types[index] == "hash_moe" else 0
+        return HashedMoE(*sizes, top, act=args.hidden_act, limit=args.swiglu_limit, ids=ids)

@@ -50,16 +50,8 @@ class Model(CausalLM):
 
     @staticmethod
     def options(args: Any) -> MambaOptions:
-        return MambaOptions(
-            args.hidden_size,
-            args.intermediate_size,
-            args.state_size,
-            args.time_step_rank,
-            args.conv_kernel,
-            bias=args.use_bias,
-            conv_bias=args.use_conv_bias,
-            act=args.hidden_act,
-        )
+        sizes = args.hidden_size, args.intermediate_size, args.state_size, args.time_step_rank, args.conv_kernel
+        return MambaOptions(*sizes, bias=args.use_bias, conv_bias=args.use_conv_bias, act=args.hidden_act)
 
     @staticmethod
     def final_norm(args: Any) -> RMSNorm:

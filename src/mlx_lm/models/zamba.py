@@ -57,7 +57,7 @@ class SharedArgs(DecoderArgs):
         return [i for i, kind in enumerate(self.layers_block_type or ()) if kind == "hybrid"]
 
     def owner(self, index: int) -> int:
-        """The layer at which the block that layer `index` calls has its weights; transformers ties all or nothing."""
+        """The layer that has the weights of the block that layer `index` calls; transformers ties all or nothing."""
         return self.calls()[0] if self.tie_word_embeddings else index
 
 
@@ -234,17 +234,9 @@ class Model(CausalLM):
 
     @classmethod
     def mamba(cls, args: Any) -> nn.Module:
-        options = MambaOptions(
-            args.hidden_size,
-            args.inner_size,
-            args.mamba_d_state,
-            args.mamba_dt_rank,
-            args.mamba_d_conv,
-            bias=args.mamba_proj_bias,
-            conv_bias=args.mamba_conv_bias,
-            act=args.hidden_mamba_act,
-        )
-        return HeadedMamba(options, args.n_mamba_heads)
+        sizes = args.hidden_size, args.inner_size, args.mamba_d_state, args.mamba_dt_rank, args.mamba_d_conv
+        biases = {"bias": args.mamba_proj_bias, "conv_bias": args.mamba_conv_bias}
+        return HeadedMamba(MambaOptions(*sizes, **biases, act=args.hidden_mamba_act), args.n_mamba_heads)
 
     @classmethod
     def rope(cls, args: Any) -> Rope | None:

@@ -12,20 +12,9 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import AttentionOptions, CausalConv, Linear, RMSNorm, Routing, SwitchGLU, make_rope, route
-from ..state import (
-    ArraySlot,
-    KVSpec,
-    LayerState,
-    ListSpec,
-    RecurrentSpec,
-    StateSpec,
-    attend_states,
-    gather_slot,
-    offsets,
-    part,
-    scatter_slots,
-)
+from ..nn import AttentionOptions, Linear, RMSNorm, Routing, SwitchGLU, make_rope, route
+from ..nn.convolved import ConvolvedAttention
+from ..state import LayerState, StateSpec
 from .base import Backbone, CausalLM, layer_state
 from .config import DecoderArgs
 from .weights import Rule, Transform, conv_layout, expert_rules
@@ -68,108 +57,6 @@ class ModelArgs(DecoderArgs):
 
     def window(self, index: int) -> int | None:
         return self.sliding_window if self.layer_types and self.layer_types[index] == "hybrid_sliding" else None
-
-
-class GroupedConv(nn.Module):
-    """Causal convolution within each head: weight (H, size, K*size), bias (H*size,); x (B, L+K-1, H*size)."""
-
-    def __init__(self, heads: int, size: int, kernel: int):
-        super().__init__()
-        self._heads, self._kernel = heads, kernel
-        self.weight = mx.zeros((heads, size, kernel * size))
-        self.bias = mx.zeros((heads * size,))
-
-    def __call__(self, x: mx.array) -> mx.array:
-        length = x.shape[1] - self._kernel + 1
-        x = mx.unflatten(x, -1, (self._heads, -1)).transpose(0, 2, 1, 3)  # (B, H, L+K-1, D)
-        x = mx.concatenate([x[:, :, i : i + length] for i in range(self._kernel)], axis=-1)
-        return (x @ self.weight.swapaxes(-1, -2)).transpose(0, 2, 1, 3).flatten(2) + self.bias
-
-
-class Projections(nn.Module):
-    """Queries and keys through two convolutions, beside the mean of both; half of the values come a token late."""
-
-    def __init__(self, o: AttentionOptions, kernels: tuple[int, int]):
-        super().__init__()
-        self._options, self._late = o, kernels[0] + kernels[1] - 2
-        q_size, kv_size = o.num_heads * o.head_dim, o.num_kv_heads * o.head_dim
-        self.q_proj = Linear(o.hidden_size, q_size, bias=o.bias)
-        self.k_proj = Linear(o.hidden_size, kv_size, bias=o.bias)
-        self.v_proj_current = Linear(o.hidden_size, kv_size // 2, bias=o.bias)
-        self.v_proj_delayed = Linear(o.hidden_size, kv_size // 2, bias=o.bias)
-        self.conv_qk_depthwise = CausalConv(q_size + kv_size, kernels[0], bias=True)
-        self.conv_qk_grouped = GroupedConv(o.num_heads + o.num_kv_heads, o.head_dim, kernels[1])
-
-    def state_spec(self) -> StateSpec:
-        """The last queries and keys before the convolutions, and the late half of the last values."""
-        o = self._options
-        sizes = (o.num_heads + o.num_kv_heads) * o.head_dim, o.num_kv_heads * o.head_dim // 2
-        return RecurrentSpec((ArraySlot((self._late, sizes[0])), ArraySlot((1, sizes[1]))))
-
-    def __call__(self, x: mx.array, state: LayerState) -> tuple[mx.array, mx.array, mx.array]:
-        """Queries, keys and values (B, H, L, D)."""
-        o = self._options
-        both = mx.concatenate([self.q_proj(x), self.k_proj(x)], axis=-1)
-        heads = mx.unflatten(both, -1, (-1, o.head_dim))
-        queries, keys = mx.split(heads, [o.num_heads], axis=2)
-        share = o.num_heads // o.num_kv_heads
-        queries = (queries + mx.repeat(keys, share, axis=2)) * 0.5
-        keys = mx.unflatten(queries, 2, (-1, share)).mean(axis=3)
-        tail = gather_slot(state, 0)
-        tail = mx.zeros((x.shape[0], self._late, both.shape[-1]), both.dtype) if tail is None else tail
-        both = mx.concatenate([tail, both], axis=1)
-        mixed = self.conv_qk_grouped(self._depthwise(both))
-        mixed = mx.unflatten(mixed, -1, (-1, o.head_dim))
-        now, late = self.v_proj_current(x), self.v_proj_delayed(x)
-        first = gather_slot(state, 1)
-        first = self.v_proj_delayed(mx.zeros_like(x[:, :1])) if first is None else first
-        values = mx.concatenate([now, mx.concatenate([first, late[:, :-1]], axis=1)], axis=-1)
-        scatter_slots(state, [both[:, both.shape[1] - self._late :], late[:, -1:]], x.shape[1])
-        parts = queries + mixed[:, :, : o.num_heads], keys + mixed[:, :, o.num_heads :]
-        values = mx.unflatten(values, -1, (-1, o.head_dim))
-        queries, keys, values = (p.transpose(0, 2, 1, 3) for p in (*parts, values))
-        return queries, keys, values
-
-    def _depthwise(self, x: mx.array) -> mx.array:
-        """What the convolution gives where all of its inputs are known: K-1 positions fewer than x."""
-        kept = self.conv_qk_depthwise.weight.shape[1] - 1
-        return self.conv_qk_depthwise(x[:, kept:], x[:, :kept])[0]
-
-
-class KeyTemperature(nn.Module):
-    """A factor for each head's keys."""
-
-    def __init__(self, num_kv_heads: int):
-        super().__init__()
-        self.temp = mx.zeros((num_kv_heads,))
-
-
-class ConvolvedAttention(nn.Module):
-    """x (B, L, D) -> (B, L, D). Queries and keys have one length; each head's keys also a temperature."""
-
-    def __init__(self, options: AttentionOptions, kernels: tuple[int, int]):
-        super().__init__()
-        o = options
-        self._options = o
-        self.qkv_proj = Projections(o, kernels)
-        self.qk_norm = KeyTemperature(o.num_kv_heads)
-        self.o_proj = Linear(o.num_heads * o.head_dim, o.hidden_size, bias=o.out_bias)
-
-    def state_spec(self) -> StateSpec:
-        o = self._options
-        return ListSpec((self.qkv_proj.state_spec(), KVSpec(o.num_kv_heads, o.head_dim, o.head_dim, o.window)))
-
-    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        o, kept = self._options, part(state, 1)
-        position = offsets(kept)
-        queries, keys, values = self.qkv_proj(x, part(state, 0))
-        queries, keys = (kernels.rms_norm(a, None, 1e-30) for a in (queries, keys))
-        keys = keys * self.qk_norm.temp[:, None, None]
-        if o.rope is not None:
-            queries, keys = o.rope(queries, position), o.rope(keys, position)
-        views = attend_states(kept, keys, values, o.window)
-        out = kernels.attention(queries, views, scale=o.head_dim**-0.5)
-        return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2))
 
 
 class RouterMLP(nn.Module):

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+from ..embed import EmbeddingModel
 from ..engine.prefix.disk import DiskStore
 from ..engine.thread import EngineThread, Ticket
-from ..errors import MLXLMError, OverloadedError, UnsupportedError
+from ..errors import AdapterError, MLXLMError, ModelNotFoundError, OverloadedError
 from ..tokenizer.parsers import StreamParser
-from .catalog import Catalog
+from .catalog import Catalog, Choice
 from .job import EngineJob
 from .metrics import Metrics
 from .options import ServerSettings
@@ -35,6 +36,7 @@ from .work import Text, Work
 __all__ = ["ModelService"]
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _WORKERS = 4
 
 
@@ -109,7 +111,7 @@ class ModelService:
         choice = self.catalog.find(work.model, work.adapter)
         self._opening += 1
         try:
-            lease = await self.residency.acquire(choice)
+            lease = await self._lease(choice)
             try:
                 return await self._open(work, lease)
             except BaseException:
@@ -118,8 +120,24 @@ class ModelService:
         finally:
             self._opening -= 1
 
+    async def _lease(self, choice: Choice) -> Lease:
+        return await self._files_told(self.residency.acquire, choice)
+
+    async def _files_told(self, acquire: Callable[[Choice], Awaitable[_T]], choice: Choice) -> _T:
+        """A lease; what is wrong with an operator's files is told without their paths."""
+        try:
+            return await acquire(choice)
+        except AdapterError as error:
+            _log.warning("The adapter %s cannot be used: %s", choice.adapter_name, error)
+            message = f"The adapter {choice.adapter_name!r} does not fit the model {choice.source.id!r}."
+            raise AdapterError(message) from error
+        except ModelNotFoundError as error:
+            if not choice.source.local:
+                raise
+            raise MLXLMError(f"The files of {choice.source.id} are not where the settings say.") from error
+
     def _admit(self) -> None:
-        if self.draining:
+        if self.draining or not self.thread.alive:
             raise OverloadedError(len(self.jobs), 5.0)
         waiting = self._opening + sum(not job.started for job in self.jobs)
         running = len(self.jobs) + self._opening
@@ -191,7 +209,7 @@ class ModelService:
 
     async def count_tokens(self, work: Work) -> int:
         """See `Service.count_tokens`."""
-        lease = await self.residency.acquire(self.catalog.find(work.model, work.adapter))
+        lease = await self._lease(self.catalog.find(work.model, work.adapter))
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, prompt_tokens, work, lease.loaded.style)
@@ -202,8 +220,19 @@ class ModelService:
         self, model: str | None, inputs: Sequence[str | Sequence[int]], dimensions: int | None = None
     ) -> Embeddings:
         """See `Service.embed`."""
-        choice = self.catalog.find(model)
-        raise UnsupportedError(f"{choice.id} writes text; embeddings need an embedding model, and none is served here.")
+        self._admit()
+        lease = await self._files_told(self.residency.acquire_embedder, self.catalog.find(model))
+        try:
+            embedder = lease.loaded.model
+            loop = asyncio.get_running_loop()
+            ids = await loop.run_in_executor(self._pool, lambda: [embedder.tokens(text) for text in inputs])
+            vectors: list[tuple[float, ...]] = []
+            for part in _parts(ids):  # other requests get their turns between the parts
+                found = await asyncio.wrap_future(self.thread.call(partial(_vectors, embedder, part, dimensions)))
+                vectors += found
+        finally:
+            lease.release()
+        return Embeddings(tuple(vectors), sum(map(len, ids)), lease.loaded.id)
 
     # Reports.
 
@@ -214,6 +243,26 @@ class ModelService:
     def status(self) -> Mapping[str, Any]:
         """See `Service.status`."""
         return service_status(self)
+
+
+_PART_TOKENS = 1024
+
+
+def _parts(texts: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+    """Texts in order, in parts of about so many tokens."""
+    part: list[list[int]] = []
+    for ids in texts:
+        if part and sum(map(len, part)) + len(ids) > _PART_TOKENS:
+            yield part
+            part = []
+        part.append(ids)
+    if part:
+        yield part
+
+
+def _vectors(model: EmbeddingModel, texts: list[list[int]], dimensions: int | None) -> list[tuple[float, ...]]:
+    rows: Any = model.embed(texts, dimensions).tolist()
+    return [tuple(row) for row in rows]
 
 
 def _open_disk(settings: ServerSettings) -> DiskStore | None:

@@ -7,7 +7,7 @@ from ..engine.model_states import predict
 from ..models.load import load_model_files
 from ..nn.parameters import flat_parameters
 from .catalog import Catalog
-from .loading import find_files
+from .loading import find_files, is_embedder
 from .options import ServerSettings
 
 __all__ = ["describe"]
@@ -19,7 +19,11 @@ def describe(settings: ServerSettings) -> str:
     kv = kv_options(settings.kv_bits, settings.kv_group_size, settings.quantized_kv_start, settings.max_kv_size)
     bits = "as computed" if kv.bits is None else f"{kv.bits} bits in groups of {kv.group_size}"
     for source in Catalog(settings).sources.values():
-        model, _ = load_model_files(find_files(source, settings), lazy=True)
+        files = find_files(source, settings)
+        if is_embedder(files):
+            lines += [f"{source.id}", "  an embedding model: it keeps nothing between requests"]
+            continue
+        model, _ = load_model_files(files, lazy=True)
         weights = sum(value.nbytes for _, value in flat_parameters(model))
         limit = settings.max_context_length or context_length(model)
         lines += [f"{source.id}", f"  weights   {weights / 1e9:.2f} GB"]

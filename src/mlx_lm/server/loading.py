@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from .. import hub
+from ..embed import EmbeddingModel, is_embedding_config, load_embedding_model
 from ..engine import (
     DraftSpeculation,
     Engine,
@@ -41,7 +42,17 @@ from .catalog import Source
 from .options import ServerSettings
 from .prompt import PLAIN_TEMPLATE, ChatStyle
 
-__all__ = ["Loaded", "adapter_engine", "find_files", "fingerprint", "load_engine", "load_tokenizer"]
+__all__ = [
+    "Loaded",
+    "LoadedEmbedder",
+    "adapter_engine",
+    "find_files",
+    "fingerprint",
+    "is_embedder",
+    "load_embedder",
+    "load_engine",
+    "load_tokenizer",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +71,25 @@ class Loaded:
     key: str
     speculation: Speculation | None = None
 
+    @property
+    def context_length(self) -> int | None:
+        """Tokens of prompt and answer."""
+        return self.style.context_length
+
+
+@dataclass(frozen=True)
+class LoadedEmbedder:
+    """A model that makes vectors. `model` computes on the engine's thread; its `tokens` may be called anywhere."""
+
+    id: str
+    files: hub.ModelFiles
+    model: EmbeddingModel
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of one text."""
+        return self.model.max_tokens
+
 
 def find_files(source: Source, settings: ServerSettings) -> hub.ModelFiles:
     """The model's files, fetched if need be: an operator's model always, a client's where `allow_download` lets it."""
@@ -69,8 +99,20 @@ def find_files(source: Source, settings: ServerSettings) -> hub.ModelFiles:
         allow_download=source.local or settings.allow_download,
         progress=False,
         trust_remote_code=settings.trust_remote_code,
-        check_config=check_config,
+        check_config=lambda config: None if is_embedding_config(config) else check_config(config),
     )
+
+
+def is_embedder(files: hub.ModelFiles) -> bool:
+    """Whether these are the files of an embedding model."""
+    return files.gguf is None and is_embedding_config(load_config(files.folder))
+
+
+def load_embedder(id: str, files: hub.ModelFiles) -> LoadedEmbedder:
+    """Loads an embedding model, on the engine's thread."""
+    loaded = LoadedEmbedder(id, files, load_embedding_model(files))
+    _log.info("Model %s: embeddings of %d numbers", id, loaded.model.size)
+    return loaded
 
 
 def load_tokenizer(files: hub.ModelFiles, settings: ServerSettings, *, is_default: bool = True) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from .catalog import Catalog
+from .loading import LoadedEmbedder
 from .residency import Residency
 from .service import ModelInfo
 
@@ -31,15 +32,16 @@ def model_infos(catalog: Catalog, residency: Residency, created: int) -> tuple[M
             ModelInfo(
                 id,
                 created,
-                None if one is None else one.style.context_length,
+                None if one is None else one.context_length,
                 one is not None,
                 id in catalog.pinned,
                 catalog.aliases_of(id),
-                tuple(catalog.adapters),
+                () if isinstance(one, LoadedEmbedder) else tuple(catalog.adapters),
+                kind="embed" if isinstance(one, LoadedEmbedder) else "generate",
             )
         )
     known = set(catalog.sources)
-    infos += [ModelInfo(id, created, one.style.context_length, True) for id, one in loaded.items() if id not in known]
+    infos += [ModelInfo(id, created, one.context_length, True) for id, one in loaded.items() if id not in known]
     base = next((info for info in infos if catalog.default is not None and info.id == catalog.default.id), None)
     if base is not None:
         infos += [ModelInfo(name, created, base.context_length, base.loaded) for name in catalog.adapters]

@@ -14,19 +14,19 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
 
 from ..engine import PrefixCache
 from ..engine.thread import EngineThread
-from ..errors import OverloadedError
+from ..errors import OverloadedError, UnsupportedError
 from . import loading
 from .catalog import Catalog, Choice, Source
-from .loading import Loaded
+from .loading import Loaded, LoadedEmbedder
 from .options import ServerSettings
 
-__all__ = ["Lease", "Residency"]
+__all__ = ["EmbedderLease", "Lease", "Residency"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -36,8 +36,8 @@ MAX_ADAPTERS = 8  # engines of adapters kept for one base
 @dataclass
 class _Resident:
     source: Source
-    loading: asyncio.Task[Loaded] | None = None
-    loaded: Loaded | None = None
+    loading: asyncio.Task[Loaded | LoadedEmbedder] | None = None
+    loaded: Loaded | LoadedEmbedder | None = None
     cache: PrefixCache | None = None
     adapters: dict[str, Loaded] = field(default_factory=dict)  # least recently used first
     users: int = 0
@@ -47,10 +47,10 @@ class _Resident:
 
 
 @dataclass
-class Lease:
+class _Lease(Generic[_T]):
     """A loaded model that stays until `release`."""
 
-    loaded: Loaded
+    loaded: _T
     _release: Callable[[], None]
     _released: bool = False
 
@@ -59,6 +59,10 @@ class Lease:
         if not self._released:
             self._released = True
             self._release()
+
+
+Lease = _Lease[Loaded]
+EmbedderLease = _Lease[LoadedEmbedder]
 
 
 class Residency:
@@ -89,26 +93,31 @@ class Residency:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
-    def loaded(self) -> dict[str, Loaded]:
+    def loaded(self) -> dict[str, Loaded | LoadedEmbedder]:
         """Loaded bases by id."""
         return {id: r.loaded for id, r in self._residents.items() if r.loaded is not None}
 
     @property
     def engines(self) -> list[Loaded]:
-        """Everything that computes: bases, and adapters over them."""
+        """Everything that writes text: bases, and adapters over them."""
         residents = [r for r in self._residents.values() if r.loaded is not None]
-        return [one for r in residents for one in (r.loaded, *r.adapters.values()) if one is not None]
+        return [one for r in residents for one in (r.loaded, *r.adapters.values()) if isinstance(one, Loaded)]
 
     async def acquire(self, choice: Choice) -> Lease:
-        """A lease on the model, loaded if need be.
+        """A lease on a model that writes text, loaded if need be.
 
-        Raises OverloadedError when all loaded models stay in use for too long, and what loading raises.
+        Raises OverloadedError when all loaded models stay in use for too long, UnsupportedError for an embedding model,
+        and what loading raises.
         """
         resident = await self._resident(choice.source)
         resident.users += 1
         name = choice.adapter_name
         try:
             base = await self._base(resident)
+            if isinstance(base, LoadedEmbedder):
+                raise UnsupportedError(
+                    f"{base.id} is an embedding model and writes no text: send it to /v1/embeddings."
+                )
             loaded = base if choice.adapter is None else await self._adapter(resident, base, choice)
         except BaseException:
             self._give_back(resident, None)
@@ -116,6 +125,23 @@ class Residency:
         if name is not None:
             resident.adapter_users[name] = resident.adapter_users.get(name, 0) + 1
         return Lease(loaded, lambda: self._give_back(resident, name))
+
+    async def acquire_embedder(self, choice: Choice) -> EmbedderLease:
+        """As `acquire`, for an embedding model."""
+        resident = await self._resident(choice.source)
+        resident.users += 1
+        try:
+            base = await self._base(resident)
+            if not isinstance(base, LoadedEmbedder):
+                raise UnsupportedError(
+                    f"{base.id} writes text; embeddings need an embedding model, such as one of BERT's kind."
+                )
+            if choice.adapter is not None:
+                raise UnsupportedError("Adapters are for models that write text.")
+        except BaseException:
+            self._give_back(resident, None)
+            raise
+        return EmbedderLease(base, lambda: self._give_back(resident, None))
 
     def _give_back(self, resident: _Resident, adapter: str | None) -> None:
         resident.users -= 1
@@ -149,7 +175,7 @@ class Residency:
                     await asyncio.wait_for(self._changed.wait(), left)
         return self._residents[source.id]
 
-    async def _base(self, resident: _Resident) -> Loaded:
+    async def _base(self, resident: _Resident) -> Loaded | LoadedEmbedder:
         if resident.loaded is not None:
             return resident.loaded
         if resident.loading is None:
@@ -157,25 +183,15 @@ class Residency:
             resident.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(resident.loading)
 
-    async def _load(self, resident: _Resident) -> Loaded:
+    async def _load(self, resident: _Resident) -> Loaded | LoadedEmbedder:
         source, settings = resident.source, self._settings
         started = time.monotonic()
         try:
             files = await asyncio.to_thread(loading.find_files, source, settings)
-            is_default = source is self.catalog.default
-            tokenizer = await asyncio.to_thread(loading.load_tokenizer, files, settings, is_default=is_default)
-            key = await asyncio.to_thread(loading.fingerprint, files, source.adapter)
-            resident.cache = self._new_cache()
-
-            def load() -> Loaded:
-                loaded = loading.load_engine(
-                    source.id, files, tokenizer, settings,
-                    key=key, cache=resident.cache, adapter=source.adapter, is_default=is_default,
-                )  # fmt: skip
-                self._thread.attach(loaded.engine)
-                return loaded
-
-            resident.loaded = await self._on_thread(load)
+            if await asyncio.to_thread(loading.is_embedder, files):
+                resident.loaded = await self._on_thread(lambda: loading.load_embedder(source.id, files))
+            else:
+                resident.loaded = await self._load_text(resident, files)
         except BaseException:
             self._residents.pop(source.id, None)
             self._spawn(self._notify())
@@ -186,6 +202,23 @@ class Residency:
         await self._share_cache()
         _log.info("Model %s loaded in %.1f s", source.id, time.monotonic() - started)
         return resident.loaded
+
+    async def _load_text(self, resident: _Resident, files: Any) -> Loaded:
+        source, settings = resident.source, self._settings
+        is_default = source is self.catalog.default
+        tokenizer = await asyncio.to_thread(loading.load_tokenizer, files, settings, is_default=is_default)
+        key = await asyncio.to_thread(loading.fingerprint, files, source.adapter)
+        resident.cache = self._new_cache()
+
+        def load() -> Loaded:
+            loaded = loading.load_engine(
+                source.id, files, tokenizer, settings,
+                key=key, cache=resident.cache, adapter=source.adapter, is_default=is_default,
+            )  # fmt: skip
+            self._thread.attach(loaded.engine)
+            return loaded
+
+        return await self._on_thread(load)
 
     async def _adapter(self, resident: _Resident, base: Loaded, choice: Choice) -> Loaded:
         name, folder = choice.adapter_name, choice.adapter
@@ -218,7 +251,7 @@ class Residency:
 
     async def _unload(self, resident: _Resident) -> None:
         self._residents.pop(resident.source.id, None)
-        engines = [one.engine for one in (resident.loaded, *resident.adapters.values()) if one is not None]
+        engines = [one.engine for one in (resident.loaded, *resident.adapters.values()) if isinstance(one, Loaded)]
         resident.loaded = None
         resident.adapters.clear()
         resident.cache = None

@@ -227,7 +227,9 @@ class _Reader:
                     text = joined(text, self._load(_string(part, "tool_name", where)))
                 case kind:
                     raise _unsupported(kind, where)
-        if block.get("is_error") is True and not text.lstrip().lower().startswith(_SAYS_ERROR):
+        if not isinstance(block.get("is_error"), bool | None):
+            raise RequestError(f"{place}.is_error: must be true or false.")
+        if block.get("is_error") and not text.lstrip().lower().startswith(_SAYS_ERROR):
             text = f"Error: {text}" if text else "Error"
         name = self.tool_names[call_id]
         self.out.append({"role": "tool", "tool_call_id": call_id, "name": name, "content": text})

@@ -87,8 +87,13 @@ def _check_definition(tool: Mapping[str, Any], place: str) -> None:
         raise RequestError(f"{place}.input_schema: must be a JSON schema of an object.")
     if not isinstance(tool.get("description"), str | None):
         raise RequestError(f"{place}.description: must be a string.")
-    callers = tool.get("allowed_callers")
-    if callers and "direct" not in callers:
+    for flag in ("strict", "defer_loading", "eager_input_streaming"):
+        if not isinstance(tool.get(flag), bool | None):
+            raise RequestError(f"{place}.{flag}: must be true or false.")
+    callers = tool.get("allowed_callers") or ["direct"]
+    if not isinstance(callers, list):
+        raise RequestError(f"{place}.allowed_callers: must be a list.")
+    if "direct" not in callers:
         raise UnsupportedError(f"{place}.allowed_callers: only direct calls are supported.")
 
 

@@ -89,7 +89,7 @@ CHAT = FieldTable(
         "tools[].function.name": honoured("1 to 256 characters, each name once."),
         "tools[].function.description": honoured("Given to the chat template."),
         "tools[].function.parameters": honoured("A JSON schema of an object."),
-        "tools[].function.strict": honoured("The arguments are held to the schema by grammar."),
+        "tools[].function.strict": honoured("true: the arguments are held to the schema by grammar, also with auto."),
         "tool_choice": honoured("none, auto, required (by grammar) or a function (by grammar)."),
         "parallel_tool_calls": honoured("false: one call at most."),
         "response_format.type": honoured("text, json_object or json_schema."),
@@ -97,7 +97,7 @@ CHAT = FieldTable(
         "response_format.json_schema.description": honoured("It has no effect on the answer."),
         "response_format.json_schema.schema": honoured("Held by grammar."),
         "response_format.json_schema.strict": honoured(
-            "true: a schema that cannot be held in full is refused. Otherwise what cannot be held is left out."
+            "true: a schema that cannot be held in full is refused. Otherwise any object is held in its place."
         ),
         "max_tokens": honoured("Old name of `max_completion_tokens`."),
         "max_completion_tokens": honoured("Reasoning included; lowered to the context's room; -1 is no limit."),

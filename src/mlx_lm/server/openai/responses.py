@@ -93,7 +93,7 @@ RESPONSES = FieldTable(
         "text.format.name": honoured("It has no effect on the answer."),
         "text.format.description": honoured("It has no effect on the answer."),
         "text.format.schema": honoured("Held by grammar."),
-        "text.format.strict": honoured("true: a schema that cannot be held in full is refused."),
+        "text.format.strict": honoured("true: a schema that cannot be held is refused; else any object is held."),
         "text.verbosity": ignored("No open model has such a control; ask for it in the prompt."),
         "reasoning.effort": honoured("Given to the chat template; none turns reasoning off where the model can."),
         "reasoning.summary": ignored("The reasoning itself is given, in full, in reasoning items."),

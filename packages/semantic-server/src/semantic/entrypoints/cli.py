@@ -71,12 +71,30 @@ def _serve(args: argparse.Namespace) -> None:
         level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
 
+    settings.fit_context(_positions(settings.mlx.model_id))
+
     from mlx_lm.server.options import ServerSettings
 
     from ..application.batch_engine import serve
 
     # Nothing else is read: what mlx_lm's own environment says is meant for its own command.
     asyncio.run(serve(read_settings(ServerSettings, settings.to_server(), environ={}).values))
+
+
+def _positions(model: str) -> int | None:
+    """Positions that the model's files allow; None where they are not here yet or do not say."""
+    from mlx_lm import hub
+    from mlx_lm.hub.gguf import read
+    from mlx_lm.models.load import load_config
+
+    try:
+        files = hub.resolve(model, allow_download=False)
+    except MLXLMError:
+        return None
+    if files.gguf is None:
+        return load_config(files.folder).get("max_position_embeddings")
+    metadata = read(files.gguf).metadata
+    return metadata.get(f"{metadata.get('general.architecture')}.context_length")
 
 
 def _print_config(settings: SemanticSettings) -> None:

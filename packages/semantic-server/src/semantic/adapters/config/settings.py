@@ -134,6 +134,13 @@ class SemanticSettings:
         listed = () if disabled else (os.environ.get(name, "") for name in ("SEMANTIC_API_KEY", "ANTHROPIC_API_KEY"))
         self.api_keys = tuple(key.strip() for keys in listed for key in keys.split(",") if key.strip())
 
+    def fit_context(self, positions: int | None) -> None:
+        """Lowers the default context to the model's positions, and says so; one that somebody set stays as it is."""
+        wanted = self.mlx.max_context_length
+        if positions is not None and positions < wanted and "max_context_length" not in self.mlx.model_fields_set:
+            _log.warning("The model has %s positions, fewer than the default context of %s", positions, wanted)
+            self.mlx = self.mlx.model_copy(update={"max_context_length": positions})
+
     def to_server(self) -> dict[str, Any]:
         """The same by mlx_lm's names, for `mlx_lm.settings.read_settings`. One model answers to every name."""
         mlx, server = self.mlx, self.server

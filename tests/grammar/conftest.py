@@ -1,0 +1,51 @@
+"""Tokenizers for grammars: bytes only, and a small byte-level BPE with special tokens."""
+
+from typing import Any
+
+import pytest
+
+from mlx_lm.tokenizer import FastTokenizer, TokenizerWrapper
+
+TEXT = [
+    '{"name": "Ada Lovelace", "age": 36, "tags": ["math", "poetry"], "active": true, "score": -1.5e3, "note": null}',
+    "The answer is 42. Paris or London? 2026-11-21T10:30:00Z, naïve café 你好 😀",
+    "start: expr | term; (1 + 2) * 3 - x / y",
+]
+
+
+class ByteTokenizer:
+    """The 256 bytes and an end token, without any library: the path by vocabulary bytes."""
+
+    eos_token_id = 256
+    bos_token_id = None
+    eos_token_ids = frozenset({256})
+    all_special_ids = (256,)
+
+    def get_vocab(self) -> dict[Any, int]:
+        return {bytes([i]): i for i in range(256)} | {"<end>": 256}
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return list(text.encode())
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> ByteTokenizer:
+    return ByteTokenizer()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> TokenizerWrapper:
+    """A byte-level BPE of 600 tokens with `<end>`, `<turn>`, `<think>` and `</think>`; two ids end generation."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(TEXT * 20, trainer)
+    special = ["<end>", "<turn>", "<think>", "</think>"]
+    backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
+    wrapped = TokenizerWrapper(FastTokenizer(backend, special={"eos_token": "<end>"}))
+    wrapped.add_eos_token("<turn>")
+    return wrapped
