@@ -84,7 +84,7 @@ def test_priority_goes_first():
 @given(
     decode=st.floats(1e-3, 1e-1),
     token=st.floats(1e-6, 1e-3),
-    fixed=st.floats(0.0, 0.3),
+    fixed=st.floats(0.0, 1.2),
     streams=st.integers(1, 8),
 )
 def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, streams):
@@ -94,7 +94,7 @@ def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, s
     for uid in range(streams):
         scheduler.add(uid, 1)
         scheduler.prefilled(uid, scheduler.plan().length)
-        pace.computed(1, token + fixed * decode)
+        pace.computed(1, token + fixed * decode, beside=False)
     for _ in range(20):  # idle
         assert scheduler.plan() == Plan(None, 0, tuple(range(streams)))
         pace.decoded(decode)
@@ -104,7 +104,7 @@ def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, s
         plan = scheduler.plan()
         assert plan.decode == tuple(range(streams))  # every stream gets a token in every step
         cost = fixed * decode + plan.length * token
-        pace.computed(plan.length, cost)
+        pace.computed(plan.length, cost, beside=True)
         pace.decoded(decode)
         scheduler.prefilled(99, plan.length)
         # A piece has at least `smallest` tokens, or the prompt would never end.
@@ -113,6 +113,20 @@ def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, s
         steps += 1
         assert steps < 20_000
     assert longest <= 3 * decode
+
+
+def test_pieces_grow_to_what_running_sequences_can_bear():
+    """A piece of n tokens costs 5 + n / 2 where a decode step costs 6: as if each token cost more, two fit at first."""
+    pace = Pace()
+    pace.decoded(6.0)
+    for _ in range(20):
+        n = pace.piece()
+        pace.computed(n, 5 + n / 2, beside=True)
+    assert 6 <= pace.piece() <= 8  # 5 + 8 / 2 = 1.5 steps
+    pace.computed(pace.piece(), 30.0, beside=True)  # a hiccup, or a longer context
+    assert pace.piece() <= 4
+    pace.computed(1, 5.5, beside=True)  # the end of a prompt says nothing of larger pieces
+    assert pace.piece() <= 4
 
 
 @settings(max_examples=20, deadline=None)

@@ -161,7 +161,7 @@ class Engine:
         if plan is None:
             return events
         if plan.prefill is not None:
-            events += self._prefill(plan.prefill, plan.length)
+            events += self._prefill(plan.prefill, plan.length, beside=bool(plan.decode))
         decode = [uid for uid in plan.decode if uid in self._live]
         if plan.prefill is not None and plan.prefill in self._scheduler.running:
             decode.append(plan.prefill)  # its first token was sampled with the prompt
@@ -244,7 +244,7 @@ class Engine:
 
     # Prompts.
 
-    def _prefill(self, uid: int, length: int) -> list[Event]:
+    def _prefill(self, uid: int, length: int, *, beside: bool) -> list[Event]:
         live = self._live[uid]
         sequence, request = live.sequence, live.sequence.request
         total = len(request.prompt)
@@ -261,7 +261,7 @@ class Engine:
         except Exception as error:
             return [self._fail(uid, error)]
         seconds = time.perf_counter() - start
-        self._pace.computed(length, seconds)
+        self._pace.computed(length, seconds, beside=beside)
         self.counters.prompt_tokens += length
         self.counters.prompt_time += seconds
         self._scheduler.prefilled(uid, length)

@@ -26,29 +26,41 @@ class Pace:
     """How long things take, from the latest steps, to size a piece of a prompt that running sequences can bear.
 
     A step with a piece lasts at most about `stretch` times a step without; measured costs lag behind, so this aims
-    below the promised factor of 3.
+    below the promised factor of 3. A piece has a fixed cost (all weights are read for it, however short it is), so its
+    size is steered by how long the last one took, and not by dividing that by its tokens.
     """
 
-    stretch: float = 2.0
+    stretch: float = 2.5
     smallest: int = 2
     decode_seconds: float | None = None
-    token_seconds: float | None = None
+    size: float | None = None  # of the next piece, as steered
+    token_seconds: float | None = None  # of the last prompt that was computed with nothing beside it
 
     def decoded(self, seconds: float) -> None:
         """Records a decode step; slow steps count less, so that a hiccup does not widen the pieces."""
         old = self.decode_seconds
         self.decode_seconds = seconds if old is None else old + (0.1 if seconds > old else 0.3) * (seconds - old)
 
-    def computed(self, tokens: int, seconds: float) -> None:
-        """Records a piece of a prompt."""
-        self.token_seconds = seconds / tokens
+    def computed(self, tokens: int, seconds: float, *, beside: bool) -> None:
+        """Records a piece of a prompt; `beside` running sequences or alone."""
+        if not beside or self.decode_seconds is None:
+            self.token_seconds = seconds / tokens
+            return
+        size = self.piece()
+        if tokens >= size or seconds > self._room:  # the rest of a prompt that was quick says nothing
+            self.size = max(min(tokens, size) * min(max(self._room / seconds, 0.5), 1.5), self.smallest)
 
     def piece(self) -> int:
         """Prompt tokens that fit beside a decode step."""
-        if self.decode_seconds is None or not self.token_seconds:
-            return self.smallest
-        room = (self.stretch - 1) * self.decode_seconds
-        return max(self.smallest, int(room / self.token_seconds))
+        if self.size is None:
+            if self.decode_seconds is None or not self.token_seconds:
+                return self.smallest
+            self.size = max(self._room / self.token_seconds, self.smallest)
+        return int(self.size)
+
+    @property
+    def _room(self) -> float:
+        return (self.stretch - 1) * (self.decode_seconds or 0.0)
 
 
 @dataclass
