@@ -90,10 +90,11 @@ def test_forms_of_calls(tokenizer: Any, name: str) -> None:
 def test_several_calls_or_one(tokenizer: Any) -> None:
     one = CALLS["json_tools"] % GOOD
     both = one + '\n<tool_call>\n{"name": "add", "arguments": {"a": 5}}\n</tool_call>'
-    several = call_grammar(_work("required"), tokenizer, FORMATS["json_tools"])
-    single = call_grammar(_work("required", parallel=False), tokenizer, FORMATS["json_tools"])
+    several = call_grammar(_work("auto"), tokenizer, FORMATS["json_tools"])
     assert _accepts(several, both, tokenizer) == (True, True)
-    assert _accepts(single, both, tokenizer) == (False, False) and _accepts(single, one, tokenizer)[1]
+    for work in (_work("auto", parallel=False), _work("required")):
+        single = call_grammar(work, tokenizer, FORMATS["json_tools"])
+        assert _accepts(single, both, tokenizer) == (False, False) and _accepts(single, one, tokenizer)[1]
 
 
 def test_an_answer_in_a_form_or_a_call(tokenizer: Any) -> None:
@@ -179,3 +180,21 @@ def test_a_schema_that_cannot_be_enforced_is_refused(server: Any) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}, "strict": True}}
     reply = server.post("/v1/chat/completions", {"messages": ASK, "response_format": form, "max_tokens": 9})
     assert reply.status_code == 400 and "nonsense" in reply.text
+
+
+@pytest.mark.real_model("qwen2.5-coder-1.5b")
+def test_markers_that_are_tokens() -> None:
+    """Qwen's `<tool_call>` is one token, which its tokenizer does not call special and the grammar does."""
+    from mlx_lm.hub import resolve
+    from mlx_lm.models.load import load_files_tokenizer
+
+    tokenizer = load_files_tokenizer(resolve("qwen2.5-coder-1.5b", allow_download=False), {})
+    form = tokenizer.parsers.tools
+    text = CALLS["json_tools"] % GOOD
+    assert len(tokenizer.encode("<tool_call>", add_special_tokens=False)) == 1
+    for mode in ("required", "auto"):
+        grammar = call_grammar(_work(mode), tokenizer, form)
+        assert _accepts(grammar, text, tokenizer) == (True, True)
+        assert _accepts(grammar, CALLS["json_tools"] % BAD, tokenizer) == (False, False)
+    assert _accepts(grammar, "I can't. " + text, tokenizer) == (True, True)
+    assert _accepts(grammar, "I can't.", tokenizer) == (True, True)

@@ -1,7 +1,7 @@
 """Tool calls as a grammar: the text that a model writes to call the tools of a request, in its own format.
 
-Contract: `call_grammar` gives a grammar in Lark's syntax. With a call required it is one or several calls; with a free
-choice it is any text, in which every call keeps to its tool's schema. A format whose calls have no grammar here is
+Contract: `call_grammar` gives a grammar in Lark's syntax. With a call required it is one call; with a free choice
+it is any text, in which every call keeps to its tool's schema. A format whose calls have no grammar here is
 refused by name. Names of tools come from strangers and only ever appear as quoted text.
 
 This module does not know tokens beyond the ids of markers.
@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import GrammarError, RequestError, UnsupportedError
 from ..grammar import prepare_schema
+from ..grammar.compiler import compiler_of
 from ..grammar.lark import WHITESPACE
 from ..grammar.patterns import lark_string
 from ..tokenizer.parsers import ToolFormat
@@ -105,7 +106,8 @@ def call_grammar(work: Work, tokenizer: Any, calls_as: ToolFormat | None) -> str
     writer = _Writer(tokenizer)
     rules = [f"a{i}: %json {json.dumps({**_schema(tool), 'x-guidance': dict(_JSON)})}" for i, tool in enumerate(tools)]
     rules.append(_choice("call", tools, lambda tool, i: writer.sequence(form.call(tool.name), f"a{i}")))
-    several = form.several and choice.parallel and choice.mode != "named"
+    # A call that was required is one: small models that may go on calling do not stop.
+    several = form.several and choice.parallel and choice.mode == "auto"
     between = writer.sequence(form.between)
     more = f"({between} call)*" if several else ""
     end = writer.sequence(form.end)
@@ -180,17 +182,18 @@ def _answer_schema(output: OutputFormat) -> dict[str, Any]:
 
 
 class _Writer:
-    """Texts and markers in Lark's syntax; a marker that is one special token is named by its id."""
+    """Texts and markers in Lark's syntax; a marker that is one special token is named by its id.
+
+    Special is what the grammar's vocabulary takes for no text, which are more tokens than the tokenizer calls special.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._special = set(getattr(tokenizer, "all_special_ids", ()))
-        added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-        self._special |= {int(i) for i, token in added.items() if getattr(token, "special", False)}
+        self._vocabulary = compiler_of(tokenizer).vocabulary
 
     def _id(self, text: str) -> int | None:
         ids = self._tokenizer.encode(text, add_special_tokens=False) if text else []
-        return ids[0] if len(ids) == 1 and ids[0] in self._special else None
+        return ids[0] if len(ids) == 1 and self._vocabulary.is_special_token(ids[0]) else None
 
     def is_special(self, text: str) -> bool:
         """Whether a text is one special token."""
