@@ -16,11 +16,20 @@ __all__ = ["ActiveSequence", "Ahead", "Round"]
 
 @dataclass
 class Ahead:
-    """A token that was sampled but not given out yet, and where the states stood before the step that made it."""
+    """A token that was sampled but not given out yet, and where the states stood before the step that made it.
 
-    token: mx.array  # (1,)
+    `tokens` (B,) holds those of all rows that were sampled together, so that they are read together; `row` is its own.
+    """
+
+    tokens: mx.array
+    row: int
     logprobs: mx.array
     mark: Mark
+
+    @property
+    def token(self) -> mx.array:
+        """The token (1,), not read."""
+        return self.tokens if self.tokens.size == 1 else self.tokens[self.row : self.row + 1]
 
 
 @dataclass(frozen=True)
