@@ -16,6 +16,7 @@ import mlx.core as mx
 from mlx import nn
 
 from mlx_lm.kernels import native
+from mlx_lm.nn.interleaved import interleave_weights
 from mlx_lm.nn.moe import MoE, Routing, SwitchGLU
 
 
@@ -49,7 +50,9 @@ def main() -> None:
         class_predicate=lambda path, m: hasattr(m, "to_quantized") and path != "gate",
     )  # fmt: skip
     mx.eval(block.parameters())
-    bytes_of_expert = sum(a.nbytes for a in block.switch_mlp.parameters()["gate_proj"].values()) * 3 / args.experts
+    for module in block.modules():  # as the first step of a model does
+        interleave_weights(module)
+    bytes_of_expert = sum(a.nbytes for a in block.switch_mlp.gate_proj.parameters().values()) * 3 / args.experts
     print(native.describe(), f"{args.mode} {args.bits} bits, group {args.group}")
     for tokens in map(int, args.tokens.split(",")):
         x = mx.random.normal((1, tokens, args.hidden))

@@ -18,7 +18,7 @@ EXT = native.extension()
 needs_native = pytest.mark.skipif(EXT is None, reason="the native kernels are not installed")
 
 # What INTERFACE stood for when it was last raised. Another digest: raise INTERFACE, then record the new one here.
-RECORDED = (4, "edb46002f2aa34c3")
+RECORDED = (5, "0d40ea60e8a49cf7")
 
 
 def _digest(module: types.ModuleType) -> str:

@@ -49,6 +49,27 @@ def test_cached_and_packaged_models_are_there(llm: LLM) -> None:
     assert "prefill" in llm.ok("models", "--options", "-m", MODEL)
 
 
+def test_models_that_cannot_write_text_are_left_out(llm: LLM, tmp_path: Path) -> None:
+    for name, config in (("whisper", '{"model_type": "whisper"}'), ("broken", "{"), ("odd", "[]")):
+        snapshot = tmp_path / "hub" / f"models--someone--{name}" / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text(config)
+        (snapshot / "model.safetensors").write_bytes(bytes(8))
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    models = LLM(llm.plugins, llm.user, tmp_path).ok("models")
+    assert "MlxModel: smollm2" in models and "someone" not in models
+
+
+def test_chat_in_the_terminal(llm: LLM) -> None:
+    said = llm.ok("chat", "-m", "smollm2", *GREEDY, "-o", "max_tokens", "8", stdin="Say hi.\nAgain.\nquit\n")
+    assert "Chatting with smollm2" in said
+    entries = json.loads(llm.ok("logs", "-n", "2", "--json"))
+    assert entries[0]["conversation_id"] == entries[1]["conversation_id"]
+    last = max(entries, key=lambda entry: entry["input_tokens"])
+    assert json.loads(last["token_details"])["cached_tokens"] > 10
+
+
 def test_the_seed_example(llm: LLM) -> None:
     said = llm.ok("-m", MODEL, "Say hi.", "-o", "unlimited", "true", *GREEDY)
     entry = llm.last_log()

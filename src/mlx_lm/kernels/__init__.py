@@ -10,7 +10,7 @@ from .linear import gather_matmul, gather_quantized_matmul, matmul, quantized_ma
 from .norm import layer_norm, rms_norm
 from .recurrent import causal_conv, diagonal_scan, gated_delta, linear_recurrence, selective_scan
 from .rope import rope
-from .select import argmax, top_k
+from .select import argmax, draw, log_softmax, top_k, top_p
 
 __all__ = [
     "ACTIVATIONS",
@@ -21,6 +21,7 @@ __all__ = [
     "attention",
     "causal_conv",
     "diagonal_scan",
+    "draw",
     "gated_activation",
     "gated_delta",
     "gather_matmul",
@@ -28,11 +29,13 @@ __all__ = [
     "latent_attention",
     "layer_norm",
     "linear_recurrence",
+    "log_softmax",
     "matmul",
     "quantized_matmul",
     "rms_norm",
     "rope",
     "selective_scan",
     "top_k",
+    "top_p",
     "visible",
 ]
