@@ -1,23 +1,36 @@
 """One engine for everything: scheduling, running, and the Python API over it."""
 
-from .api import apply_kv_options, encode_prompt, generate, generate_step, kv_options, stream_generate, wrap_tokenizer
-from .batch import BatchGenerator, batch_generate
-from .engine import Engine
-from .lru import LRUPromptCache
-from .memory import MemoryWatch
-from .model_states import check_states, context_length, new_states
-from .prefix import PrefixCache
-from .request import PrefillProgress, Request, TokenEvent
-from .speculate import DraftSpeculation, HeadSpeculation, NGramSpeculation, Probe, Speculation
-from .speculate.steps import (
-    auto_speculation,
-    auto_speculative_generate_step,
-    mtp_generate_step,
-    prompt_lookup_generate_step,
-    speculative_generate_step,
-)
-from .stats import EngineStats
-from .text import StopSequences, TextStream
+from typing import TYPE_CHECKING
+
+from ..lazy import lookup
+
+if TYPE_CHECKING:
+    from .api import (
+        apply_kv_options,
+        encode_prompt,
+        generate,
+        generate_step,
+        kv_options,
+        stream_generate,
+        wrap_tokenizer,
+    )
+    from .batch import BatchGenerator, batch_generate
+    from .engine import Engine
+    from .lru import LRUPromptCache
+    from .memory import MemoryWatch
+    from .model_states import check_states, context_length, new_states
+    from .prefix import PrefixCache
+    from .request import PrefillProgress, Request, TokenEvent
+    from .speculate import DraftSpeculation, HeadSpeculation, NGramSpeculation, Probe, Speculation
+    from .speculate.steps import (
+        auto_speculation,
+        auto_speculative_generate_step,
+        mtp_generate_step,
+        prompt_lookup_generate_step,
+        speculative_generate_step,
+    )
+    from .stats import EngineStats
+    from .text import StopSequences, TextStream
 
 __all__ = [
     "BatchGenerator",
@@ -53,3 +66,22 @@ __all__ = [
     "stream_generate",
     "wrap_tokenizer",
 ]
+
+__getattr__ = lookup(
+    __name__,
+    {
+        "api": "apply_kv_options encode_prompt generate generate_step kv_options stream_generate wrap_tokenizer",
+        "batch": "BatchGenerator batch_generate",
+        "engine": "Engine",
+        "lru": "LRUPromptCache",
+        "memory": "MemoryWatch",
+        "model_states": "check_states context_length new_states",
+        "prefix": "PrefixCache",
+        "request": "PrefillProgress Request TokenEvent",
+        "speculate": "DraftSpeculation HeadSpeculation NGramSpeculation Probe Speculation",
+        "speculate.steps": "auto_speculation auto_speculative_generate_step mtp_generate_step "
+        "prompt_lookup_generate_step speculative_generate_step",
+        "stats": "EngineStats",
+        "text": "StopSequences TextStream",
+    },
+)

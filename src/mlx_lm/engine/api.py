@@ -21,7 +21,6 @@ from .engine import Engine
 from .model_states import new_states
 from .request import Request, TokenEvent
 from .speculate import NGramSpeculation, Speculation
-from .structured import answer_constraint
 from .text import TextStream, check_stop_strings
 
 __all__ = [
@@ -214,6 +213,8 @@ def stream_generate(
         if constraint is not None:
             raise RequestError("output_type and constraint cannot be combined: both say what the answer has to be.")
         limit = None if max_tokens == -1 else max_tokens
+        from .structured import answer_constraint  # grammars are imported when one is asked for
+
         constraint = answer_constraint(
             output_type, wrapped, tokens, max_tokens=limit, close_within_budget=close_within_budget,
             after_thinking=after_thinking,

@@ -21,7 +21,6 @@ from .engine import Engine
 from .request import PrefillProgress, Request, TokenEvent
 from .scheduler import Policy
 from .speculate import Speculation
-from .structured import answer_constraint
 from .text import TextStream, check_stop_strings
 
 __all__ = ["BatchGenerator", "GenerationResult", "PromptProgress", "batch_generate"]
@@ -369,6 +368,8 @@ def _constraints(
         if close_within_budget or after_thinking is not None:
             raise RequestError("close_within_budget and after_thinking need an output_type.")
         return None
+    from .structured import answer_constraint  # grammars are imported when one is asked for
+
     return [
         None
         if kind is None

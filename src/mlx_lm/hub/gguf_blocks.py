@@ -15,6 +15,7 @@ Scales are float16 where the file's are and the bias fits too, else float32.
 Source: ggml's block layouts; MLX packs codes little-endian, lowest bits first, for every bit width.
 """
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +56,16 @@ Decoded = tuple[Bytes, Floats, Floats]
 
 def _half(blocks: Bytes, start: int) -> Floats:
     """The float16 at byte `start` of every block, shape (n, 1)."""
-    return np.ascontiguousarray(blocks[:, start : start + 2]).view(np.float16)
+    if blocks.shape[1] % 2 or start % 2:
+        return np.ascontiguousarray(blocks[:, start : start + 2]).view(np.float16)
+    return blocks.view(np.float16)[:, start // 2 : start // 2 + 1]
+
+
+def _columns(blocks: Bytes, start: int, count: int) -> Bytes:
+    """Bytes [start, start + count) of every block, contiguous; copied in the widest words that fit."""
+    width = math.gcd(blocks.shape[1], start, count, 8)
+    words = blocks.view(f"<u{width}")[:, start // width : (start + count) // width]
+    return np.ascontiguousarray(words).view(np.uint8)
 
 
 def _nibbles(qs: Bytes) -> Bytes:
@@ -335,7 +345,7 @@ def _store_chunk(kind: BlockFormat, b: Bytes, weight: Bytes, scales: NDArray[Any
     """Fill the outputs of one chunk: weight (n, groups, bytes), scales and biases (n, groups)."""
     if kind.nibbles:
         first, count, nbytes = kind.nibbles
-        qs = b[:, first : first + count * nbytes].reshape(len(b), count, nbytes)
+        qs = _columns(b, first, count * nbytes).reshape(len(b), count, nbytes)
         _store_nibbles(qs, weight.reshape(len(b), count, 2, nbytes // 2))
         if kind.scales:
             scales[...], biases[...] = kind.scales(b)

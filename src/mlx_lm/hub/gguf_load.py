@@ -65,10 +65,15 @@ def _config_of(parts: list[gguf.GGUFFile]) -> dict[str, Any]:
         raise type(error)(f"{parts[0].path}: {error}") from error
 
 
-def _raw(tensor: gguf.GGUFTensor) -> Any:
+def _raw(tensor: gguf.GGUFTensor, maps: dict[Path, Any] | None = None) -> Any:
+    """A tensor's bytes; `maps` keeps the mapped files, because mapping one takes longer than a small tensor."""
     import numpy as np
 
-    return np.memmap(tensor.path, np.uint8, mode="r", offset=tensor.offset, shape=(tensor.nbytes,))
+    if maps is None:
+        maps = {}
+    if tensor.path not in maps:
+        maps[tensor.path] = np.memmap(tensor.path, np.uint8, mode="r").view(np.ndarray)
+    return maps[tensor.path][tensor.offset : tensor.offset + tensor.nbytes]
 
 
 def _unsupported(tensor: gguf.GGUFTensor) -> UnsupportedError:
@@ -78,22 +83,22 @@ def _unsupported(tensor: gguf.GGUFTensor) -> UnsupportedError:
     )
 
 
-def _dense_numpy(tensor: gguf.GGUFTensor) -> Any:
+def _dense_numpy(tensor: gguf.GGUFTensor, maps: dict[Path, Any] | None = None) -> Any:
     """A tensor as numpy: float32 or float16 as stored, uint16 for BF16, float32 for every block format."""
     from mlx_lm.hub import gguf_blocks
 
     if tensor.type.name in _DENSE:
-        return _raw(tensor).view(_DENSE[tensor.type.name]).reshape(tensor.shape)
+        return _raw(tensor, maps).view(_DENSE[tensor.type.name]).reshape(tensor.shape)
     if tensor.type.name not in gguf_blocks.FORMATS:
         raise _unsupported(tensor)
-    return gguf_blocks.to_float32(_raw(tensor), tensor.type.name, tensor.type.nbytes).reshape(tensor.shape)
+    return gguf_blocks.to_float32(_raw(tensor, maps), tensor.type.name, tensor.type.nbytes).reshape(tensor.shape)
 
 
-def _dense(tensor: gguf.GGUFTensor) -> "mx.array":
+def _dense(tensor: gguf.GGUFTensor, maps: dict[Path, Any] | None = None) -> "mx.array":
     import mlx.core as mx
     import numpy as np
 
-    array = mx.array(np.ascontiguousarray(_dense_numpy(tensor)))
+    array = mx.array(np.ascontiguousarray(_dense_numpy(tensor, maps)))
     return array.view(mx.bfloat16) if tensor.type.name == "BF16" else array
 
 
@@ -116,6 +121,7 @@ class _Loader:
         self.sizes: Counter[tuple[int, int, str]] = Counter()
         self.delta: dict[str, dict[str, gguf.GGUFTensor]] = {}
         self.scratch: Any = None
+        self.maps: dict[Path, Any] = {}
 
     def put(self, name: str, array: "mx.array", tensor: gguf.GGUFTensor) -> None:
         if name in self.weights:
@@ -133,7 +139,7 @@ class _Loader:
         else:
             if rule.quantizable:
                 self.chosen[rule.target.removesuffix(".weight")] = None
-            self.put(rule.target, self.transform(_dense(tensor), rule.transform, tensor), tensor)
+            self.put(rule.target, self.transform(_dense(tensor, self.maps), rule.transform, tensor), tensor)
 
     def pack(self, tensor: gguf.GGUFTensor, *, reuse: bool = False) -> "Packed":
         """With `reuse` the codes lie in a buffer that the next call overwrites."""
@@ -145,11 +151,11 @@ class _Loader:
         if kind.name not in gguf_blocks.FORMATS:
             raise _unsupported(tensor)
         if not reuse:
-            return gguf_blocks.to_quantized(_raw(tensor), kind.name, kind.nbytes)
+            return gguf_blocks.to_quantized(_raw(tensor, self.maps), kind.name, kind.nbytes)
         need = gguf_blocks.packed_nbytes(kind.name, tensor.nbytes, kind.nbytes)
         if self.scratch is None or self.scratch.size < need:
             self.scratch = np.empty(need, np.uint8)
-        return gguf_blocks.to_quantized(_raw(tensor), kind.name, kind.nbytes, self.scratch)
+        return gguf_blocks.to_quantized(_raw(tensor, self.maps), kind.name, kind.nbytes, self.scratch)
 
     def put_packed(self, target: str, packed: "Packed", tensor: gguf.GGUFTensor, transform: str) -> None:
         import mlx.core as mx
