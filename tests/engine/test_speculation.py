@@ -288,6 +288,21 @@ def test_a_next_token_head(depth):
     assert engine.stats().drafted_tokens > 0
 
 
+def test_a_head_that_rests_takes_in_what_it_missed():
+    model, vocab = with_head()
+    prompt = tuple(text_like(model, vocab, 9))
+    (plain,) = run(Engine(model), [Request(prompt=prompt, max_tokens=120)])
+    engine = Engine(model)
+    uid = engine.add(Request(prompt=prompt, max_tokens=120, speculation=HeadSpeculation(1, Probe(4, 1.0, rest=70))))
+    events, most = [], 0
+    while not engine.idle:
+        if uid in engine.live and engine._live[uid].sequence.drafter is not None:
+            most = max(most, len(engine._live[uid].sequence.drafter._waiting))
+        events += [e for e in engine.step() if isinstance(e, TokenEvent)]
+    same(events, plain)
+    assert 30 <= most <= 32
+
+
 def test_a_head_that_is_right_is_always_accepted():
     model, vocab = with_head()
     prompt = tuple(text_like(model, vocab, 9))

@@ -165,13 +165,12 @@ class Runner:
         """Gives out what a step found, position by position until a guess is wrong or the sequence ends."""
         sequence, tokens, forced = proposal.sequence, proposal.tokens, proposal.forced
         known, given, accepted = len(sequence.backlog), 0, 0
-        logits, early = step.logits[row], max(step.start - known, 0)
-        # Nobody chooses after a certain token, so its logits are left to those who ask for log-probabilities.
-        certain = self._logits(step.hidden[row : row + 1, known : step.start])[0] if early else logits
-        logits = logits[max(known - step.start, 0) :]
-        plain = _is_plain(sequence)
-        ids, rows = _greedy(logits) if plain else (mx.zeros(()), logits)
+        early, plain = max(step.start - known, 0), _is_plain(sequence)
         try:
+            logits = step.logits[row, max(known - step.start, 0) :]
+            # Nobody chooses after a certain token, so its logits are left to those who ask for log-probabilities.
+            certain = self._logits(step.hidden[row : row + 1, known : step.start])[0] if early else logits
+            ids, rows = _greedy(logits) if plain else (mx.zeros(()), logits)
             chosen: list[int] = ids.tolist() if plain else []  # type: ignore[assignment]
             goes_on = True
             while goes_on and given <= len(tokens):

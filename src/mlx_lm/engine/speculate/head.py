@@ -10,6 +10,8 @@ from .drafter import Drafter, Pick
 
 __all__ = ["HeadDrafter"]
 
+_MOST_WAITING = 32  # steps whose final states are kept before the head takes them in
+
 
 class HeadDrafter(Drafter):
     """Feeds the head the model's final states with the tokens that followed them.
@@ -39,6 +41,8 @@ class HeadDrafter(Drafter):
             mx.eval(self._catch_up())
 
     def saw(self, hidden: mx.array) -> None:
+        if len(self._waiting) >= _MOST_WAITING:  # nobody has asked for guesses for a while
+            mx.eval(self._catch_up())
         if not self._waiting:
             self._next = len(self.tokens) - hidden.shape[1]
         self._waiting.append(hidden)
