@@ -399,6 +399,67 @@ void attention(int64_t length, int64_t total, int64_t dim, Float type, float sof
   }
 }
 
+// Gradients of sum(out * weigh) along a random direction of q, k and v, against slopes of the same sum.
+void attention_gradient(int64_t length, int64_t total, int64_t dim, int64_t window) {
+  const int64_t heads = 4, kv_heads = 2;
+  std::vector<float> in[3] = {normals(heads * length * dim), normals(kv_heads * total * dim), normals(kv_heads * total * dim)};
+  std::vector<float> weigh = normals(heads * length * dim), out(weigh.size()), to[3];
+  AttentionRow row{};
+  row.keys = {nullptr, dim * 4, 0, 0, Float::f32, nullptr, nullptr, 0};
+  row.values = row.keys;
+  row.key_head_bytes = row.value_head_bytes = total * dim * 4;
+  row.total = total;
+  row.window = window;
+  AttentionWork w{};
+  w.rows = &row;
+  w.batch = 1;
+  w.heads = heads;
+  w.kv_heads = kv_heads;
+  w.length = length;
+  w.key_dim = w.value_dim = dim;
+  w.scale = 0.2f;
+  w.q_token = w.out_token = dim;
+  w.q_head = w.out_head = length * dim;
+  w.out = out.data();
+  auto at = [&](const std::vector<float>* arrays) {
+    w.q = arrays[0].data();
+    row.keys.data = reinterpret_cast<const char*>(arrays[1].data());
+    row.values.data = reinterpret_cast<const char*>(arrays[2].data());
+  };
+  auto sum = [&](const std::vector<float>* arrays) {
+    at(arrays);
+    AttentionCut cut = cut_attention(w, num_threads());
+    Memory scratch(cut.bytes);
+    std::atomic<int> slots{0};
+    parallel_stages(false, [&](Stages& run) { attend(w, cut, run, slots.fetch_add(1), scratch.data); });
+    double total_sum = 0;
+    for (size_t i = 0; i < out.size(); ++i) total_sum += static_cast<double>(out[i]) * weigh[i];
+    return total_sum;
+  };
+  for (int i = 0; i < 3; ++i) to[i].resize(in[i].size());
+  at(in);
+  void *keys = to[1].data(), *values = to[2].data();
+  const Float type = Float::f32;
+  AttentionGradients g{weigh.data(), Float::f32, 0, length * dim, dim, to[0].data(), &keys, &values, &type, &type, nullptr};
+  const size_t bytes = attention_gradient_bytes(w);
+  Memory scratch(bytes * static_cast<size_t>(num_threads()));
+  std::atomic<int> slots{0};
+  parallel_stages(false, [&](Stages& run) {
+    attend_backward(w, g, run, scratch.data + bytes * static_cast<size_t>(slots.fetch_add(1)));
+  });
+  for (int i = 0; i < 3; ++i) {
+    std::vector<float> direction = normals(static_cast<int64_t>(in[i].size())), kept = in[i];
+    double found = 0, slopes[2];
+    for (size_t j = 0; j < kept.size(); ++j) found += static_cast<double>(direction[j]) * to[i][j];
+    for (int side = 0; side < 2; ++side) {
+      for (size_t j = 0; j < kept.size(); ++j) in[i][j] = kept[j] + (side == 0 ? 1e-2f : -1e-2f) * direction[j];
+      slopes[side] = sum(in);
+    }
+    in[i] = kept;
+    near(found, (slopes[0] - slopes[1]) / 2e-2, 2e-2, "gradient of attention");
+  }
+}
+
 // ---------------------------------------------------------------- recurrent layers
 
 void gated_delta(int64_t length, int64_t rows, int64_t width) {
@@ -451,6 +512,7 @@ int main(int argc, char** argv) {
           attention(length, length + below(60), small ? 32 : 80, type, length == 7 ? 5.0f : 0.0f, length == 2 ? 9 : 0);
           attention(length, length, 17, type, 0, 0);
         }
+        attention_gradient(length, length + below(30), 32, length == 7 ? 5 : 0);
       }
     }
     products(small);

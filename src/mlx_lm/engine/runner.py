@@ -339,7 +339,7 @@ class Runner:
         """The token of one position, logits (1, V), read; `forced` is taken without a draw."""
         row = self._process(sequence, row)
         if forced is not None:
-            token, logprobs = forced, _logprobs(row)[0]
+            token, logprobs = forced, kernels.log_softmax(row)[0]
         else:
             if sequence.constraint is not None:
                 row = mask_logits(row, [sequence.constraint.mask()])
@@ -412,16 +412,12 @@ def _read(aheads: Sequence[Ahead]) -> list[int | None]:
 
 def _greedy(logits: mx.array) -> tuple[mx.array, mx.array]:
     """The likeliest of each row, and log-probabilities (B, V), which cost nothing unless they are used."""
-    return kernels.argmax(logits), _logprobs(logits)
+    return kernels.argmax(logits), kernels.log_softmax(logits)
 
 
 def _draw(sequence: ActiveSequence, row: mx.array) -> tuple[mx.array, mx.array]:
     """A token (1,) from logits (1, V), not read, and log-probabilities (V,)."""
     sampler = sequence.request.sampler
-    logprobs = _logprobs(row)
+    logprobs = kernels.log_softmax(row)
     takes_logits = getattr(sampler, "takes_logits", False)
     return sampler(row if takes_logits else logprobs).reshape(1), logprobs[0]
-
-
-def _logprobs(logits: mx.array) -> mx.array:
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
