@@ -102,6 +102,26 @@ def serve(service: Service, settings: ServerSettings, started: threading.Event, 
     return server
 
 
+def run(command: list[str], folder: Path, environment: dict[str, str], seconds: float) -> dict[str, Any]:
+    """One run of the client; its code is None when it had to be ended."""
+    begin = time.monotonic()
+    how: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    with subprocess.Popen(command, cwd=folder, env=environment, **how) as client:
+        try:
+            out, error = client.communicate(timeout=seconds)
+            code: int | None = client.returncode
+        except subprocess.TimeoutExpired:
+            client.kill()
+            out, error = client.communicate()
+            code = None
+    return {"code": code, "out": out, "error": error, "seconds": time.monotonic() - begin}
+
+
 def main() -> None:
     spec = json.loads(sys.argv[1])
     settings = ServerSettings(**spec.get("settings", {}))
@@ -129,18 +149,7 @@ def main() -> None:
     }
     runs = []
     for arguments in spec["runs"]:
-        begin = time.monotonic()
-        done = subprocess.run(
-            [spec["binary"], *arguments],
-            cwd=folder / "work",
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=spec.get("seconds", 60),
-        )
-        seconds = time.monotonic() - begin
-        runs.append({"code": done.returncode, "out": done.stdout, "error": done.stderr, "seconds": seconds})
+        runs.append(run([spec["binary"], *arguments], folder / "work", environment, spec.get("seconds", 60)))
     server.should_exit = True
     works = [{"messages": work.messages, "tools": [t.name for t in work.tools]} for work in service.works]
     print(json.dumps({"runs": runs, "works": works, "usages": [vars(usage) for usage in service.usages]}))

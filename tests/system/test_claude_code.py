@@ -63,3 +63,29 @@ def test_a_stream_that_breaks_is_asked_for_again_whole(tmp_path: Path) -> None:
     got = session(tmp_path, ["-p", "Hi.", "--model", "local"], script="broken")
     assert got["runs"][0]["out"].strip() == "All is done."
     assert len(got["works"]) == 2
+
+
+@pytest.mark.real_model
+def test_smollm2_answers_twice(tmp_path: Path) -> None:
+    common = ["--bare", "--model", "local", "--tools", "", "--system-prompt", "You answer questions briefly."]
+    questions = (["-p", "What is the capital of France?"], ["-c", "-p", "And of Italy?"])
+    settings = {"model_id": "smollm2", "aliases": {"*": "default_model"}}
+    got = session(tmp_path, *([*common, *question] for question in questions), settings=settings, seconds=120)
+    assert [run["code"] for run in got["runs"]] == [0, 0]
+    assert all(run["out"].strip() for run in got["runs"])
+    first, second = got["works"]
+    assert second["messages"][:2] == first["messages"]
+    assert [message["role"] for message in second["messages"]] == ["system", "user", "assistant", "user"]
+    assert second["messages"][2]["content"].strip() == got["runs"][0]["out"].strip()
+
+
+@pytest.mark.real_model("qwen2.5-coder-1.5b")
+def test_qwen_uses_a_tool(tmp_path: Path) -> None:
+    prompt = "Use the Bash tool to run: echo marker-$((40+2)). Then tell me what it printed."
+    arguments = ["--bare", "--model", "local", "--tools", "Bash", "--allowedTools", "Bash", "--max-turns", "4"]
+    system = "You are a helpful agent. Call tools when you need them."
+    settings = {"model_id": "qwen2.5-coder-1.5b", "aliases": {"*": "default_model"}}
+    got = session(tmp_path, ["-p", prompt, *arguments, "--system-prompt", system], settings=settings, seconds=240)
+    results = [message for message in got["works"][-1]["messages"] if message["role"] == "tool"]
+    assert results and "marker-42" in results[0]["content"]
+    assert got["usages"][1]["cached_tokens"] >= 512  # all whole blocks of the first prompt

@@ -2,7 +2,7 @@
 
 Contract: a protocol adapter turns a request body into one `Work` (or several, for `n` answers and lists of prompts)
 and turns the `WorkEvent`s of its job into JSON or SSE. Everything here is frozen and plain Python; nothing knows HTTP,
-engines, tokenizers or MLX. In every field None means "not said": the operator's default applies, then the model's.
+engines, tokenizers or MLX. In every field None means "not said": the operator's default applies.
 """
 
 from __future__ import annotations
