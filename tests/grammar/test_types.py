@@ -78,7 +78,7 @@ TYPES: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", TYPES, ids=str)
+@pytest.mark.parametrize("kind", TYPES, ids=range(len(TYPES)))
 def test_what_is_written_is_read(tokenizer: Any, kind: Any):
     grammar = compile_constraint(kind, tokenizer)
     liked = closing_tokens(grammar.vocabulary)

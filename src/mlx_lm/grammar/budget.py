@@ -201,9 +201,10 @@ class BudgetConstraint:
 
     def _few(self, mask: TokenMask, left: int) -> list[int]:
         """Where few tokens are allowed: those from which some way out is short enough."""
-        tokens = [int(token) for token in mask_tokens(mask)]
-        if len(tokens) > _FEW:
+        found = mask_tokens(mask)
+        if len(found) > _FEW:
             return []
+        tokens = [int(token) for token in found]
         kept = [token for token in tokens if token in self._words.ends]
         for token in tokens:
             if token not in self._words.ends:

@@ -31,6 +31,7 @@ _ROUNDS = (
     (4096, 0),
 )  # (longest path, departures from the first choice)
 _NODES = 1500
+_BETTER = 120  # for a shorter way than one that was found
 _CLOSERS = b"}])>;"
 _OPENERS = b"[{(<"
 
@@ -128,7 +129,7 @@ def shortest_close(matcher: Any, *, quick: bool = False) -> bytes | None:
         if best is not None and departures == 0:
             continue
         limit = length if best is None else min(length, len(best) - 1)
-        search = _Search(limit, 300 if best is not None else _NODES)
+        search = _Search(limit, _BETTER if best is not None else _NODES)
         found = search.run(matcher.deep_copy(), b"", departures) if limit >= 0 else None
         if found is not None:
             best = found
