@@ -1,8 +1,7 @@
 """Tokenizers for grammars: bytes only, and a small byte-level BPE with special tokens."""
 
-from typing import Any
-
 import pytest
+from random_model import ByteTokenizer
 
 from mlx_lm.tokenizer import FastTokenizer, TokenizerWrapper
 
@@ -11,21 +10,6 @@ TEXT = [
     "The answer is 42. Paris or London? 2026-11-21T10:30:00Z, naïve café 你好 😀",
     "start: expr | term; (1 + 2) * 3 - x / y",
 ]
-
-
-class ByteTokenizer:
-    """The 256 bytes and an end token, without any library: the path by vocabulary bytes."""
-
-    eos_token_id = 256
-    bos_token_id = None
-    eos_token_ids = frozenset({256})
-    all_special_ids = (256,)
-
-    def get_vocab(self) -> dict[Any, int]:
-        return {bytes([i]): i for i in range(256)} | {"<end>": 256}
-
-    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        return list(text.encode())
 
 
 @pytest.fixture(scope="session")

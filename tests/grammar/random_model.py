@@ -1,4 +1,4 @@
-"""A model with random logits: it writes whatever a constraint allows, and likes what closes."""
+"""A model with random logits, which writes whatever a constraint allows and likes what closes; a tokenizer of bytes."""
 
 from typing import Any
 
@@ -36,3 +36,18 @@ def random_output(
             return tokens, True
         tokens.append(token)
     return tokens, constraint.complete
+
+
+class ByteTokenizer:
+    """The 256 bytes and an end token, without any library: the path by vocabulary bytes."""
+
+    eos_token_id = 256
+    bos_token_id = None
+    eos_token_ids = frozenset({256})
+    all_special_ids = (256,)
+
+    def get_vocab(self) -> dict[Any, int]:
+        return {bytes([i]): i for i in range(256)} | {"<end>": 256}
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return list(text.encode())

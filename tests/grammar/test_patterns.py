@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_model import ByteTokenizer
 
 from mlx_lm.grammar import CFG, Choice, Regex, compile_constraint
 from mlx_lm.grammar.patterns import DATE, python_regex
@@ -59,8 +60,6 @@ def test_any_pattern_is_translated_or_refused(pattern: str):
 @given(st.lists(st.text(min_size=1, max_size=8).filter(lambda t: t.isprintable() or "\n" in t), min_size=1, max_size=5))
 @settings(max_examples=60, deadline=None)
 def test_choices_are_taken_literally(options: list[str]):
-    from conftest import ByteTokenizer
-
     tokenizer = ByteTokenizer()
     for option in options:
         assert accepts(tokenizer, Choice(options), option)
