@@ -82,7 +82,8 @@ class _Noted:
         await self._job.__aexit__(*error)
 
 
-def serve(service: Service, settings: ServerSettings, started: threading.Event, ports: list[int]) -> uvicorn.Server:
+def serve(service: Service, settings: ServerSettings, ports: list[int]) -> tuple[uvicorn.Server, threading.Thread]:
+    """A server that listens on `ports[0]`, in a thread of its own."""
     app = create_app(settings, service)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
 
@@ -98,8 +99,11 @@ def serve(service: Service, settings: ServerSettings, started: threading.Event, 
         if hasattr(service, "close"):
             await service.close()  # type: ignore[attr-defined]
 
-    threading.Thread(target=lambda: asyncio.run(run()), daemon=True).start()
-    return server
+    started = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    assert started.wait(120), "the server did not start"
+    return server, thread
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str], seconds: float) -> dict[str, Any]:
@@ -131,9 +135,8 @@ def main() -> None:
         from mlx_lm.server.core import ModelService
 
         service = Recorder(ModelService(settings))
-    started, ports = threading.Event(), []
-    server = serve(service, settings, started, ports)  # type: ignore[arg-type]
-    assert started.wait(120), "the server did not start"
+    ports: list[int] = []
+    server, thread = serve(service, settings, ports)  # type: ignore[arg-type]
     folder = Path(spec["folder"])
     (folder / "home").mkdir()
     (folder / "work").mkdir()
@@ -151,6 +154,7 @@ def main() -> None:
     for arguments in spec["runs"]:
         runs.append(run([spec["binary"], *arguments], folder / "work", environment, spec.get("seconds", 60)))
     server.should_exit = True
+    thread.join(30)
     works = [{"messages": work.messages, "tools": [t.name for t in work.tools]} for work in service.works]
     print(json.dumps({"runs": runs, "works": works, "usages": [vars(usage) for usage in service.usages]}))
 
