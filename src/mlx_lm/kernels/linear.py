@@ -103,7 +103,11 @@ def gather_matmul(
         return module.gather_matmul(x, w, indices, True, interleaved)
     if interleaved:
         w = deinterleave(w)
-    return mx.gather_mm(x, w.swapaxes(-1, -2), rhs_indices=indices, sorted_indices=sorted_indices)
+    dtype = x.dtype
+    if mx.default_device().type == mx.DeviceType.cpu and w.dtype != mx.float32:
+        x, w = x.astype(mx.float32), w.astype(mx.float32)  # all that MLX's own CPU op takes
+    y = mx.gather_mm(x, w.swapaxes(-1, -2), rhs_indices=indices, sorted_indices=sorted_indices)
+    return y.astype(dtype)
 
 
 def gather_quantized_matmul(
