@@ -179,7 +179,7 @@ def remarks(options: argparse.Namespace, found: Found) -> list[str]:
     ]
     lines += [f"Kernels, {mode}: {kernels}." for mode, kernels in found.kernels.items()]
     if options.peer_python:
-        lines.append(f"mlx-lm's packed weights: group 32, {options.peer_dtype} scales.")
+        lines.append(f"mlx-lm's packed weights: group 64, {options.peer_dtype} scales.")
     else:
         lines.append("mlx-lm was not measured: give --peer-python.")
     if not options.llama_bench:

@@ -32,6 +32,8 @@ _QUANTIZATION_FILES = MappingProxyType(
     {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
 )
 
+_READ_BYTES = 32 << 20
+
 
 def load(
     path_or_hf_repo: str | Path,
@@ -122,11 +124,22 @@ def load_model_files(
     if not keep_dtypes and native.on_cpu() and isinstance(model, CausalLM):
         _compute_on_cpu(model)
     if not lazy:
-        for _, parameter in tree_flatten(model.parameters()):  # one at a time: a conversion has large temporaries
-            mx.eval(parameter)
+        _read(model)
         if not keep_dtypes and native.extension() is not None and isinstance(model, CausalLM):
             model.interleave_head()
     return model, config
+
+
+def _read(model: nn.Module) -> None:
+    """Reads the weights, some at a time: a conversion has large temporaries, and every turn takes 0.2 ms."""
+    part: list[mx.array] = []
+    flat: list[tuple[str, mx.array]] = tree_flatten(model.parameters())  # type: ignore[assignment]
+    for _, parameter in flat:
+        part.append(parameter)
+        if sum(p.nbytes for p in part) >= _READ_BYTES or len(part) >= 256:
+            mx.eval(part)
+            part = []
+    mx.eval(part)
 
 
 def load_config(folder: str | Path) -> dict[str, Any]:
