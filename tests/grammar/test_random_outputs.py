@@ -158,24 +158,3 @@ def test_patterns(tokenizer: Any, pattern: str):
         tokens, done = random_output(compiled.start(), compiled.ends, np.random.default_rng(seed), liked, 60)
         if done:
             assert re.fullmatch(pattern, tokenizer.decode(tokens))
-
-
-@pytest.mark.skipif(not (CACHE / "lark-1.3.1").is_dir(), reason="scripts/fetch_schema_suite.py fetches the grammars")
-def test_grammars_of_lark(tokenizer: Any):
-    """Each is used, or refused for a reason that is named: imports of other files, templates, look-around, no start."""
-    used, reasons = 0, []
-    for file in sorted((CACHE / "lark-1.3.1").rglob("*.lark")):
-        try:
-            compiled = compile_constraint(CFG(file.read_text(encoding="utf-8")), tokenizer)
-        except GrammarError as error:
-            reasons.append(str(error))
-            continue
-        used += 1
-        liked = closing_tokens(compiled.vocabulary)
-        for seed in range(3):
-            tokens, done = random_output(compiled.start(), compiled.ends, np.random.default_rng(seed), liked, 100)
-            if done:
-                assert compiled.start().validate([*tokens, tokenizer.eos_token_id]) == len(tokens) + 1
-    assert used >= 7
-    known = ("Unknown common regex", "params not supported", "look-around", "no start rule", "declare")
-    assert all(any(one in reason for one in known) for reason in reasons), reasons

@@ -32,7 +32,7 @@ _MAX_CHOICES = 20_000
 def grammar_text(spec: Any) -> str:
     """The grammar of a spec, a Python type or a dict (a JSON Schema), in llguidance's form. Raises GrammarError."""
     if isinstance(spec, CFG):
-        return cfg_grammar(spec.grammar, spec.start)
+        return cfg_grammar(spec.grammar, spec.start, spec.folder)
     return grammar_of(_alternatives(spec))
 
 

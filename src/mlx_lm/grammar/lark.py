@@ -6,12 +6,16 @@ Contract: functions give llguidance's own form (JSON text), equal for equal inpu
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mlx_lm.errors import GrammarError
+from mlx_lm.grammar.lark_expand import expand_lark
+from mlx_lm.grammar.lark_syntax import NotPlainLark
 from mlx_lm.grammar.patterns import lark_regex, lark_string
 
 __all__ = ["Alternative", "JsonPart", "PatternPart", "TextPart", "cfg_grammar", "grammar_of"]
@@ -77,10 +81,11 @@ def _options(compact: bool) -> Any:
     return options | ({"whitespace_flexible": False} if compact else {"whitespace_pattern": WHITESPACE})
 
 
-def cfg_grammar(text: str, start: str = "start") -> str:
+def cfg_grammar(text: str, start: str = "start", folder: str | os.PathLike[str] | None = None) -> str:
     """A context-free grammar in Lark's syntax, or in EBNF/GBNF when it has `::=`.
 
-    Priorities are dropped: they choose between parses, not what is accepted. Raises GrammarError.
+    Priorities are dropped: they choose between parses, not what is accepted. `folder` is where `%import .name` finds
+    files. What is not Lark's own syntax goes to llguidance as it is. Raises GrammarError.
     """
     from llguidance import LLMatcher, grammar_from
 
@@ -97,6 +102,12 @@ def cfg_grammar(text: str, start: str = "start") -> str:
             raise GrammarError(f"The EBNF grammar is malformed: {error}") from error
         except (RecursionError, IndexError) as error:
             raise GrammarError("The EBNF grammar is malformed or nested too deeply.") from error
+    try:
+        expanded = expand_lark(text, start, None if folder is None else Path(folder))
+    except NotPlainLark:
+        pass
+    else:
+        return LLMatcher.grammar_from_lark(expanded)
     text = _PRIORITY.sub(r"\1", text)
     if start != "start":
         text += f"\nstart: {start}\n"

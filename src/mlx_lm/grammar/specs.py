@@ -5,6 +5,7 @@ Contract: a spec holds the text of its definition, nothing compiled; it is check
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,11 +53,15 @@ class Choice:
 class CFG:
     """Text of a context-free grammar, in Lark's syntax (`start: ...`) or as EBNF/GBNF (`root ::= ...`).
 
-    `start` names another rule to begin with.
+    Attributes:
+        start: another rule to begin with.
+        folder: where `%import .name` of a Lark grammar finds `name.lark`; None refuses such imports. Never a folder
+            that the author of an untrusted grammar should not read.
     """
 
     grammar: str
     start: str = "start"
+    folder: str | os.PathLike[str] | None = None
 
 
 Spec = JsonSchema | Regex | Choice | CFG
