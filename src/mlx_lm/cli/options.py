@@ -287,7 +287,11 @@ def output_type(args: argparse.Namespace) -> Any:
         kind = Choice(args.choice)
     else:
         is_text = "\n" in args.grammar or ":" in args.grammar
-        kind = CFG(args.grammar if is_text and not _is_file(args.grammar) else _text_or_file("--grammar", args.grammar))
+        if is_text and not _is_file(args.grammar):
+            kind = CFG(args.grammar)
+        else:  # a file may import files beside it
+            text = _text_or_file("--grammar", args.grammar)
+            kind = CFG(text, folder=Path(args.grammar).expanduser().parent)
     check_output_type(kind)
     return kind
 

@@ -19,7 +19,7 @@ __all__ = ["expand_lark"]
 
 MAX_RULES = 20_000
 MAX_CHARACTERS = 2_000_000
-_ROUNDS = 200
+_ROUNDS = 50
 
 
 def expand_lark(text: str, start: str, folder: Path | None) -> str:
@@ -169,10 +169,15 @@ class _Expansion:
         """The text for llguidance. Raises GrammarError where nothing is accepted."""
         self._expand()
         known = {symbol for body, symbol in self._terminals.items() if body is not None}
+        waiting = list(self._rules)
         for _ in range(_ROUNDS):
-            found = [name for name, node in self._rules.items() if name not in known and _kept(node, known)]
-            known.update(found)
-            if not found:
+            waiting.reverse()  # rules mostly use later ones
+            before = len(known)
+            for name in waiting:
+                if _kept(self._rules[name], known) is not None:
+                    known.add(name)
+            waiting = [name for name in waiting if name not in known]
+            if len(known) == before:
                 break
         else:
             raise GrammarError("The rules of the grammar are nested too deeply.")

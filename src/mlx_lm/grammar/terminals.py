@@ -26,14 +26,15 @@ EMPTY: Pattern = ("seq", [])
 ANY: Pattern = ("set", r"(?s:.)")
 _FLAGS = {"i": re.I, "m": re.M, "s": re.S, "u": re.U, "x": re.X}
 _WORD = r"\p{L}\p{N}_"
+_KNOWN = rf"[{_WORD}&&\p{{Age:13.0}}]"  # letters that every supported Python knows
 # Python's categories, and the same where a class excludes them: there more is excluded.
 _CATEGORIES: dict[Any, tuple[str, str]] = {
     code.CATEGORY_DIGIT: ("0-9", r"\p{Nd}"),
     code.CATEGORY_NOT_DIGIT: (r"\P{Nd}", r"\P{Nd}"),
     code.CATEGORY_SPACE: (r"\s", r"\s\x1c-\x1f"),
     code.CATEGORY_NOT_SPACE: (r"[^\s\x1c-\x1f]", r"\S"),
-    code.CATEGORY_WORD: (_WORD, rf"\w{_WORD}"),
-    code.CATEGORY_NOT_WORD: (rf"[^\w{_WORD}]", f"[^{_WORD}]"),
+    code.CATEGORY_WORD: (_KNOWN, rf"\w{_WORD}"),
+    code.CATEGORY_NOT_WORD: (rf"[^\w{_WORD}]", f"[^{_KNOWN}]"),
 }
 _NO_LIMIT = 10**6
 
