@@ -82,8 +82,8 @@ def _say(line: str) -> None:
 
 
 def engines(form: str, files: Files, *, peer_python: str | None, llama_bench: str | None) -> list[Engine]:
-    """The engines of one format, ours first. int8 activations are a mode of quantized products only."""
-    modes = ("exact",) if form == "bf16" else ("exact", "int8")
+    """The engines of one format, ours first. With int8 activations, bfloat16 weights get bfloat16 ones."""
+    modes = ("exact", "int8")
     found: list[Engine] = [Ours(f"ours, {mode}", files.ours, mode=mode) for mode in modes]
     if peer_python and files.peer:
         found.append(MlxLm("mlx-lm 0.32.2", files.peer, python=peer_python))
