@@ -51,7 +51,7 @@ def test_engines_of_a_format(tmp_path: Path) -> None:
     assert "batch8" not in found[2].measures() and "batch8" not in found[3].measures()
     bench.with_name("llama-batched-bench").touch()
     found = command.engines("bf16", files, peer_python=None, llama_bench=str(bench))
-    assert [e.family for e in found] == ["ours", "llama.cpp", "llama.cpp"]
+    assert [e.family for e in found] == ["ours", "ours", "llama.cpp", "llama.cpp"]
     assert "batch8" in found[1].measures()
 
 
