@@ -9,6 +9,7 @@
 // A panel is 16 output columns (16 rows of w). Prepared rows serve every matrix with the same k, format, bits and
 // group (`same_rows`): quantize the input of q, k and v once.
 //
+// int8 multiplies (sum(q * w) * row scale + outlier * its w) in place of t below.
 // Order of accumulation of one output, the same for every row count, panel range, layout and thread count:
 // t = sum over the unit (min(group, 64) inputs) in order; acc = fma(t, scale, acc); acc = fma(sum(x), bias, acc).
 // Hence a row's result never depends on the other rows.
@@ -21,8 +22,9 @@ namespace mlx_lm {
 
 enum class Format : uint8_t { affine, mxfp4, mxfp8, nvfp4, dense };
 
-// exact: float32 activations. int8: quantized per unit, affine weights only. bf16: rounded to bfloat16 and multiplied
-// in pairs, bfloat16 dense weights only.
+// exact: float32 activations. int8: quantized per unit but for an input that is more than `outlier_ratio` times as large
+// as the others of its unit, which stays a float; affine weights only. bf16: rounded to bfloat16 and multiplied in pairs,
+// bfloat16 dense weights only.
 enum class Activation : uint8_t { exact, int8, bf16 };
 
 struct Matrix {
@@ -46,8 +48,10 @@ struct Rows {
   int64_t unit;     // inputs per fold
   int block;        // rows per block
   void* x;          // float, or packed int8 x 4, or packed bf16 x 2
-  float* sums;      // per unit and row: sum(x) (exact affine), scale * sum(q) (int8)
+  float* sums;      // per unit and row: sum(x) (exact affine), scale * sum(q) + outlier (int8)
   float* scales;    // per unit and row (int8)
+  float* outliers;  // per unit and row (int8): the input that is not quantized, 0 for none,
+  int32_t* places;  // and its index within the unit
 };
 
 inline int64_t unit_of(const Matrix& m) {
@@ -112,7 +116,8 @@ inline size_t align64(size_t bytes) {
   return (bytes + 63) / 64 * 64;
 }
 inline Rows rows_shape(const Matrix& m, Activation kind, int64_t count) {
-  return {kind, count, padded_k(m), unit_of(m), linear_kernels().block_rows(kind, count), nullptr, nullptr, nullptr};
+  return {kind, count, padded_k(m), unit_of(m), linear_kernels().block_rows(kind, count), nullptr, nullptr, nullptr, nullptr,
+          nullptr};
 }
 inline size_t rows_x_bytes(const Rows& r) {
   size_t item = r.kind == Activation::exact ? 4 : (r.kind == Activation::bf16 ? 2 : 1);
@@ -123,14 +128,18 @@ inline size_t rows_sum_bytes(const Rows& r) {
 }
 inline size_t rows_bytes(const Matrix& m, Activation kind, int64_t count) {
   Rows r = rows_shape(m, kind, count);
-  return rows_x_bytes(r) + 2 * rows_sum_bytes(r);
+  return rows_x_bytes(r) + 4 * rows_sum_bytes(r);
 }
 inline Rows lay_out_rows(const Matrix& m, Activation kind, int64_t count, void* workspace) {
   Rows r = rows_shape(m, kind, count);
   char* p = static_cast<char*>(workspace);
   r.x = p;
-  r.sums = reinterpret_cast<float*>(p + rows_x_bytes(r));
-  r.scales = reinterpret_cast<float*>(p + rows_x_bytes(r) + rows_sum_bytes(r));
+  p += rows_x_bytes(r);
+  const size_t step = rows_sum_bytes(r);
+  r.sums = reinterpret_cast<float*>(p);
+  r.scales = reinterpret_cast<float*>(p + step);
+  r.outliers = reinterpret_cast<float*>(p + 2 * step);
+  r.places = reinterpret_cast<int32_t*>(p + 3 * step);
   return r;
 }
 #endif

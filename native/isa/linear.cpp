@@ -30,6 +30,15 @@ void write(const float* acc, int64_t row_stride, int64_t count, int64_t columns,
   }
 }
 
+// What `rows` keeps per unit and row, from `slot` on.
+MLX_INLINE Tile with_row_sums(Tile tile, const Rows& rows, int64_t slot) {
+  tile.sums = rows.sums + slot;
+  tile.scales = rows.scales + slot;
+  tile.outliers = rows.outliers + slot;
+  tile.places = rows.places + slot;
+  return tile;
+}
+
 // ---------------------------------------------------------------- a few rows
 
 // Scales and biases of groups [g0, g0 + gn) of P panels, `stride` floats apart.
@@ -81,8 +90,7 @@ void few_panel(const Matrix& m, const Rows& rows, void* y, Float type, int64_t l
       load_groups<1>(m, panel, k0 / m.group, kn / m.group, 0, s, b);
     }
     tile.x = (const char*)rows.x + k0 * R * item;
-    tile.sums = rows.sums + k0 / rows.unit * R;
-    tile.scales = rows.scales + k0 / rows.unit * R;
+    tile = with_row_sums(tile, rows, k0 / rows.unit * R);
     tile.units = kn / rows.unit;
     run_few<R>(m, rows.kind, tile);
   }
@@ -109,13 +117,12 @@ void sweep(const Matrix& m, const Rows& rows, Tile tile, int64_t k0, int64_t fir
     int64_t item = rows.kind == Activation::exact ? 4 : (rows.kind == Activation::bf16 ? 2 : 1);
     int64_t slot = (block * units + k0 / rows.unit) * B;
     tile.x = (const char*)rows.x + (block * rows.k + k0) * B * item;
-    tile.sums = rows.sums + slot;
-    tile.scales = rows.scales + slot;
+    tile = with_row_sums(tile, rows, slot);
     tile.acc = acc + i * B * P * 16;
     if (rows.kind == Activation::int8) {
       with_count<byte_block>(count, [&](auto r) {
         constexpr int R = decltype(r)::value;
-        m.bits < 8 ? block_int8<P, R, byte_block, true>(tile) : block_int8<P, R, byte_block, false>(tile);
+        m.bits < 8 ? block_int8<P, R, byte_block, true>(tile, m.bits) : block_int8<P, R, byte_block, false>(tile, m.bits);
       });
     } else {
       with_count<float_block>(count, [&](auto r) {

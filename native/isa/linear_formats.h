@@ -60,6 +60,15 @@ struct Affine {
           (shl(v, 24 - 3 * B) & set1_i(mask << 24));
     }
   }
+  // Code j of the unit that begins at w.
+  static MLX_INLINE I code(const uint32_t* w, int j) {
+    const int i = j * B / 32, s = j * B % 32;
+    I v = shr(load_i(w + 16 * i), s);
+    if (32 % B != 0 && s + B > 32) {
+      v = v | shl(load_i(w + 16 * (i + 1)), 32 - s);
+    }
+    return v & set1_i((1 << B) - 1);
+  }
 
  private:
   // The word that holds bits [offset, offset + width), read once per word: `word` carries it from call to call.
@@ -104,6 +113,17 @@ inline int byte_order(int bits, int d, int byte) {
     return 16 * (d / 4) + 4 * byte + d % 4;
   }
   return 4 * d + byte;
+}
+
+// Where `byte_order` puts code j of a unit: 4 * dword + byte.
+inline int byte_place(int bits, int j) {
+  if (bits == 4) {
+    return j / 8 * 8 + j % 2 * 4 + j % 8 / 2;
+  }
+  if (bits == 2) {
+    return j / 16 * 16 + j % 4 * 4 + j % 16 / 4;
+  }
+  return j;
 }
 
 struct Fp4 {  // e2m1; mxfp4 and nvfp4 differ only in group and scale

@@ -59,6 +59,8 @@ struct Tile {
   const void* x;         // the block of rows, at this range of inputs
   const float* sums;
   const float* scales;
+  const float* outliers;
+  const int32_t* places;
   float* acc;            // [row][P][16]
   int64_t units;
   int64_t unit;
@@ -96,20 +98,26 @@ MLX_INLINE void fold(const Tile& tile, const F t[P][R], int64_t group, const flo
   }
 }
 
-// The same for int8 sums: fma(float(t) * row scale, scale, acc), then the bias.
-template <int P, int R>
-MLX_INLINE void fold_int8(const Tile& tile, const I t[P][R], int64_t group, const float* scales, const float* sums) {
+// The same for int8 sums, where t is float(t) * row scale, plus outlier * its code; `slot` is the unit's first row in
+// sums, scales, outliers and places, and code(p, place) reads codes of the unit.
+template <int P, int R, class Code>
+MLX_INLINE void fold_int8(const Tile& tile, const I t[P][R], int64_t group, int64_t slot, Code&& code) {
   F scale[P], bias[P];
   MLX_PANELS(p) {
     scale[p] = load(tile.s + p * tile.group_stride + 16 * group);
     bias[p] = load(tile.b + p * tile.group_stride + 16 * group);
   }
   MLX_ROWS(r) {
-    F row_scale = set1(scales[r]), row_sum = set1(sums[r]);
+    F row_scale = set1(tile.scales[slot + r]), row_sum = set1(tile.sums[slot + r]);
+    F sum[P];
+    MLX_PANELS(p) sum[p] = to_float(t[p][r]) * row_scale;
+    if (__builtin_expect(tile.outliers[slot + r] != 0.0f, 0)) {
+      F outlier = set1(tile.outliers[slot + r]);
+      MLX_PANELS(p) sum[p] = fma(to_float(code(p, tile.places[slot + r])), outlier, sum[p]);
+    }
     MLX_PANELS(p) {
       float* acc = tile.acc + 16 * (r * P + p);
-      F v = fma(to_float(t[p][r]) * row_scale, scale[p], load(acc));
-      store(acc, fma(row_sum, bias[p], v));
+      store(acc, fma(row_sum, bias[p], fma(sum[p], scale[p], load(acc))));
     }
   }
 }
@@ -169,11 +177,12 @@ __attribute__((noinline)) void few_exact(const Tile& tile) {
   }
 }
 
-// As few_exact with int8 activations: x is [dword][R] of four int8, scales and sums [unit][R].
+// As few_exact with int8 activations: x is [dword][R] of four int8.
 template <class Fmt, int R>
 MLX_INLINE void few_int8_unit(const Tile& tile, int64_t u) {
   const int64_t unit = tile.unit;
-  const uint32_t* w = (const uint32_t*)tile.w + u * (unit / 32 * Fmt::words * 16);
+  const uint32_t* start = (const uint32_t*)tile.w + u * (unit / 32 * Fmt::words * 16);
+  const uint32_t* w = start;
   const char* x = (const char*)tile.x + u * unit * R;
   I t[1][R];
   I word;
@@ -191,7 +200,7 @@ MLX_INLINE void few_int8_unit(const Tile& tile, int64_t u) {
     w += 16 * Fmt::words;
     x += 32 * R;
   }
-  fold_int8<1, R>(tile, t, u >> tile.group_shift, tile.scales + u * R, tile.sums + u * R);
+  fold_int8<1, R>(tile, t, u >> tile.group_shift, u * R, [start](int, int place) { return Fmt::code(start, place); });
 }
 
 template <class Fmt, int R>
@@ -264,11 +273,11 @@ __attribute__((noinline)) void block_exact(const Tile& tile) {
 }
 
 template <int P, int R, int B, bool small>
-__attribute__((noinline)) void block_int8(const Tile& tile) {
+__attribute__((noinline)) void block_int8(const Tile& tile, int bits) {
   const uint32_t* w = (const uint32_t*)tile.w;
   const char* x = (const char*)tile.x;
-  const float *sums = tile.sums, *scales = tile.scales;
   for (int64_t u = 0; u < tile.units; ++u) {
+    const uint32_t* start = w;
     I t[P][R];
     MLX_PANELS(p) MLX_ROWS(r) t[p][r] = zero_i();
     for (int64_t c = 0; c < tile.unit; c += 16) {
@@ -283,9 +292,10 @@ __attribute__((noinline)) void block_int8(const Tile& tile) {
       w += 16 * 4;
       x += 4 * 4 * B;
     }
-    fold_int8<P, R>(tile, t, u >> tile.group_shift, scales, sums);
-    sums += B;
-    scales += B;
+    fold_int8<P, R>(tile, t, u >> tile.group_shift, u * B, [&](int p, int place) {
+      const int at = byte_place(bits, place);
+      return shr(load_i(start + p * tile.stride + 16 * (at / 4)), 8 * (at % 4)) & set1_i(255);
+    });
   }
 }
 

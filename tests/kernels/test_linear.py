@@ -197,20 +197,38 @@ def test_an_interleaved_dense_weight_is_the_same_weight(dtype, monkeypatch):
     _close(kernels.matmul(x, mixed, interleaved=True), _numpy(x) @ _numpy(w).T, _tolerance(dtype))
 
 
+def _int8_rows(x: np.ndarray, unit: int) -> np.ndarray:
+    """The mode's definition: each unit rounded to 1/127 of its largest, but for one more than twice all others."""
+    units = x.astype(np.float32).reshape(len(x), -1, unit).copy()
+    sizes = np.sort(np.abs(units), axis=-1)
+    apart = sizes[..., -1] > 2 * sizes[..., -2]
+    place = np.abs(units).argmax(-1)[..., None]
+    outlier = np.where(apart[..., None], np.take_along_axis(units, place, -1), 0).astype(np.float64)
+    np.put_along_axis(units, place, np.where(apart[..., None], 0, np.take_along_axis(units, place, -1)), -1)
+    amax = np.maximum(np.abs(units).max(-1, keepdims=True), np.float32(1e-30))
+    rounded = (np.rint(units * (np.float32(127) / amax)) * (amax / np.float32(127))).astype(np.float64)
+    np.put_along_axis(rounded, place, np.take_along_axis(rounded, place, -1) + outlier, -1)
+    return rounded.reshape(x.shape)
+
+
 @needs_native
+@pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-def test_int8_activations_are_the_product_of_the_quantized_row(isa, bits):
-    """Every unit of 32 inputs rounded to amax/127 steps, then an exact product: the mode's definition."""
+def test_int8_activations_are_the_product_of_the_quantized_row(isa, bits, group):
     assert EXT is not None
-    packed, wide = _packed(5, (40, 256), ("affine", 32, bits))
-    x = _array(6, (9, 256))
+    packed, wide = _packed(5, (40, 256), ("affine", group, bits))
+    x = np.array(_array(6, (17, 256)))
+    chance = np.random.default_rng(7)
+    for row in range(17):  # outliers of many sizes, in many places; a unit of which nothing else is left; a tie
+        x[row, chance.integers(0, 256, 4)] *= chance.choice([3, 8, 100], 4)
+    x[3, :64] = 0
+    x[3, 5] = -7
+    x[4, 64:128] = np.where(np.arange(64) % 40 == 11, 9, x[4, 64:128] / 10)
     EXT.set_activations("int8")
-    units = _numpy(x).astype(np.float32).reshape(9, -1, 32)
-    amax = np.abs(units).max(-1, keepdims=True)
-    rounded = np.rint(units * (np.float32(127) / amax)) * (amax / np.float32(127))
-    for rows in (1, 4, 9):
-        y = kernels.quantized_matmul(x[:rows], *packed, group_size=32, bits=bits)
-        _close(y, rounded.reshape(9, -1)[:rows].astype(np.float64) @ wide.T, 3e-6)
+    expected = _int8_rows(x, min(group, 64)) @ wide.T
+    for rows in (1, 4, 9, 17):
+        y = kernels.quantized_matmul(mx.array(x[:rows]), *packed, group_size=group, bits=bits)
+        _close(y, expected[:rows], 3e-6)
 
 
 @needs_native
