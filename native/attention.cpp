@@ -52,8 +52,12 @@ struct Group {
   int64_t position(int64_t i) const { return w.rows[row].total - w.length + first + i / per_head(); }
   int64_t head(int64_t i) const { return kv_head * per_head() + i % per_head(); }
 
-  // Scaled float queries, packed; `space` holds one more unpacked copy.
-  void pack(float* to, float* space, bool extra) const {
+  bool in_pairs(const TokenRows& side, int64_t width) const {
+    return w.fast && attention_pairs().usable && side.bits == 0 && side.type == Float::bf16 && width % 32 == 0;
+  }
+
+  // Scaled queries, packed; `space` holds one more unpacked copy.
+  void pack(float* to, float* space, bool extra, bool pairs) const {
     const int64_t dim = extra ? w.extra_dim : w.key_dim, item = float_bytes(w.q_type);
     const char* q = static_cast<const char*>(extra ? w.extra_q : w.q);
     for (int64_t i = 0; i < rows(); ++i) {
@@ -62,18 +66,24 @@ struct Group {
                          : row * w.q_batch + head(i) * w.q_head + token * w.q_token;
       kernels.scale(q + at * item, w.q_type, w.scale, dim, space + i * dim);
     }
-    kernels.pack_rows(space, rows(), dim, to);
+    (pairs ? attention_pairs().pack_rows : kernels.pack_rows)(space, rows(), dim, to);
+  }
+
+  void score_part(const TokenRows& side, bool extra, int64_t begin, int64_t end, float* s, int64_t ld, float* q,
+                  float* space, char* tile) const {
+    const int64_t dim = extra ? w.extra_dim : w.key_dim;
+    const bool pairs = in_pairs(side, dim);
+    pack(q, space, extra, pairs);
+    (pairs ? attention_pairs().scores : kernels.scores)(side, q, rows(), dim, begin, end, s, ld, tile);
   }
 
   // Scores of keys [begin, end) into s; q and more are scratch.
   void score(int64_t begin, int64_t end, float* s, int64_t ld, float* q, float* space, float* second,
              char* tile) const {
-    pack(q, space, false);
-    kernels.scores(keys(), q, rows(), w.key_dim, begin, end, s, ld, tile);
+    score_part(keys(), false, begin, end, s, ld, q, space, tile);
     const TokenRows& extra = w.rows[row].extra;
     if (extra.data != nullptr) {
-      pack(q, space, true);
-      kernels.scores(extra, q, rows(), w.extra_dim, begin, end, second, ld, tile);
+      score_part(extra, true, begin, end, second, ld, q, space, tile);
       for (int64_t i = 0; i < rows(); ++i) {
         float *a = s + i * ld, *b = second + i * ld;
         for (int64_t k = begin; k < end; ++k) {
@@ -93,7 +103,9 @@ struct Group {
     }
     const int64_t width = w.value_dim;
     std::memset(acc, 0, static_cast<size_t>(rows() * width) * 4);
-    kernels.values(values(), p, ld, visible, rows(), begin, end, acc, width, tile);
+    const TokenRows from = values();
+    (in_pairs(from, width) ? attention_pairs().values : kernels.values)(from, p, ld, visible, rows(), begin, end,
+                                                                            acc, width, tile);
     for (int64_t i = 0; i < rows(); ++i) {
       int64_t token = first + i / per_head();
       int64_t at = row * w.out_batch + head(i) * w.out_head + token * w.out_token + begin;

@@ -64,6 +64,18 @@ struct AttentionKernels {
 };
 MLX_LM_KERNEL_TABLE(AttentionKernels, attention_kernels)
 
+// The same for bf16 keys and values, with queries and probabilities rounded to bf16 and summed in pairs: half of the
+// multiply-adds. Widths are multiples of 32; queries come from this table's pack_rows.
+struct AttentionPairs {
+  bool usable;  // this instruction set has such products
+  void (*pack_rows)(const float* q, int64_t rows, int64_t dim, float* to);
+  void (*scores)(const TokenRows& keys, const float* q, int64_t rows, int64_t dim, int64_t begin, int64_t end,
+                 float* scores, int64_t ld, char* scratch);
+  void (*values)(const TokenRows& values, const float* p, int64_t ld, const Visible* visible, int64_t rows,
+                 int64_t begin, int64_t end, float* out, int64_t ldo, char* scratch);
+};
+MLX_LM_PAIR_TABLE(AttentionPairs, attention_pairs)
+
 // One sequence's row of a batch: its heads are `*_head_bytes` apart.
 struct AttentionRow {
   TokenRows keys;
@@ -79,6 +91,7 @@ struct AttentionWork {
   const AttentionRow* rows;
   int64_t batch, heads, kv_heads, length, key_dim, value_dim, extra_dim;
   float scale, softcap;
+  bool fast;              // bf16 keys and values may be multiplied in pairs
   const float* sinks;     // per head, or null
   const void* q;          // strides in elements
   Float q_type;

@@ -41,8 +41,10 @@ struct Options {
   float softcap;
   bool sinks;
   bool latent;  // keys are latents and values at once; the second part holds shared rotary keys
+  bool fast;
   bool operator==(const Options& o) const {
-    return scale == o.scale && softcap == o.softcap && sinks == o.sinks && latent == o.latent;
+    return scale == o.scale && softcap == o.softcap && sinks == o.sinks && latent == o.latent &&
+        fast == o.fast;
   }
 };
 
@@ -156,6 +158,7 @@ struct Inputs {
     work.key_dim = q.operand.shape[3];
     work.scale = options.scale;
     work.softcap = options.softcap;
+    work.fast = options.fast;
     set_query(q, &work.q, &work.q_batch, &work.q_head, &work.q_token);
     work.q_type = q.type;
     work.sinks = sinks ? sinks->contiguous<float>(sink_copy) : nullptr;
@@ -398,7 +401,7 @@ std::optional<mx::array> attention(const mx::array& q, const std::optional<mx::a
   if (q.ndim() != 4 || !is_kernel_float(q.dtype()) || python_views.empty()) {
     throw std::invalid_argument("attention: queries must be a four-dimensional float array");
   }
-  Options options{scale, softcap, sinks.has_value(), extra_q.has_value()};
+  Options options{scale, softcap, sinks.has_value(), extra_q.has_value(), false};
   std::vector<mx::array> inputs = {q};
   if (extra_q) {
     inputs.push_back(*extra_q);
@@ -439,6 +442,7 @@ std::optional<mx::array> attention(const mx::array& q, const std::optional<mx::a
   if (traced && !plain) {
     return std::nullopt;
   }
+  options.fast = fast_activations() && !traced;
   return Attention::make(cpu_stream(), options, views, std::move(inputs));
 }
 

@@ -12,7 +12,7 @@
 //                                                            extern const NormKernels norm_kernels_table = {rms}; }
 //
 // Sets that differ from another one only in products of bytes or bf16 pairs (avxvnni from avx2, avx512bf16 from avx512)
-// compile linear.cpp alone; every other table is that of the set they extend.
+// compile what uses these (MLX_LM_PRODUCT_TABLE, MLX_LM_PAIR_TABLE); every other table is that of the set they extend.
 //
 // Files under native/isa must not use inline library templates (std::vector, std::sort, ...): the linker could keep
 // the copy compiled for a CPU that this machine is not.
@@ -66,12 +66,21 @@ void set_isa(const char* name);
   MLX_LM_TABLE_SWITCH(Table, name,                                                                            \
                       MLX_LM_TABLE_CASE(avx512bf16, avx512bf16, name) MLX_LM_TABLE_CASE(avx512, avx512, name) \
                           MLX_LM_TABLE_CASE(avxvnni, avxvnni, name) MLX_LM_TABLE_CASE(avx2, avx2, name))
+#define MLX_LM_PAIR_TABLE(Table, name)                                                                         \
+  MLX_LM_TABLE_DECL(Table, name, avx2)                                                                         \
+  MLX_LM_TABLE_DECL(Table, name, avx512)                                                                       \
+  MLX_LM_TABLE_DECL(Table, name, avx512bf16)                                                                   \
+  MLX_LM_TABLE_SWITCH(Table, name,                                                                             \
+                      MLX_LM_TABLE_CASE(avx512bf16, avx512bf16, name) MLX_LM_TABLE_CASE(avx512, avx512, name)  \
+                          MLX_LM_TABLE_CASE(avxvnni, avx2, name) MLX_LM_TABLE_CASE(avx2, avx2, name))
 #elif defined(__aarch64__)
 #define MLX_LM_KERNEL_TABLE(Table, name)  \
   MLX_LM_TABLE_DECL(Table, name, dotprod) \
   MLX_LM_TABLE_SWITCH(Table, name, MLX_LM_TABLE_CASE(dotprod, dotprod, name))
 #define MLX_LM_PRODUCT_TABLE(Table, name) MLX_LM_KERNEL_TABLE(Table, name)
+#define MLX_LM_PAIR_TABLE(Table, name) MLX_LM_KERNEL_TABLE(Table, name)
 #else
 #define MLX_LM_KERNEL_TABLE(Table, name) MLX_LM_TABLE_SWITCH(Table, name, )
 #define MLX_LM_PRODUCT_TABLE(Table, name) MLX_LM_KERNEL_TABLE(Table, name)
+#define MLX_LM_PAIR_TABLE(Table, name) MLX_LM_KERNEL_TABLE(Table, name)
 #endif

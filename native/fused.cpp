@@ -65,6 +65,7 @@ class Runner {
     work.key_dim = work.value_dim = layer.head_dim;
     work.scale = layer.scale;
     work.softcap = layer.softcap;
+    work.fast = step.fast;
     work.sinks = layer.sinks.empty() ? nullptr : layer.sinks.data();
     work.q_type = work.out_type = Float::f32;
     work.q_head = work.out_head = layer.head_dim;

@@ -19,8 +19,14 @@ namespace nb = nanobind;
 namespace mlx_lm {
 
 namespace {
+std::atomic<bool> fast{false};
+}
 
-std::atomic<bool> fast_activations{false};
+bool fast_activations() {
+  return fast.load();
+}
+
+namespace {
 
 class MatrixProduct : public CpuPrimitive {
  public:
@@ -314,7 +320,7 @@ mx::array quantized_matmul(const mx::array& x, const mx::array& w, const mx::arr
   Product product;
   product.weight = quantized_weight(mode, bits, group_size, interleaved);
   product.transpose = transpose;
-  product.fast = fast_activations.load();
+  product.fast = fast_activations();
   return build(product, quantized_inputs(x, w, scales, biases, product.weight.format));
 }
 
@@ -324,7 +330,7 @@ mx::array gather_quantized_matmul(const mx::array& x, const mx::array& w, const 
   Product product;
   product.weight = quantized_weight(mode, bits, group_size, interleaved);
   product.transpose = transpose;
-  product.fast = fast_activations.load();
+  product.fast = fast_activations();
   product.gathered = true;
   auto inputs = quantized_inputs(x, w, scales, biases, product.weight.format);
   inputs.push_back(mx::astype(indices, mx::uint32, cpu_stream()));
@@ -335,7 +341,7 @@ mx::array matmul(const mx::array& x, const mx::array& w, bool transpose, bool in
   Product product;
   product.weight.interleaved = interleaved;
   product.transpose = transpose;
-  product.fast = fast_activations.load();
+  product.fast = fast_activations();
   return build(product, {x, w});
 }
 
@@ -344,7 +350,7 @@ mx::array gather_matmul(const mx::array& x, const mx::array& w, const mx::array&
   Product product;
   product.weight.interleaved = interleaved;
   product.transpose = transpose;
-  product.fast = fast_activations.load();
+  product.fast = fast_activations();
   product.gathered = true;
   return build(product, {x, w, mx::astype(indices, mx::uint32, cpu_stream())});
 }
@@ -398,8 +404,8 @@ mx::array interleave(const mx::array& a, bool undo, bool dense) {
 MLX_LM_BIND(m) {
   using namespace mlx_lm;
   using namespace nb::literals;
-  m.def("activations", [] { return std::string(fast_activations.load() ? "int8" : "exact"); });
-  m.def("set_activations", [](const std::string& mode) { fast_activations.store(mode == "int8"); });
+  m.def("activations", [] { return std::string(fast_activations() ? "int8" : "exact"); });
+  m.def("set_activations", [](const std::string& mode) { fast.store(mode == "int8"); });
   m.def("quantized_matmul", &quantized_matmul, "x"_a, "w"_a, "scales"_a, "biases"_a.none(), "group_size"_a, "bits"_a,
         "mode"_a, "transpose"_a = true, "interleaved"_a = false);
   m.def("gather_quantized_matmul", &gather_quantized_matmul, "x"_a, "w"_a, "scales"_a, "biases"_a.none(), "indices"_a,

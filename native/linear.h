@@ -51,7 +51,7 @@ struct Rows {
   float* sums;      // per unit and row: sum(x) (exact affine), scale * sum(q) + outlier (int8)
   float* scales;    // per unit and row (int8)
   float* outliers;  // per unit and row (int8): the input that is not quantized, 0 for none,
-  int32_t* places;  // and its index within the unit
+  int32_t* places;  // and its index within the unit, -1 for none
 };
 
 inline int64_t unit_of(const Matrix& m) {

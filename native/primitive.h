@@ -156,6 +156,9 @@ class CpuPrimitive : public mx::Primitive {
   }
 };
 
+// The accuracy mode for operations built from now on: activations in 8 bit, or pairs of bf16 (linear.h, attention.h).
+bool fast_activations();
+
 inline mx::Stream cpu_stream() {
   return mx::default_stream(mx::Device::cpu);
 }

@@ -73,38 +73,6 @@ void sum_rows(const Columns& s, int64_t k0, int64_t k1, const float* p, int64_t 
   }
 }
 
-// One block of rows over one chunk: the keys that all see together, the rest row by row, each row in key order.
-template <Float T>
-void sum_block(const Columns& s, int64_t k0, int64_t k1, const int64_t* first, const int64_t* last, int rows,
-               const float* p, int64_t ld, float* out, int64_t ldo) {
-  auto lower = [&](int r) { return first[r] > k0 ? first[r] : k0; };
-  auto upper = [&](int r) { return last[r] < k1 ? last[r] : k1; };
-  int64_t from = k0, to = k1;
-  for (int r = 0; r < rows; ++r) {
-    from = lower(r) > from ? lower(r) : from;
-    to = upper(r) < to ? upper(r) : to;
-  }
-  if (to <= from) {
-    for (int r = 0; r < rows; ++r) {
-      if (lower(r) < upper(r)) {
-        sum_rows<T>(s, lower(r), upper(r), p + r * ld, ld, 1, out + r * ldo, ldo);
-      }
-    }
-    return;
-  }
-  for (int r = 0; r < rows; ++r) {
-    if (lower(r) < from) {
-      sum_rows<T>(s, lower(r), from, p + r * ld, ld, 1, out + r * ldo, ldo);
-    }
-  }
-  sum_rows<T>(s, from, to, p, ld, rows, out, ldo);
-  for (int r = 0; r < rows; ++r) {
-    if (to < upper(r)) {
-      sum_rows<T>(s, to, upper(r), p + r * ld, ld, 1, out + r * ldo, ldo);
-    }
-  }
-}
-
 // Tokens [k0, k1), columns [begin, end) (multiples of 32) of packed values as floats, `ld` apart.
 void unpack_values(const TokenRows& values, int64_t k0, int64_t k1, int64_t begin, int64_t end, float* to,
                    int64_t ld) {
@@ -133,43 +101,29 @@ void unpack_values(const TokenRows& values, int64_t k0, int64_t k1, int64_t begi
 
 void values(const TokenRows& values, const float* p, int64_t ld, const Visible* visible, int64_t rows, int64_t begin,
             int64_t end, float* out, int64_t ldo, char* scratch) {
-  int64_t low = visible[0].begin, high = 0, head = 0;
-  for (int64_t r = 0; r < rows; ++r) {
-    low = visible[r].begin < low ? visible[r].begin : low;
-    high = visible[r].end > high ? visible[r].end : high;
-    head = visible[r].head > head ? visible[r].head : head;
-  }
   scratch = (char*)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
-  const int64_t chunk = values.bits > 0 ? packed_chunk : plain_chunk;
   const int64_t wide = padded(end);
-  for (int part = 0; part < 2; ++part) {
-    int64_t part_begin = part == 0 ? 0 : low, part_end = part == 0 ? head : high;
-    for (int64_t k0 = part_begin; k0 < part_end; k0 += chunk) {
-      int64_t k1 = part_end - k0 < chunk ? part_end : k0 + chunk;
-      Columns s{values.data, values.token_bytes, values.type == Float::f32 ? 4 : 2, begin, end};
-      if (values.bits > 0) {
+  each_part(visible, rows, values.bits > 0 ? packed_chunk : plain_chunk, [&](int64_t row, int n, int64_t k0, int64_t k1,
+                                                                             const int64_t* first, const int64_t* last) {
+    Columns s{values.data, values.token_bytes, values.type == Float::f32 ? 4 : 2, begin, end};
+    if (values.bits > 0) {
+      if (row == 0) {  // the chunk stays for the other blocks of rows
         unpack_values(values, k0, k1, begin / 32 * 32, (end + 31) / 32 * 32, (float*)scratch, wide);
-        s = {scratch - k0 * wide * 4, wide * 4, 4, begin, end};
       }
-      for (int64_t row = 0; row < rows; row += max_rows) {
-        int n = (int)(rows - row < max_rows ? rows - row : max_rows);
-        int64_t first[max_rows], last[max_rows];
-        for (int r = 0; r < n; ++r) {
-          first[r] = part == 0 ? 0 : visible[row + r].begin;
-          last[r] = part == 0 ? visible[row + r].head : visible[row + r].end;
-        }
-        const float* from = p + row * ld;
-        float* to = out + row * ldo;
-        if (values.bits > 0 || values.type == Float::f32) {
-          sum_block<Float::f32>(s, k0, k1, first, last, n, from, ld, to, ldo);
-        } else if (values.type == Float::bf16) {
-          sum_block<Float::bf16>(s, k0, k1, first, last, n, from, ld, to, ldo);
-        } else {
-          sum_block<Float::f16>(s, k0, k1, first, last, n, from, ld, to, ldo);
-        }
-      }
+      s = {scratch - k0 * wide * 4, wide * 4, 4, begin, end};
     }
-  }
+    sum_block(k0, k1, first, last, n, [&](int64_t from, int64_t to, int r, int count) {
+      const float* weights = p + (row + r) * ld;
+      float* sums = out + (row + r) * ldo;
+      if (values.bits > 0 || values.type == Float::f32) {
+        sum_rows<Float::f32>(s, from, to, weights, ld, count, sums, ldo);
+      } else if (values.type == Float::bf16) {
+        sum_rows<Float::bf16>(s, from, to, weights, ld, count, sums, ldo);
+      } else {
+        sum_rows<Float::f16>(s, from, to, weights, ld, count, sums, ldo);
+      }
+    });
+  });
 }
 
 void divide(const float* from, float divisor, int64_t n, void* to, Float type) {

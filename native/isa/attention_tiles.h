@@ -1,4 +1,5 @@
-// What scores and weighted sums share: register tiles, and moving tokens between memory and vectors.
+// What scores and weighted sums share: register tiles, moving tokens between memory and vectors, and which rows see
+// which keys.
 #pragma once
 
 #include "attention.h"
@@ -89,7 +90,7 @@ MLX_INLINE void transpose_block(const char* from, int64_t token_bytes, uint32_t*
 #endif
 
 // Dwords [0, bytes/4) of up to 16 tokens, a token per lane; missing tokens are 0.
-void transpose_tokens(const char* from, int64_t token_bytes, int64_t count, int64_t bytes, uint32_t* to) {
+inline void transpose_tokens(const char* from, int64_t token_bytes, int64_t count, int64_t bytes, uint32_t* to) {
   for (int64_t at = 0; at < bytes; at += 64) {
     int64_t n = bytes - at < 64 ? bytes - at : 64;
     I in[16], out[16];
@@ -145,11 +146,11 @@ MLX_INLINE F code_of(const uint32_t* w, int j) {
   return to_float(v & set1_i((1 << B) - 1));
 }
 
-int64_t padded(int64_t dim) {
+inline int64_t padded(int64_t dim) {
   return (dim + 31) / 32 * 32;
 }
 
-int64_t scratch_bytes(int64_t key_dim, int64_t value_dim) {
+inline int64_t scratch_bytes(int64_t key_dim, int64_t value_dim) {
   // scores: words and floats of a key tile; values: a chunk of unpacked rows
   int64_t scores = (padded(key_dim) * 16 + padded(key_dim) * key_tile) * 4;
   int64_t values = packed_chunk * padded(value_dim) * 4;
@@ -182,6 +183,69 @@ MLX_INLINE F load_as(const char* p) {
     return load_f16((const uint16_t*)p);
   } else {
     return load((const float*)p);
+  }
+}
+
+// One block of rows over one chunk: the keys that all see together, the rest row by row, each row in key order.
+// sum(from, to, row, rows) adds keys [from, to) for `rows` rows from `row` on. The common keys begin and end at multiples
+// of `unit`, so that only a row's own first and last key part a unit.
+template <int64_t unit = 1, class Sum>
+MLX_INLINE void sum_block(int64_t k0, int64_t k1, const int64_t* first, const int64_t* last, int rows, Sum&& sum) {
+  auto lower = [&](int r) { return first[r] > k0 ? first[r] : k0; };
+  auto upper = [&](int r) { return last[r] < k1 ? last[r] : k1; };
+  int64_t from = k0, to = k1;
+  for (int r = 0; r < rows; ++r) {
+    from = lower(r) > from ? lower(r) : from;
+    to = upper(r) < to ? upper(r) : to;
+  }
+  from = (from + unit - 1) / unit * unit;
+  to = to / unit * unit;
+  if (to <= from) {
+    for (int r = 0; r < rows; ++r) {
+      if (lower(r) < upper(r)) {
+        sum(lower(r), upper(r), r, 1);
+      }
+    }
+    return;
+  }
+  for (int r = 0; r < rows; ++r) {
+    if (lower(r) < from) {
+      sum(lower(r), from, r, 1);
+    }
+  }
+  sum(from, to, 0, rows);
+  for (int r = 0; r < rows; ++r) {
+    if (to < upper(r)) {
+      sum(to, upper(r), r, 1);
+    }
+  }
+}
+
+// What all rows see, in chunks of keys (cut at multiples of `chunk`) and blocks of rows: body(row, rows, k0, k1, first, last), where row + r sees
+// [first[r], last[r]) of the part that the chunk [k0, k1) belongs to.
+template <class Body>
+MLX_INLINE void each_part(const Visible* visible, int64_t rows, int64_t chunk, Body&& body) {
+  int64_t low = visible[0].begin, high = 0, head = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    low = visible[r].begin < low ? visible[r].begin : low;
+    high = visible[r].end > high ? visible[r].end : high;
+    head = visible[r].head > head ? visible[r].head : head;
+  }
+  for (int part = 0; part < 2; ++part) {
+    int64_t part_begin = part == 0 ? 0 : low, part_end = part == 0 ? head : high;
+    for (int64_t k0 = part_begin, k1; k0 < part_end; k0 = k1) {
+      k1 = k0 / chunk * chunk + chunk;
+      k1 = k1 < part_end ? k1 : part_end;
+      for (int64_t row = 0; row < rows; row += max_rows) {
+        int n = (int)(rows - row < max_rows ? rows - row : max_rows);
+        int64_t first[max_rows], last[max_rows];
+        for (int r = 0; r < n; ++r) {
+          first[r] = part == 0 ? 0 : visible[row + r].begin;
+          last[r] = part == 0 ? visible[row + r].head : visible[row + r].end;
+        }
+        body(row, n, k0, k1, first, last);
+      }
+    }
   }
 }
 

@@ -111,7 +111,7 @@ MLX_INLINE void fold_int8(const Tile& tile, const I t[P][R], int64_t group, int6
     F row_scale = set1(tile.scales[slot + r]), row_sum = set1(tile.sums[slot + r]);
     F sum[P];
     MLX_PANELS(p) sum[p] = to_float(t[p][r]) * row_scale;
-    if (__builtin_expect(tile.outliers[slot + r] != 0.0f, 0)) {
+    if (__builtin_expect(tile.places[slot + r] >= 0, 0)) {
       F outlier = set1(tile.outliers[slot + r]);
       MLX_PANELS(p) sum[p] = fma(to_float(code(p, tile.places[slot + r])), outlier, sum[p]);
     }

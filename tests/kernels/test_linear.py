@@ -198,10 +198,10 @@ def test_an_interleaved_dense_weight_is_the_same_weight(dtype, monkeypatch):
 
 
 def _int8_rows(x: np.ndarray, unit: int) -> np.ndarray:
-    """The mode's definition: each unit rounded to 1/127 of its largest, but for one more than twice all others."""
+    """The mode's definition: each unit rounded to 1/127 of its largest, but for one more than 3 times all others."""
     units = x.astype(np.float32).reshape(len(x), -1, unit).copy()
     sizes = np.sort(np.abs(units), axis=-1)
-    apart = sizes[..., -1] > 2 * sizes[..., -2]
+    apart = sizes[..., -1] > 3 * sizes[..., -2]
     place = np.abs(units).argmax(-1)[..., None]
     outlier = np.where(apart[..., None], np.take_along_axis(units, place, -1), 0).astype(np.float64)
     np.put_along_axis(units, place, np.where(apart[..., None], 0, np.take_along_axis(units, place, -1)), -1)
