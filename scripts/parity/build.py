@@ -196,8 +196,10 @@ def _native(disk: Mapping[str, torch.Tensor], inside: Mapping[str, torch.Tensor]
 
 
 def _pieces(name: str, target: torch.Tensor, flat: Mapping[str, torch.Tensor]) -> list[Any]:
-    sources = sorted(((k, v) for k, v in flat.items() if v.dtype == target.dtype), key=lambda item: -item[1].numel())
     size = target.numel()
+    alike = ((k, v) for k, v in flat.items() if v.dtype == target.dtype)
+    # A few numbers stand in many places: a tensor of the same size comes first.
+    sources = sorted(alike, key=lambda item: (item[1].numel() != size, -item[1].numel()))
     for source, data in sources:
         for start in range(0, data.numel() - size + 1, max(size // 2, 1)):
             if torch.equal(data[start : start + size], target):

@@ -129,14 +129,22 @@ def _attend(
     return _matmul(probabilities, _expand(values), transpose=False).flatten(1, 2).astype(queries.dtype)
 
 
-def latent_attention(queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...], *, scale: float) -> mx.array:
+def latent_attention(
+    queries: mx.array,
+    rope_queries: mx.array,
+    views: tuple[KVView, ...],
+    *,
+    scale: float,
+    sinks: mx.array | None = None,
+) -> mx.array:
     """Absorbed multi-head latent attention: every head looks at one shared latent.
 
     queries (B, H, L, R) already multiplied into the latent space, rope_queries (B, H, L, P); a view's keys are the
-    latents (b, 1, T, R) and its values the rotated shared keys (b, 1, T, P). Returns latents (B, H, L, R).
+    latents (b, 1, T, R) and its values the rotated shared keys (b, 1, T, P); sinks (H,) as in `attention`. Returns
+    latents (B, H, L, R).
     Source: DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1.
     """
-    fast = _native(queries, rope_queries, views, scale, None, None)
+    fast = _native(queries, rope_queries, views, scale, None, sinks)
     if fast is not None:
         return fast
     rows = len(views)
@@ -148,7 +156,7 @@ def latent_attention(queries: mx.array, rope_queries: mx.array, views: tuple[KVV
         scores = scores.astype(mx.float32)
         if mask is not None:
             scores = mx.where(mask, scores, -mx.inf)
-        weights = mx.softmax(scores, axis=-1).astype(q.dtype)
+        weights = _softmax(scores[:, None], sinks, 1)[:, 0].astype(q.dtype)
         out.append(_matmul(weights, view.keys, transpose=False).astype(q.dtype))
     return out[0] if rows == 1 else mx.concatenate(out, axis=0)
 

@@ -38,6 +38,7 @@ class LatentOptions:
         bias: on the compressing projections; `out_bias` on the output projection.
         split: per-head matrices are kept as `embed_q` (key to latent) and `unembed_out` (latent to value) instead of
             one `kv_b_proj`.
+        sinks: one learned extra logit a head.
     """
 
     hidden_size: int
@@ -53,6 +54,7 @@ class LatentOptions:
     bias: bool = False
     out_bias: bool = False
     split: bool = False
+    sinks: bool = False
 
 
 class LatentAttention(nn.Module):
@@ -77,6 +79,8 @@ class LatentAttention(nn.Module):
         else:
             self.kv_b_proj = Linear(o.kv_rank, o.num_heads * (o.nope_dim + o.value_dim), bias=False)
         self.o_proj = Linear(o.num_heads * o.value_dim, o.hidden_size, bias=o.out_bias)
+        if o.sinks:
+            self.sinks = mx.zeros((o.num_heads,))
 
     def state_spec(self) -> StateSpec:
         """What the layer keeps for a sequence: latents as keys, rotary keys as values."""
@@ -92,7 +96,8 @@ class LatentAttention(nn.Module):
         key_weights, value_weights = self._absorbed(queries.shape[2])
         if key_weights is not None and value_weights is not None:
             queries = key_weights.to_latent(queries)
-            latents = kernels.latent_attention(queries, rope_queries, views, scale=self._options.scale)
+            sinks = self.get("sinks")
+            latents = kernels.latent_attention(queries, rope_queries, views, scale=self._options.scale, sinks=sinks)
             return value_weights.from_latent(latents)
         return self._expanded(mx.concatenate([queries, rope_queries], axis=-1), views)
 
@@ -169,7 +174,8 @@ class LatentAttention(nn.Module):
                 values = value_weights.heads(heads).from_latent(latents)
             shared = mx.broadcast_to(rope_keys, (batch, keys.shape[1], total, o.rope_dim))
             seen = KVView(mx.concatenate([keys, shared], axis=-1), values, view.window, view.keep)
-            out.append(kernels.attention(queries[:, heads], (seen,), scale=o.scale, mask=mask))
+            sinks = self.sinks[heads] if o.sinks else None
+            out.append(kernels.attention(queries[:, heads], (seen,), scale=o.scale, sinks=sinks, mask=mask))
         return out[0] if len(out) == 1 else mx.concatenate(out, axis=1)
 
 
