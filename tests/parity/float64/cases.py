@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import dense, dense_more, experts, recurrent
+from . import dense, dense_more, experts, looped, phi, recurrent
 from .maths import Array, Draw
 
 __all__ = ["CASES", "Case"]
@@ -78,6 +78,32 @@ _LING = {
     "norm_topk_prob": True,
     "use_bias": False,
     "use_qkv_bias": False,
+}
+
+_PHI3_SMALL = {
+    "model_type": "phi3small",
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "ff_intermediate_size": 48,
+    "hidden_act": "gegelu",
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "layer_norm_epsilon": 1e-5,
+    "gegelu_limit": 20.0,
+    "mup_use_scaling": True,
+    "mup_attn_multiplier": 1.5,
+    "mup_embedding_multiplier": 10.0,
+    "mup_width_multiplier": 2.0,
+    "rope_embedding_base": 1000000,
+    "rope_position_scale": 1.0,
+    "dense_attention_every_n_layers": 2,
+    "blocksparse_block_size": 4,
+    "blocksparse_num_local_blocks": 2,
+    "blocksparse_vert_stride": 5,
+    "blocksparse_homo_head_pattern": False,
+    "tie_word_embeddings": True,
 }
 
 CASES: dict[str, Case] = {
@@ -232,5 +258,42 @@ CASES: dict[str, Case] = {
             tie_word_embeddings=True,
         ),
         dense_more.plamo3,
+    ),
+    "phi3small": Case(_PHI3_SMALL, phi.phi3small, length=40),
+    "phi3small/homo": Case(
+        {
+            **_PHI3_SMALL,
+            "blocksparse_homo_head_pattern": True,
+            "mup_use_scaling": False,
+            "rope_position_scale": 2.0,
+            "gegelu_limit": 1.0,
+        },
+        phi.phi3small,
+        length=40,
+    ),
+    "phixtral": Case(
+        {
+            "model_type": "phixtral",
+            "vocab_size": 32,
+            "n_embd": 32,
+            "n_head": 4,
+            "n_layer": 2,
+            "n_positions": 64,
+            "n_inner": None,
+            "n_head_kv": None,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": 1e-5,
+            "rotary_dim": 4,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "tie_word_embeddings": False,
+        },
+        phi.phixtral,
+    ),
+    "nanbeige": Case(_tiny("nanbeige", head_dim=16, num_loops=2, skip_loop_final_norm=False), looped.nanbeige),
+    "nanbeige/plain": Case(_tiny("nanbeige", num_loops=3, skip_loop_final_norm=True), looped.nanbeige),
+    "iquestloopcoder": Case(_tiny("iquestloopcoder", loop_num=2, loop_window_size=5), looped.iquestloopcoder),
+    "iquestloopcoder/thrice": Case(
+        _tiny("iquestloopcoder", head_dim=16, loop_num=3, loop_window_size=3), looped.iquestloopcoder
     ),
 }
