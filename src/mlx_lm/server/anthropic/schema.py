@@ -100,7 +100,7 @@ _PROMPT_RULES: dict[str, Rule] = {
     "tools[].cache_control": ignored("Every prefix is reused without marks."),
     "tool_choice.type": honoured("auto, any, tool or none; any and tool are enforced by a grammar."),
     "tool_choice.name": honoured("Of the tool that must be called."),
-    "tool_choice.disable_parallel_tool_use": honoured("At most one call."),
+    "tool_choice.disable_parallel_tool_use": honoured("The answer ends with its first call."),
     "thinking.type": honoured("enabled, disabled or adaptive. Without `thinking` it is disabled."),
     "thinking.budget_tokens": honoured("At least 1; a hard limit of the tokens of reasoning."),
     "thinking.display": honoured("omitted: the text travels in the signature, unseen, and comes back with it."),

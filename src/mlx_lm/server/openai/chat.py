@@ -91,7 +91,7 @@ CHAT = FieldTable(
         "tools[].function.parameters": honoured("A JSON schema of an object."),
         "tools[].function.strict": honoured("true: the arguments are held to the schema by grammar, also with auto."),
         "tool_choice": honoured("none, auto, required (by grammar) or a function (by grammar)."),
-        "parallel_tool_calls": honoured("false: one call at most."),
+        "parallel_tool_calls": honoured("false: the answer ends with its first call, in every format."),
         "response_format.type": honoured("text, json_object or json_schema."),
         "response_format.json_schema.name": honoured("It has no effect on the answer."),
         "response_format.json_schema.description": honoured("It has no effect on the answer."),

@@ -88,7 +88,7 @@ RESPONSES = FieldTable(
         "tools[].parameters": honoured("A JSON schema of an object."),
         "tools[].strict": honoured("true: the arguments are held to the schema by grammar. Without it: false."),
         "tool_choice": honoured("none, auto, required (by grammar) or a function (by grammar)."),
-        "parallel_tool_calls": honoured("false: one call at most."),
+        "parallel_tool_calls": honoured("false: the answer ends with its first call, in every format."),
         "text.format.type": honoured("text, json_object or json_schema."),
         "text.format.name": honoured("It has no effect on the answer."),
         "text.format.description": honoured("It has no effect on the answer."),
