@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .hybrid import FAMILIES as _HYBRID
 from .nested import FAMILIES as _NESTED
-from .spec import Family
+from .spec import DROP, HIDDEN, TINY, Family
 
 __all__ = ["FAMILIES"]
 
+_ROUTER = {r"\.gate\.": 2.0, "e_score_correction_bias": 2.0}
+_TRAINED = {"original_max_position_embeddings": 32}
 _QWEN4 = {
     **{k: v for k, v in _HYBRID[0].base.items() if not k.startswith(("decoder_", "mlp_", "full_"))},
     "layer_types": ["linear_attention", "indexed_attention"],
@@ -45,9 +47,54 @@ _QWEN4_MORE = {
     "norm_topk_prob": False,
     "tie_word_embeddings": True,
 }
+_SLIDING = {
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "q_lora_rank": 64,
+    "kv_lora_rank": 64,
+    "head_dim": 40,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 32,
+}
+_DOTS3 = {
+    **TINY,
+    "num_key_value_heads": 4,
+    "layer_types": ["indexed_attention", "sliding_attention"],
+    "sliding_window": 7,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "routed_scaling_factor": 1.5,
+    "moe_intermediate_size": 32,
+    "shared_experts_intermediate_size": 32,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 32,
+    "head_dim": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "index_topk": 6,
+    "index_head_dim": 16,
+    "index_n_heads": 8,
+    "per_layer_config": {1: _SLIDING},
+}
+_DOTS3_HUB = {
+    "rope_parameters": DROP,
+    "per_layer_config": DROP,
+    "rope_theta": 80000000.0,
+    "swa_rope_theta": 50000.0,
+    "layer_types": ["full_attention", "sliding_attention"],
+    "mlp_layer_types": DROP,
+    "sliding_window": DROP,
+    "sliding_window_size": 7,
+    "moe_shared_expert_intermediate_size": 32,
+    **{f"swa_{name}": value for name, value in _SLIDING.items()},
+}
 _TOWER = next(family.base for family in _NESTED if family.model_type == "qwen3_5")
 FAMILIES = (
-    Family("qwen4_exp_text", _QWEN4, {"base": {}, "more": _QWEN4_MORE}, gain={r"\.gate\.": 2.0}, modern=True),
+    Family("qwen4_exp_text", _QWEN4, {"base": {}, "more": _QWEN4_MORE}, gain=_ROUTER, modern=True),
     Family(
         "qwen4_exp",
         {
@@ -55,7 +102,64 @@ FAMILIES = (
             "text_config": {**_QWEN4, "rope_parameters": _TOWER["text_config"]["rope_parameters"]},
         },
         {"base": {}},
-        gain={r"\.gate\.": 2.0},
+        gain=_ROUTER,
+        conditional=True,
+        modern=True,
+    ),
+    Family(
+        "dots3_note_text",
+        _DOTS3,
+        {
+            "base": {"_hub": _DOTS3_HUB},
+            "full_bias": {
+                "layer_types": ["full_attention", "sliding_attention"],
+                "mlp_layer_types": ["sparse", "dense"],
+                "attention_bias": True,
+                "norm_topk_prob": False,
+                "n_shared_experts": 2,
+                "tie_word_embeddings": True,
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 16.0, **_TRAINED},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+                },
+            },
+        },
+        gain=_ROUTER,
+        modern=True,
+    ),
+    Family(
+        "dots3_note",
+        {
+            "text_config": _DOTS3,
+            "vision_config": {
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "moe_intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+                "patch_size": 4,
+                "mlp_layer_types": ["dense"],
+                "adapter_in_dim": 8,
+                "adapter_out_dim": HIDDEN,
+            },
+            "audio_config": {
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+                "feature_size": 8,
+                "downsample_hidden_size": 4,
+                "adapter_input_size": 8,
+                "adapter_out_dim": HIDDEN,
+            },
+            "image_token_id": 29,
+            "video_token_id": 30,
+            "audio_token_id": 31,
+        },
+        {"base": {}},
+        hub={"text_config": _DOTS3_HUB},
+        respell=lambda config: {**config.pop("text_config"), **config},
+        gain=_ROUTER,
         conditional=True,
         modern=True,
     ),

@@ -120,7 +120,7 @@ class IndexedLatentAttention(LatentAttention):
 
     def state_spec(self) -> StateSpec:
         o = self._options
-        latents = _InOrder(1, o.kv_rank, o.rope_dim, latent=True)
+        latents = _InOrder(1, o.kv_rank, o.rope_dim, o.window, latent=True)
         return ListSpec((latents, self.indexer.state_spec())) if self._chooses else latents
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
@@ -133,7 +133,7 @@ class IndexedLatentAttention(LatentAttention):
         latent_state = part(state, 0) if self._chooses else state
         q, gate = self._queries(x, low, compressed)
         queries, rope_queries, latents, rope_keys = self._parts(q, x, offsets(latent_state))
-        views = attend_states(latent_state, latents, rope_keys)
+        views = attend_states(latent_state, latents, rope_keys, self._options.window)
         if self._chooses:
             chosen = self.indexer(x, compressed, part(state, 1))
         out = self._attend_chosen(queries, rope_queries, views, chosen).transpose(0, 2, 1, 3).flatten(2)

@@ -39,6 +39,7 @@ class LatentOptions:
         split: per-head matrices are kept as `embed_q` (key to latent) and `unembed_out` (latent to value) instead of
             one `kv_b_proj`.
         sinks: one learned extra logit a head.
+        window: positions that a query sees, itself included; None for all.
     """
 
     hidden_size: int
@@ -55,6 +56,7 @@ class LatentOptions:
     out_bias: bool = False
     split: bool = False
     sinks: bool = False
+    window: int | None = None
 
 
 class LatentAttention(nn.Module):
@@ -84,11 +86,13 @@ class LatentAttention(nn.Module):
 
     def state_spec(self) -> StateSpec:
         """What the layer keeps for a sequence: latents as keys, rotary keys as values."""
-        return KVSpec(1, self._options.kv_rank, self._options.rope_dim, latent=True)
+        o = self._options
+        return KVSpec(1, o.kv_rank, o.rope_dim, o.window, latent=True)
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         queries, rope_queries, latents, rope_keys = self._project(x, offsets(state))
-        out = self._attend(queries, rope_queries, attend_states(state, latents, rope_keys))
+        views = attend_states(state, latents, rope_keys, self._options.window)
+        out = self._attend(queries, rope_queries, views)
         return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2))
 
     def _attend(self, queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...]) -> mx.array:
@@ -114,11 +118,15 @@ class LatentAttention(nn.Module):
         o = self._options
         q = q.reshape(*x.shape[:2], o.num_heads, -1).transpose(0, 2, 1, 3)
         queries, rope_queries = mx.split(q, [o.nope_dim], axis=-1)
-        latents, rope_keys = mx.split(self.kv_a_proj_with_mqa(x)[:, None], [o.kv_rank], axis=-1)
-        latents = self.kv_a_layernorm(latents)
+        latents, rope_keys = self._latents(x)
         if o.rope is not None:
             rope_queries, rope_keys = o.rope(rope_queries, position), o.rope(rope_keys, position)
         return queries, rope_queries, latents, rope_keys
+
+    def _latents(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Normalized latents (B, 1, L, R), and keys (B, 1, L, rope) before they are rotated."""
+        latents, rope_keys = mx.split(self.kv_a_proj_with_mqa(x)[:, None], [self._options.kv_rank], axis=-1)
+        return self.kv_a_layernorm(latents), rope_keys
 
     def _absorbed(self, length: int) -> "tuple[_HeadWeights | None, _HeadWeights | None]":
         """The per-head matrices where `length` queries attend to the latents themselves, else None."""
