@@ -106,18 +106,6 @@ class Model(deepseek_v3.Model):
     def mixer(cls, args: Any, index: int) -> nn.Module:
         if not args.is_linear(index):
             return GatedLatentAttention(cls.latent_options(args, index))
-        heads, size = args.linear_num_heads, args.linear_head_dim
-        options = DeltaOptions(
-            args.hidden_size,
-            heads,
-            heads,
-            size,
-            size,
-            args.linear_conv_kernel_dim,
-            norm_eps=args.rms_norm_eps,
-            act=args.hidden_act,
-            gate_act="sigmoid",
-        )
-        layer = SafeDelta(options)
+        layer = SafeDelta(args.delta_options())
         layer.lower_bound = args.kda_lower_bound if args.kda_safe_gate else None
         return layer

@@ -65,6 +65,20 @@ class ModelArgs(deepseek_v3.ModelArgs):
     def is_linear(self, index: int) -> bool:
         return self.layer_types is not None and self.layer_types[index] == "linear_attention"
 
+    def delta_options(self) -> DeltaOptions:
+        heads, size = self.linear_num_heads, self.linear_head_dim
+        return DeltaOptions(
+            self.hidden_size,
+            heads,
+            heads,
+            size,
+            size,
+            self.linear_conv_kernel_dim,
+            norm_eps=self.rms_norm_eps,
+            act=self.hidden_act,
+            gate_act="sigmoid",
+        )
+
     def has_experts(self, index: int) -> bool:
         if self.mlp_layer_types is None:
             return super().has_experts(index)
@@ -130,18 +144,6 @@ class Model(deepseek_v3.Model):
     def mixer(cls, args: Any, index: int) -> nn.Module:
         if not args.is_linear(index):
             return super().mixer(args, index)
-        heads, size = args.linear_num_heads, args.linear_head_dim
-        options = DeltaOptions(
-            args.hidden_size,
-            heads,
-            heads,
-            size,
-            size,
-            args.linear_conv_kernel_dim,
-            norm_eps=args.rms_norm_eps,
-            act=args.hidden_act,
-            gate_act="sigmoid",
-        )
-        layer = KimiDelta(options)
-        layer.A_log = layer.A_log.reshape(1, 1, heads, 1)
+        layer = KimiDelta(args.delta_options())
+        layer.A_log = layer.A_log.reshape(1, 1, -1, 1)
         return layer
