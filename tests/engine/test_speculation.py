@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_map
 from scripted import OneOf
-from tiny_models import MODELS, plain_greedy, prompts, tiny
+from tiny_models import MODELS, PACKABLE, WITH_HEAD, plain_greedy, prompts, tiny
 
 from mlx_lm.engine import (
     BatchGenerator,
@@ -34,36 +34,6 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sampling import make_logits_processors, make_sampler
 from mlx_lm.state import KVOptions
 
-PACKABLE = {
-    "model_type": "llama",
-    "vocab_size": 50,
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 8192,
-}
-WITH_HEAD = {
-    "model_type": "qwen3_next",
-    "vocab_size": 32,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "intermediate_size": 32,
-    "moe_intermediate_size": 32,
-    "shared_expert_intermediate_size": 32,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "full_attention_interval": 2,
-    "linear_num_key_heads": 1,
-    "linear_num_value_heads": 2,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-}
 WAYS = ["ngram", "draft", "noisy", "wrong"]
 
 

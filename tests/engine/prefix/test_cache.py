@@ -7,7 +7,7 @@ import random
 import mlx.core as mx
 import pytest
 from faults import faulty
-from tiny_models import MODELS, tiny
+from tiny_models import MODELS, PACKABLE, tiny
 
 from mlx_lm.engine import Engine, Request, TokenEvent
 from mlx_lm.engine.model_states import new_states
@@ -19,17 +19,6 @@ from mlx_lm.state import KVOptions
 
 SPACE = namespace({"model": "x"})
 PLENTY = 10**9
-PACKABLE = {
-    "model_type": "llama",
-    "vocab_size": 50,
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 8192,
-}
 
 
 @pytest.fixture(params=list(MODELS))
