@@ -191,6 +191,19 @@ def test_latent_attention(isa, length, sinks):
         _close(out[i : i + 1], _oracle(both, keys, view.keys, scale=0.1, sinks=sinks), 2e-5)
 
 
+def test_each_query_may_have_sinks_of_its_own(isa):
+    q, sinks = _array(1, (2, 4, 5, 64)), _array(2, (2, 4, 5))
+    view = KVView(_array(3, (2, 2, 9, 64)), _array(4, (2, 2, 9, 64)))
+    out = kernels.attention(q, (view,), scale=0.1, sinks=sinks, mask=kernels.visible(5, 9))
+    for row in range(2):
+        keys, values = view.keys[row : row + 1], view.values[row : row + 1]
+        for i in range(5):
+            seen = i + 5
+            expected = _oracle(q[row : row + 1, :, i : i + 1], keys[:, :, :seen], values[:, :, :seen], scale=0.1,
+                               sinks=sinks[row, :, i])  # fmt: skip
+            _close(out[row : row + 1, :, i : i + 1], expected, 2e-5)
+
+
 def test_gradients_flow():
     q, k, v = (_array(i, (1, 2, 5, 32)) for i in range(3))
 
