@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .hybrid import FAMILIES as _HYBRID
 from .nested import FAMILIES as _NESTED
+from .nested import GEMMA4
 from .spec import DROP, HIDDEN, TINY, Family
 
 __all__ = ["FAMILIES"]
@@ -92,6 +93,17 @@ _DOTS3_HUB = {
     "moe_shared_expert_intermediate_size": 32,
     **{f"swa_{name}": value for name, value in _SLIDING.items()},
 }
+_COMPASS = {
+    **TINY,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 7,
+    "logit_scale": 0.5,
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+        "full_attention": None,
+    },
+}
 _TOWER = next(family.base for family in _NESTED if family.model_type == "qwen3_5")
 FAMILIES = (
     Family("qwen4_exp_text", _QWEN4, {"base": {}, "more": _QWEN4_MORE}, gain=_ROUTER, modern=True),
@@ -160,6 +172,93 @@ FAMILIES = (
         hub={"text_config": _DOTS3_HUB},
         respell=lambda config: {**config.pop("text_config"), **config},
         gain=_ROUTER,
+        conditional=True,
+        modern=True,
+    ),
+    Family(
+        "cohere_compass_text",
+        _COMPASS,
+        {
+            "base": {},
+            "bias_wide": {
+                "attention_bias": True,
+                "layer_types": ["full_attention", "full_attention"],
+                "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e4}},
+                "tie_word_embeddings": False,
+                "num_attention_heads": 2,
+                "num_key_value_heads": None,
+                "logit_scale": None,
+            },
+        },
+        modern=True,
+        gain={"embed_tokens": 3.0},
+    ),
+    Family(
+        "cohere_compass",
+        {
+            "text_config": _COMPASS,
+            "vision_config": _TOWER["vision_config"],
+            "image_token_id": 29,
+            "video_token_id": 30,
+            "tie_word_embeddings": True,
+        },
+        {"base": {}},
+        conditional=True,
+        modern=True,
+        gain={"embed_tokens": 3.0},
+    ),
+    Family(
+        "beam",
+        {
+            **TINY,
+            "num_hidden_layers": 3,
+            "head_dim": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "mlp_layer_types": ["dense", "sparse", "sparse"],
+            "sliding_window": 7,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "n_group": 2,
+            "topk_group": 1,
+            "final_logit_softcapping": 3.0,
+        },
+        {
+            "base": {"_hub": {"rope_parameters": DROP}},
+            "ropes_bias": {
+                "attention_bias": True,
+                "norm_topk_prob": False,
+                "final_logit_softcapping": None,
+                "tie_word_embeddings": True,
+                "rope_parameters": {
+                    "sliding_attention": None,
+                    "full_attention": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 16.0, **_TRAINED},
+                },
+            },
+            "no_rope": {"rope_parameters": {"sliding_attention": None, "full_attention": None}},
+            "defaults": {
+                "layer_types": None,
+                "mlp_layer_types": None,
+                "num_hidden_layers": 6,
+                "num_experts": 2,
+                "n_group": 1,
+                "_hub": {"layer_types": DROP, "mlp_layer_types": DROP},
+            },
+        },
+        modern=True,
+        gain={**_ROUTER, "gate_bias": 4.0},
+    ),
+    Family(
+        "gemma4_unified",
+        {
+            "text_config": {k: v for k, v in GEMMA4.items() if "per_layer_input" not in k},
+            "vision_config": {"patch_size": 2, "pooling_kernel_size": 2, "mm_embed_dim": 8, "mm_posemb_size": 4},
+            "audio_config": {"audio_embed_dim": 8},
+            "image_token_id": 29,
+            "video_token_id": 28,
+            "audio_token_id": 30,
+        },
+        {"base": {}, "k_eq_v": {"text_config": {"attention_k_eq_v": True, "num_global_key_value_heads": 2}}},
         conditional=True,
         modern=True,
     ),

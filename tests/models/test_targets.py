@@ -24,13 +24,13 @@ WITHOUT: dict[str, str] = {
     "reads bytes, or reads out of order": "blt reformer xlnet",
     "older than what people run with MLX": "cpmant ctrl gpt_neox_japanese",
     "not written yet; transformers has a reference for it": """
-        beam cohere_compass_text flint gemma4_unified hrm_text inkling2_text
+        flint hrm_text inkling2_text
         xlstm""",
     "not written yet; neither transformers nor a paper that we know says what it computes": """
         afm7 gear prism_hadamard_qwen35 spark2_5 talkie""",
     "not written yet; transformers has no reference for it": """
-        bailing_moe_linear bailing_moe_v3 deepseek_v41 hunyuan kimi_k3 longcat_flash_ngram
-        nemotron-nas step3p5""",
+        bailing_moe_linear bailing_moe_v3 deepseek_v41 kimi_k3 longcat_flash_ngram
+""",
 }
 NAMES = sorted({*TARGETS["causal"], *TARGETS["text_towers"], *TARGETS["mlx_lm"]})
 REASONS = {name: reason for reason, names in WITHOUT.items() for name in names.split()}

@@ -97,7 +97,7 @@ _LARGEST = {"num_hidden_layers": 4096, "num_attention_heads": 65536, "num_key_va
 def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with nested text configs lifted and transformers-5 spellings turned into the published ones.
 
-    `rope_parameters` with one entry per layer type stays, as `rope_by_layer_type`.
+    `rope_parameters` with one entry per layer type stays, as `rope_by_layer_type`, without those that are null.
     """
     flat = dict(config)
     for nested in ("text_config", "llm_config", "language_config"):
@@ -111,7 +111,8 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
         flat["torch_dtype"] = flat["dtype"]
     rope = flat.pop("rope_parameters", None)
     if isinstance(rope, Mapping):
-        if any(isinstance(v, Mapping) for v in rope.values()):
+        without = bool(rope) and all(v is None for v in rope.values())  # no kind of layer has a rope
+        if without or any(isinstance(v, Mapping) for v in rope.values()):
             flat["rope_by_layer_type"] = {k: dict(v) for k, v in rope.items() if isinstance(v, Mapping)}
         else:
             flat |= _rope_from_v5(rope)
