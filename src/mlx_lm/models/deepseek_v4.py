@@ -67,7 +67,8 @@ class ModelArgs(DecoderArgs):
             flat["layer_types"] = [known[ratio] for ratio in ratios][: int(flat.get("num_hidden_layers") or 0)]
         rates = {_SPARSE: flat.pop("compress_rate_csa", None), _HEAVY: flat.pop("compress_rate_hca", None)}
         given = {k: v for k, v in rates.items() if v is not None}
-        flat["compress_rates"] = {_SPARSE: 4, _HEAVY: 128, **(flat.get("compress_rates") or {}), **given}
+        if isinstance(flat.get("compress_rates") or {}, Mapping):
+            flat["compress_rates"] = {_SPARSE: 4, _HEAVY: 128, **(flat.get("compress_rates") or {}), **given}
         return super().from_dict(flat)
 
     def __post_init__(self) -> None:
