@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import dense, dense_more, experts, looped, phi, recurrent
+from . import dense, dense_more, experts, experts_more, looped, phi, recurrent
 from .maths import Array, Draw
 
 __all__ = ["CASES", "Case"]
@@ -79,6 +79,12 @@ _LING = {
     "use_bias": False,
     "use_qkv_bias": False,
 }
+
+
+def _puzzle(attention: dict[str, Any], ffn: dict[str, Any]) -> dict[str, Any]:
+    usual = {"no_op": False, "replace_with_linear": False, "sparsify": None}
+    return {"attention": {**usual, "window_length": None, **attention}, "ffn": {**usual, **ffn}}
+
 
 _PHI3_SMALL = {
     "model_type": "phi3small",
@@ -295,5 +301,93 @@ CASES: dict[str, Case] = {
     "iquestloopcoder": Case(_tiny("iquestloopcoder", loop_num=2, loop_window_size=5), looped.iquestloopcoder),
     "iquestloopcoder/thrice": Case(
         _tiny("iquestloopcoder", head_dim=16, loop_num=3, loop_window_size=3), looped.iquestloopcoder
+    ),
+    "hunyuan": Case(
+        _tiny(
+            "hunyuan",
+            **{"num_hidden_layers": 4, "tie_word_embeddings": True},
+            num_experts=4,
+            moe_topk=1,
+            num_shared_expert=1,
+            use_mixed_mlp_moe=True,
+            use_qk_norm=True,
+            use_cla=True,
+            cla_share_factor=2,
+            kv_lora_rank=512,
+            rope_scaling={"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+        ),
+        experts_more.hunyuan,
+    ),
+    "hunyuan/lists": Case(
+        _tiny(
+            "hunyuan",
+            **{"num_hidden_layers": 3, "tie_word_embeddings": True},
+            attention_head_dim=16,
+            num_experts=4,
+            moe_topk=[1, 2, 3],
+            moe_intermediate_size=[16, 24, 32],
+            moe_layer_num_skipped=1,
+            num_shared_expert=[1, 2, 1],
+            use_mixed_mlp_moe=True,
+            use_qk_norm=False,
+            use_cla=True,
+            cla_share_factor=3,
+        ),
+        experts_more.hunyuan,
+    ),
+    "hunyuan/dense": Case(
+        _tiny("hunyuan", tie_word_embeddings=True, num_experts=1, moe_topk=1, use_qk_norm=True), experts_more.hunyuan
+    ),
+    "nemotron-nas": Case(
+        _tiny(
+            "nemotron-nas",
+            **{"num_hidden_layers": 4, "num_key_value_heads": None, "intermediate_size": None},
+            block_configs=[
+                _puzzle({"n_heads_in_group": 2}, {"ffn_mult": 1.5}),
+                _puzzle({"no_op": True}, {"replace_with_linear": True}),
+                _puzzle({"replace_with_linear": True}, {"no_op": True}),
+                _puzzle({"n_heads_in_group": 4}, {"ffn_mult": 13.5}),
+            ],
+        ),
+        dense_more.nemotron_nas,
+    ),
+    "step3p5": Case(
+        _tiny(
+            "step3p5",
+            **{"num_hidden_layers": 4, "rope_theta": [5000000.0, 10000.0, 10000.0, 5000000.0, 10000.0]},
+            num_attention_groups=2,
+            head_dim=16,
+            layer_types=[f"{kind}_attention" for kind in ("full", "sliding", "sliding", "full", "sliding")],
+            sliding_window=5,
+            attention_other_setting={
+                "attention_type": "sliding_attention",
+                "num_attention_heads": 6,
+                "num_attention_groups": 3,
+                "head_dim": 16,
+            },
+            partial_rotary_factors=[0.5, 1.0, 1.0, 0.5, 1.0],
+            yarn_only_types=["full_attention"],
+            rope_scaling={
+                "rope_type": "llama3",
+                "factor": 2.0,
+                "original_max_position_embeddings": 32,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 32.0,
+            },
+            use_head_wise_attn_gate=True,
+            use_rope_layers=[],
+            moe_layers_enum="1,2,3",
+            moe_num_experts=4,
+            moe_top_k=2,
+            moe_intermediate_size=16,
+            share_expert_dim=24,
+            moe_router_activation="sigmoid",
+            moe_router_scaling_factor=3.0,
+            use_moe_router_bias=True,
+            norm_expert_weight=True,
+            swiglu_limits=[0.0, 0.0, 0.3, 0.5, 0.0],
+            swiglu_limits_shared=[0.0, 0.4, 0.0, 0.6, 0.0],
+        ),
+        experts_more.step3p5,
     ),
 }

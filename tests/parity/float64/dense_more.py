@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from .maths import Array, Draw, attention, gated, heads, merge, rms, rope
 
-__all__ = ["baichuan_m1", "openelm", "plamo3"]
+__all__ = ["baichuan_m1", "nemotron_nas", "openelm", "plamo3"]
 
 Config = dict[str, Any]
 
@@ -89,3 +90,34 @@ def plamo3(c: Config, w: Draw, ids: Any) -> Array:
         y = gated(norm("pre_mlp_norm", x, 1.0), gate, up, w(f"{at}mlp.down_proj.weight", d, wide))
         x = x + norm("post_mlp_norm", y, 5**-1.5)
     return rms(x, w("model.norm.weight", d, center=0.0) + 1, eps) @ table.T
+
+
+def nemotron_nas(c: Config, w: Draw, ids: Any) -> Array:
+    """https://arxiv.org/abs/2411.19146: Llama, but each part of a layer may be narrower, one matrix, or missing."""
+    d, h, eps = c["hidden_size"], c["num_attention_heads"], c["rms_norm_eps"]
+    size = d // h
+    x = w("model.embed_tokens.weight", c["vocab_size"], d, spread=1.0)[ids]
+    for i, block in enumerate(c["block_configs"]):
+        at, part = f"model.layers.{i}.", block["attention"]
+        if not part["no_op"]:
+            y = rms(x, w(f"{at}input_layernorm.weight", d), eps)
+            if part["replace_with_linear"]:
+                x = x + y @ w(f"{at}self_attn.linear_attn.weight", d, d).T
+            else:
+                g = h // part["n_heads_in_group"]
+                q, k, v = (
+                    heads(y @ w(f"{at}self_attn.{n}_proj.weight", m * size, d).T, m)
+                    for n, m in (("q", h), ("k", g), ("v", g))
+                )
+                out = merge(attention(rope(q, c["rope_theta"]), rope(k, c["rope_theta"]), v))
+                x = x + out @ w(f"{at}self_attn.o_proj.weight", d, d).T
+        part = block["ffn"]
+        if not part["no_op"]:
+            y = rms(x, w(f"{at}post_attention_layernorm.weight", d), eps)
+            if part["replace_with_linear"]:
+                x = x + y @ w(f"{at}mlp.linear_mlp.weight", d, d).T
+            else:
+                wide = 256 * math.ceil(int(2 * part["ffn_mult"] * d / 3) / 256)
+                gate, up = (w(f"{at}mlp.{n}_proj.weight", wide, d) for n in ("gate", "up"))
+                x = x + gated(y, gate, up, w(f"{at}mlp.down_proj.weight", d, wide))
+    return rms(x, w("model.norm.weight", d), eps) @ w("lm_head.weight", c["vocab_size"], d).T
