@@ -37,6 +37,20 @@ _TOWERS = {
     "image_token_id": 29,
     "audio_token_id": 30,
 }
+_INKLING2 = {
+    **{k: v for k, v in _INKLING.items() if k not in ("mlp_layer_types", "n_shared_experts", "intermediate_size")},
+    "layer_types": ["hybrid_sliding", "hybrid", "hybrid_sliding"],
+    "num_hidden_layers": 3,
+    "n_layers_per_attn_res_block": 2,
+    "unpadded_vocab_size": 30,
+    "log_scaling_n_floor": 5,
+    "log_scaling_alpha": 0.8,
+    "qk_l2_clip_threshold": 3.0,
+    "rel_l2_clip_threshold": 2.0,
+    "mlp_gate_softcap": 1.5,
+    "mlp_up_softcap": 1.0,
+    "final_logit_softcapping": 3.0,
+}
 
 FAMILIES = (
     Family(
@@ -64,5 +78,32 @@ FAMILIES = (
         conditional=True,
         modern=True,
         gain={**_GATES, "rel_logits": 2.0},
+    ),
+    Family(
+        "inkling2_text",
+        {k: v for k, v in _INKLING2.items() if k != "logits_mup_width_multiplier"},
+        {"base": {}, "first_full": {"layer_types": ["hybrid"], "num_hidden_layers": 1, "conv_kernel_size": 3}},
+        modern=True,
+        gain={**_GATES, "rel_logits": 2.0, "query$": 4.0},
+    ),
+    Family(
+        "inkling2",
+        {
+            "text_config": {k: v for k, v in _INKLING2.items() if k != "logits_mup_width_multiplier"},
+            "vision_config": {
+                "hidden_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+                "patch_size": 2,
+                "posemb_grid_size": 2,
+                "projection_hidden_dim": 8,
+                "text_hidden_size": 32,
+            },
+            "image_token_id": 29,
+        },
+        {"base": {}},
+        conditional=True,
+        modern=True,
+        gain={**_GATES, "rel_logits": 2.0, "query$": 4.0},
     ),
 )

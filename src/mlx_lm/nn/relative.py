@@ -116,14 +116,17 @@ class RelativeAttention(BiasedAttention):
 
     def _heads(self, x: mx.array, sources: Sources, states: tuple[LayerState, LayerState]) -> Heads:
         o = self._options
-        keys = self.k_sconv(self.k_proj(sources[0]), states[0])
-        values = self.v_sconv(self.v_proj(sources[1]), states[1])
+        keys, values = (self._convolved(*each) for each in zip("kv", sources, states, strict=True))
         queries, keys, values = (
             mx.unflatten(a, -1, (-1, o.head_dim)).transpose(0, 2, 1, 3) for a in (self.q_proj(x), keys, values)
         )
         if o.qk_norm is not None:
             queries, keys = self[self.q_norm_name](queries), self[self.k_norm_name](keys)
         return queries, keys, values, mx.unflatten(self.r_proj(x), -1, (o.num_heads, -1)).transpose(0, 2, 1, 3)
+
+    def _convolved(self, name: str, source: mx.array, state: LayerState) -> mx.array:
+        """Keys ("k") or values ("v") of all heads (B, L, H*D)."""
+        return self[f"{name}_sconv"](self[f"{name}_proj"](source), state)
 
     def _sinks(self, x: mx.array) -> mx.array | None:
         """An extra logit for each query (B, H, L), or None."""
