@@ -13,7 +13,8 @@ import mlx.nn as nn
 from ...errors import UnsupportedError
 from ...sampling import LogitsProcessor, Sampler
 from ...state import State
-from ..api import kv_options, make_request, token_events, token_ids
+from ..api import make_request, token_events, token_ids
+from ..kv import kv_options
 from .make import has_head
 from .options import DraftSpeculation, HeadSpeculation, NGramSpeculation, Probe, Speculation
 
