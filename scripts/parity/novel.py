@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .spec import TINY, Family
+from .spec import DROP, TINY, Family
 
 __all__ = ["FAMILIES"]
 
@@ -105,5 +105,32 @@ FAMILIES = (
         conditional=True,
         modern=True,
         gain={**_GATES, "rel_logits": 2.0, "query$": 4.0},
+    ),
+    Family(
+        "flint",
+        {
+            **TINY,
+            "num_hidden_layers": 3,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "sliding_window": 7,
+            "head_dim": 8,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 32,
+            "mlp_only_layers": [0],
+        },
+        {
+            "base": {},
+            "usual": {
+                "num_hidden_layers": 4,
+                "layer_types": None,
+                "mlp_only_layers": None,
+                "norm_topk_prob": False,
+                "attention_bias": True,
+                "_hub": {"layer_types": DROP, "mlp_only_layers": DROP},
+            },
+        },
+        gain={**_GATES, "sinks": 4.0},
     ),
 )
