@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .spec import DROP, TINY, Family
+from .spec import DROP, HIDDEN, TINY, VOCAB, Family
 
 __all__ = ["FAMILIES"]
 
@@ -132,5 +132,33 @@ FAMILIES = (
             },
         },
         gain={**_GATES, "sinks": 4.0},
+    ),
+    Family(
+        "xlstm",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": HIDDEN,
+            "num_hidden_layers": 2,
+            "num_heads": 2,
+            "ffn_round_up_to_multiple_of": 32,
+            "autocast_kernel_dtype": "float32",
+            "chunk_size": 16,
+            **{k: v for k, v in TINY.items() if k.endswith("_token_id")},
+        },
+        {
+            "base": {"_hub": {"num_hidden_layers": DROP}},
+            "bias": {
+                "num_hidden_layers": 1,
+                "use_bias": True,
+                "gate_soft_cap": 1.5,
+                "output_logit_soft_cap": 1.2,
+                "eps": 0.2,
+                "norm_eps": 0.01,
+                "qk_dim_factor": 1.0,
+                "v_dim_factor": 2.0,
+                "ffn_proj_factor": 1.5,
+            },
+        },
+        gain={"gate_preact": 3.0},
     ),
 )

@@ -25,7 +25,7 @@ WITHOUT: dict[str, str] = {
     "older than what people run with MLX": "cpmant ctrl gpt_neox_japanese",
     "not written yet; transformers has a reference for it": """
         hrm_text 
-        xlstm""",
+        """,
     "not written yet; neither transformers nor a paper that we know says what it computes": """
         afm7 gear prism_hadamard_qwen35 spark2_5 talkie""",
     "not written yet; transformers has no reference for it": """
