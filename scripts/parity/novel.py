@@ -161,4 +161,27 @@ FAMILIES = (
         },
         gain={"gate_preact": 3.0},
     ),
+    Family(
+        "hrm_text",
+        {
+            **{k: v for k, v in TINY.items() if k != "num_key_value_heads"},
+            "num_hidden_layers": 2,
+            "head_dim": 8,
+            "L_cycles": 2,
+            "embedding_scale": 1.5,
+        },
+        {
+            "base": {"_hub": {"num_hidden_layers": 2, "num_layers_per_stack": DROP}},
+            "bias": {
+                "num_hidden_layers": 1,
+                "H_cycles": 3,
+                "L_cycles": 1,
+                "attention_bias": True,
+                "mlp_bias": True,
+                "embedding_scale": None,
+                "initializer_range": 0.25,
+            },
+        },
+        gain={"embed": 2.0},
+    ),
 )

@@ -24,7 +24,7 @@ WITHOUT: dict[str, str] = {
     "reads bytes, or reads out of order": "blt reformer xlnet",
     "older than what people run with MLX": "cpmant ctrl gpt_neox_japanese",
     "not written yet; transformers has a reference for it": """
-        hrm_text 
+        
         """,
     "not written yet; neither transformers nor a paper that we know says what it computes": """
         afm7 gear prism_hadamard_qwen35 spark2_5 talkie""",
