@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import hub
+from .app import no_collections
 from .progress import Waiting
 
 __all__ = ["Loaded", "load_draft", "load_model"]
@@ -33,7 +34,7 @@ def load_model(name: str | None, *, adapter_path: str | None = None, trust_remot
     else:
         files = hub.resolve(name, trust_remote_code=trust_remote_code, check_config=_check)
     path = files.gguf or files.folder
-    with Waiting(f"Loading {files.name}"):
+    with Waiting(f"Loading {files.name}"), no_collections():
         from ..models.load import load_files
 
         model, tokenizer, _ = load_files(
