@@ -225,10 +225,11 @@ def test_prefix_hits(kind, way):
     for _ in range(2):
         (events,) = run(engine, [Request(prompt=prompt, max_tokens=300, speculation=chosen)])
         assert [e.token for e in events] == out
-    assert engine.stats().reused_tokens == 512
+    cut = kind in ("full", "latent")  # such states have a tail behind their blocks
+    assert engine.stats().reused_tokens == (519 if cut else 512)
     # The answer was kept at a block's end, although steps give out several tokens.
     (events,) = run(engine, [Request(prompt=(*prompt, *out, 1), max_tokens=5, speculation=chosen)])
-    assert engine.stats().reused_tokens == 512 + 768
+    assert engine.stats().reused_tokens == (519 + 819 if cut else 512 + 768)
     assert [e.token for e in events] == plain_greedy(model, [*prompt, *out, 1], 5)
 
 

@@ -148,7 +148,7 @@ def test_a_prefix_is_reused_also_after_a_restart(serve: Any, tiny_model: Any, tm
     with serve(**settings) as server:
         cold, tokens, cached = ask(server)
         assert cached == 0 and tokens > 600
-        assert ask(server) == (cold, tokens, tokens // 256 * 256)
+        assert ask(server) == (cold, tokens, tokens - 1)
     with serve(**settings) as server:
         assert ask(server) == (cold, tokens, tokens // 256 * 256)
         assert server.service.status()["engines"][0]["reused_from_disk_tokens"] > 0
