@@ -403,6 +403,27 @@ def test_the_batch_generator_speculates(any_model):
     assert [out[u] for u in uids] == [plain_greedy(model, p, 12) for p in wanted]
 
 
+def test_the_generators_take_the_same_options():
+    model, _ = packable()
+    headed = build_model(WITH_HEAD | {"head_dim": 32, "vocab_size": 50})
+    headed.add_next_token_head({"mtp.layers.0.self_attn.q_proj.weight": mx.zeros(())})
+    options = {"max_tokens": 4, "kv_bits": 8, "kv_group_size": 32, "prefill_step_size": 16}
+    makers = {
+        mtp_generate_step: (headed,),
+        speculative_generate_step: (model, model),
+        prompt_lookup_generate_step: (model,),
+        auto_speculative_generate_step: (model,),
+    }
+    for make, models in makers.items():
+        plain = [int(token) for token, _ in generate_step([1, 2, 3], models[0], **options)]
+        assert [t for t, _, _ in make([1, 2, 3], *models, **options)] == plain and len(plain) == 4
+        assert len(list(make([1, 2, 3], *models))) == 256
+        with pytest.raises(TypeError, match="zebra"):
+            make([1], *models, zebra=1)
+        with pytest.raises(RequestError, match="kv_bits"):
+            make([1], *models, kv_bits=7)
+
+
 # Pure parts.
 
 
