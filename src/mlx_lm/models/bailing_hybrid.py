@@ -3,14 +3,15 @@
 Source: https://huggingface.co/inclusionAI.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import DeltaOptions, LatentAttention, LatentOptions, Linear, SeparateDelta
+from ..nn import DeltaOptions, GatedMLP, LatentAttention, LatentOptions, Linear, SeparateDelta
 from ..state import LayerState, attend_states, offsets
 from . import deepseek_v3, kimi_linear
 from .weights import Rename, Rule, Split, Transform, conv_layout
@@ -35,6 +36,23 @@ class ModelArgs(kimi_linear.ModelArgs):
     layer_group_size: int = 6
     kda_safe_gate: bool = True
     kda_lower_bound: float = -5.0
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for every family; what the models' own code wrote has more options than what transformers reads."""
+        own = str((config.get("architectures") or [""])[0])
+        if own == "BailingMoeV2_5ForCausalLM":
+            raise ConfigError("config.json: architecture 'BailingMoeV2_5ForCausalLM' (Ling 2.5) is not supported.")
+        if cls is ModelArgs and own == "BailingMoeV3ForCausalLM":
+            from . import bailing_moe_v3
+
+            return bailing_moe_v3.ModelArgs.from_dict(config)  # type: ignore[return-value]
+        return super().from_dict(config)
+
+    @property
+    def shared_size(self) -> int:
+        """Width of one shared expert."""
+        return self.moe_intermediate_size
 
     def __post_init__(self) -> None:
         # Published configs give the delta layers' sizes as the attention's.
@@ -109,3 +127,11 @@ class Model(deepseek_v3.Model):
         layer = SafeDelta(args.delta_options())
         layer.lower_bound = args.kda_lower_bound if args.kda_safe_gate else None
         return layer
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        block = super().feed_forward(args, index)
+        if args.has_experts(index) and args.n_shared_experts and args.shared_size != args.moe_intermediate_size:
+            size = args.shared_size * args.n_shared_experts
+            block.shared_experts = GatedMLP(args.hidden_size, size, args.hidden_act)
+        return block

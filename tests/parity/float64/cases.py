@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import dense, dense_more, experts, experts_more, looped, phi, recurrent
+from . import dense, dense_more, experts, experts_more, latent, linear, looped, phi, recurrent
 from .maths import Array, Draw
 
 __all__ = ["CASES", "Case"]
@@ -78,6 +78,60 @@ _LING = {
     "norm_topk_prob": True,
     "use_bias": False,
     "use_qkv_bias": False,
+}
+
+
+_LATENT = {"kv_lora_rank": 16, "q_lora_rank": 12, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6}
+
+_LING3 = _tiny(
+    "bailing_moe_v3",
+    **{**_LING, **_LATENT, "num_hidden_layers": 4, "num_key_value_heads": 4, "num_experts": 6},
+    head_dim=8,
+    partial_rotary_factor=0.5,
+    layer_group_size=2,
+    n_group=3,
+    topk_group=2,
+    routed_scaling_factor=2.5,
+    moe_shared_expert_intermediate_size=24,
+    moe_router_enable_expert_bias=True,
+    score_function="sigmoid",
+    topk_method="noaux_tc",
+    gated_attention_proj_granularity_type="head_wise",
+    kda_lower_bound=-5,
+    kda_safe_gate=True,
+    no_kda_lora=True,
+    rope_interleave=True,
+    short_conv_kernel_size=4,
+    use_mla_nope=False,
+    use_qk_norm=True,
+)
+_LING3["first_k_dense_replace"] = 1
+
+_LONGCAT = {
+    **_LATENT,
+    "model_type": "longcat_flash_ngram",
+    "vocab_size": 32,
+    "hidden_size": 96,
+    "ffn_hidden_size": 48,
+    "expert_ffn_hidden_size": 16,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "moe_topk": 3,
+    "n_routed_experts": 4,
+    "zero_expert_num": 2,
+    "zero_expert_type": "identity",
+    "routed_scaling_factor": 2.0,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "mla_scale_q_lora": True,
+    "mla_scale_kv_lora": True,
+    "ngram_vocab_size_ratio": 3,
+    "emb_neighbor_num": 4,
+    "emb_split_num": 2,
+    "eos_token_id": 2,
+    "attention_bias": False,
+    "tie_word_embeddings": False,
 }
 
 
@@ -389,5 +443,40 @@ CASES: dict[str, Case] = {
             swiglu_limits_shared=[0.0, 0.4, 0.0, 0.6, 0.0],
         ),
         experts_more.step3p5,
+    ),
+    "bailing_moe_linear": Case(
+        _tiny(
+            "bailing_moe_linear",
+            **{**_LING, "num_hidden_layers": 5, "num_experts": 6, "first_k_dense_replace": 1},
+            layer_group_size=2,
+            group_norm_size=2,
+            use_qk_norm=True,
+            partial_rotary_factor=0.5,
+            score_function="sigmoid",
+            moe_router_enable_expert_bias=True,
+            n_group=1,
+            topk_group=1,
+            routed_scaling_factor=2.5,
+        ),
+        linear.bailing_moe_linear,
+        length=40,
+    ),
+    "bailing_moe_v3": Case(_LING3, linear.bailing_moe_v3, length=40),
+    "bailing_hybrid/own": Case(
+        {
+            **_LING3,
+            "model_type": "bailing_hybrid",
+            "architectures": ["BailingMoeV3ForCausalLM"],
+            "num_hidden_layers": 5,
+            "layer_group_size": 2,
+            "q_lora_rank": None,
+        },
+        linear.bailing_moe_v3,
+        length=40,
+    ),
+    "longcat_flash_ngram": Case(_LONGCAT, latent.longcat_flash_ngram, length=40),
+    "longcat_flash_ngram/pairs": Case(
+        {**_LONGCAT, "emb_neighbor_num": 2, "emb_split_num": 1, "ngram_vocab_size_ratio": 2.5},
+        latent.longcat_flash_ngram,
     ),
 }

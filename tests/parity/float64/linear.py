@@ -1,0 +1,113 @@
+"""Families whose attention is mostly a recurrence over one matrix for each head, in float64, a token at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .experts import _chosen, _experts, _mlp
+from .latent import latent_attention, routed
+from .maths import Array, Draw, attention, heads, merge, rms, rope, sigmoid, silu
+
+__all__ = ["bailing_moe_linear", "bailing_moe_v3"]
+
+Config = dict[str, Any]
+
+
+def _conv(w: Draw, name: str, x: Array, kernel: int) -> Array:
+    """silu of each feature's sum over the last `kernel` tokens."""
+    weight = w(name, x.shape[-1], 1, kernel, spread=0.5)[:, 0]
+    padded = np.concatenate([np.zeros((kernel - 1, x.shape[-1])), x])
+    return silu(sum(padded[i : i + len(x)] * weight[:, i] for i in range(kernel)))
+
+
+def delta(q: Array, k: Array, v: Array, decay: Array, rate: Array) -> Array:
+    """https://arxiv.org/abs/2510.26692: (H, L, D), log decays for each key feature, rates (H, L) -> (H, L, D)."""
+    q, k = (a / np.sqrt((a * a).sum(-1, keepdims=True) + 1e-6) for a in (q, k))
+    memory, out = np.zeros((len(q), q.shape[-1], v.shape[-1])), np.zeros_like(v)
+    for t in range(q.shape[1]):
+        memory = memory * np.exp(decay[:, t])[..., None]
+        missing = v[:, t] - np.einsum("hkv,hk->hv", memory, k[:, t])
+        memory = memory + np.einsum("h,hk,hv->hkv", rate[:, t], k[:, t], missing)
+        out[:, t] = np.einsum("hkv,hk->hv", memory, q[:, t]) * q.shape[-1] ** -0.5
+    return out
+
+
+def bailing_moe_linear(c: Config, w: Draw, ids: Any) -> Array:
+    """https://arxiv.org/abs/2510.19338; the rates of fading as in the published modeling_bailing_moe_linear_v2."""
+    d, h, eps, count = c["hidden_size"], c["num_attention_heads"], c["rms_norm_eps"], c["num_hidden_layers"]
+    size, group = d // h, c["layer_group_size"]
+    turned = int(size * c["partial_rotary_factor"])
+    x = w("model.word_embeddings.weight", c["vocab_size"], d, spread=1.0)[ids]
+    for i in range(count):
+        at = f"model.layers.{i}."
+        full = (i + 1) % group == 0 or i >= count // group * group
+        g = c["num_key_value_heads"] if full else h
+        y = rms(x, w(f"{at}input_layernorm.weight", d), eps)
+        fused = y @ w(f"{at}attention.query_key_value.weight", (h + 2 * g) * size, d).T
+        q, k, v = (heads(a, m) for a, m in zip(np.split(fused, [h * size, (h + g) * size], -1), (h, g, g), strict=True))
+        if c["use_qk_norm"]:
+            q = rms(q, w(f"{at}attention.query_layernorm.weight", size), eps)
+            k = rms(k, w(f"{at}attention.key_layernorm.weight", size), eps)
+        q, k = (rope(a, c["rope_theta"], turned) for a in (q, k))
+        if full:
+            out = merge(attention(q, k, v))
+        else:
+            slopes = 2.0 ** (-8 * (np.arange(h) + 1) / h) * (1 - (i - 1) / (count - 1) + 1e-5)
+            apart = np.arange(len(ids))[:, None] - np.arange(len(ids))[None]
+            fading = np.where(apart >= 0, np.exp(-slopes[:, None, None] * np.maximum(apart, 0)), 0)
+            out = merge((q @ k.swapaxes(1, 2) * size**-0.5 * fading) @ v)
+            split = out.reshape(len(ids), c["group_norm_size"], -1)
+            normed = rms(split, 1.0, eps).reshape(len(ids), -1) * w(f"{at}attention.g_norm.weight", h * size)
+            out = normed * sigmoid(y @ w(f"{at}attention.g_proj.weight", h * size, d).T)
+        x = x + out @ w(f"{at}attention.dense.weight", d, h * size).T
+        y, at = rms(x, w(f"{at}post_attention_layernorm.weight", d), eps), f"{at}mlp"
+        if i < c["first_k_dense_replace"]:
+            x = x + _mlp(w, at, y, c["intermediate_size"])
+            continue
+        scores = sigmoid(y @ w(f"{at}.gate.weight", c["num_experts"], d, spread=0.5).T)
+        choice = scores + w(f"{at}.gate.expert_bias", c["num_experts"], spread=0.1)
+        weights = _chosen(scores, choice, c["num_experts_per_tok"])
+        weights = weights / weights.sum(-1, keepdims=True) * c["routed_scaling_factor"]
+        x = x + _experts(w, at, y, weights, c["moe_intermediate_size"])
+        x = x + _mlp(w, f"{at}.shared_experts", y, c["moe_intermediate_size"] * c["num_shared_experts"])
+    return rms(x, w("model.norm.weight", d), eps) @ w("lm_head.weight", c["vocab_size"], d).T
+
+
+def bailing_moe_v3(c: Config, w: Draw, ids: Any) -> Array:
+    """The published modeling_bailing_moe_v3 (https://huggingface.co/inclusionAI)."""
+    d, h, eps, size = c["hidden_size"], c["num_attention_heads"], c["rms_norm_eps"], c["head_dim"]
+    count, group = c["num_hidden_layers"], c["layer_group_size"]
+    x = w("model.word_embeddings.weight", c["vocab_size"], d, spread=1.0)[ids]
+    for i in range(count):
+        at = f"model.layers.{i}."
+        y = rms(x, w(f"{at}input_layernorm.weight", d), eps)
+        at += "attention"
+        if (i + 1) % group == 0 or i >= count // group * group:
+            out = latent_attention(c, w, at, y)
+            gate = sigmoid(y @ w(f"{at}.g_proj.weight", h, d, spread=0.5).T).T[..., None]
+            x = x + merge(out * gate) @ w(f"{at}.dense.weight", d, h * c["v_head_dim"]).T
+        else:
+            q, k, v = (
+                heads(_conv(w, f"{at}.{n}_conv1d.weight", y @ w(f"{at}.{n}_proj.weight", h * size, d).T, 4), h)
+                for n in "qkv"
+            )
+            steps = heads(y @ w(f"{at}.f_proj.weight", h * size, d).T + w(f"{at}.dt_bias", h * size), h)
+            rate = np.exp(w(f"{at}.A_log", h, center=0.5))[:, None, None]
+            decay = c["kda_lower_bound"] * sigmoid(rate * steps)
+            out = delta(q, k, v, decay, sigmoid(y @ w(f"{at}.b_proj.weight", h, d).T).T)
+            out = rms(out, w(f"{at}.o_norm.weight", size), eps)
+            out = out * sigmoid(heads(y @ w(f"{at}.g_proj.weight", h * size, d).T, h))
+            x = x + merge(out) @ w(f"{at}.o_proj.weight", d, h * size).T
+        at = f"model.layers.{i}."
+        y, at = rms(x, w(f"{at}post_attention_layernorm.weight", d), eps), f"{at}mlp"
+        if i < c["first_k_dense_replace"]:
+            x = x + _mlp(w, at, y, c["intermediate_size"])
+            continue
+        sizes = c["num_experts"], c["num_experts_per_tok"], c["n_group"], c["topk_group"]
+        weights = routed(w, f"{at}.gate", y, *sizes) * c["routed_scaling_factor"]
+        x = x + _experts(w, at, y, weights, c["moe_intermediate_size"])
+        shared = c["moe_shared_expert_intermediate_size"] * c["num_shared_experts"]
+        x = x + _mlp(w, f"{at}.shared_experts", y, shared)
+    return rms(x, w("model.norm.weight", d), eps) @ w("lm_head.weight", c["vocab_size"], d).T
