@@ -56,9 +56,13 @@ class ModelArgs(BaseModelArgs):
         for name in ("num_heads", "ffn_round_up_to_multiple_of", "gate_soft_cap", "output_logit_soft_cap"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"config.json: {name} must be positive, not {getattr(self, name)}.")
-        for size in (self.key_size, self.value_size):
-            if size < 1 or size % self.num_heads:
-                raise ConfigError(f"config.json: {size} features are not num_heads={self.num_heads} heads.")
+        for name, size in (("qk_dim", self.key_size), ("v_dim", self.value_size), ("ffn_proj", self.feed_forward_size)):
+            whole = name == "ffn_proj" or size % self.num_heads == 0
+            if not whole or not 1 <= size < 2**31:
+                raise ConfigError(
+                    f"config.json: {name}_factor with hidden_size={self.hidden_size} and num_heads={self.num_heads} "
+                    f"gives {size} features, which is not possible."
+                )
         if not self.add_out_norm or self.weight_mode not in ("single", "fused"):
             raise ConfigError(
                 f"config.json: add_out_norm={self.add_out_norm} with weight_mode={self.weight_mode!r} is not supported "
