@@ -81,10 +81,13 @@ class SafeDelta(SeparateDelta):
         self.g_proj = Linear(o.hidden_size, o.value_size, bias=False)
         self.dt_bias = mx.ones((o.key_size,))
 
+    def _steps(self, x: mx.array) -> mx.array:
+        return self.f_proj(x)
+
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         o = self._options
         mixed = mx.concatenate([self[f"{name}_proj"](x) for name in "qkv"], axis=-1)
-        steps = self.f_proj(x).astype(mx.float32) + self.dt_bias.astype(mx.float32)
+        steps = self._steps(x).astype(mx.float32) + self.dt_bias.astype(mx.float32)
         steps, rate = mx.unflatten(steps, -1, (o.key_heads, o.key_dim)), mx.exp(self.A_log.astype(mx.float32))[:, None]
         bound = self.lower_bound
         decay = -rate * nn.softplus(steps) if bound is None else bound * mx.sigmoid(rate * steps)

@@ -135,6 +135,54 @@ _LONGCAT = {
 }
 
 
+_KIMI3 = {
+    "model_type": "kimi_k3",
+    "vocab_size": 32,
+    "text_config": {
+        **_LATENT,
+        "model_type": "kimi_linear",
+        "vocab_size": 32,
+        "hidden_size": 32,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": 48,
+        "rms_norm_eps": 1e-2,  # large enough to see which norms have it
+        "max_position_embeddings": 64,
+        "linear_attn_config": {
+            "full_attn_layers": [2, 5],
+            "kda_layers": [1, 3, 4],
+            "head_dim": 8,
+            "num_heads": 4,
+            "short_conv_kernel_size": 4,
+            "use_full_rank_gate": True,
+            "gate_lower_bound": -5.0,
+        },
+        "hidden_act": "situ",
+        "activation_situ_beta": 1.0,
+        "activation_situ_linear_beta": 2.0,
+        "attn_res_block_size": 2,
+        "mla_use_nope": True,
+        "mla_use_output_gate": True,
+        "num_experts": 4,
+        "num_experts_per_token": 2,
+        "num_shared_experts": 2,
+        "moe_intermediate_size": 16,
+        "moe_router_activation_func": "sigmoid",
+        "moe_renormalize": True,
+        "routed_scaling_factor": 2.0,
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 1,
+        "use_grouped_topk": True,
+        "num_expert_group": 1,
+        "topk_group": 1,
+        "routed_expert_hidden_size": 16,
+        "latent_moe_use_norm": True,
+        "tie_word_embeddings": False,
+    },
+}
+
+
 def _puzzle(attention: dict[str, Any], ffn: dict[str, Any]) -> dict[str, Any]:
     usual = {"no_op": False, "replace_with_linear": False, "sparsify": None}
     return {"attention": {**usual, "window_length": None, **attention}, "ffn": {**usual, **ffn}}
@@ -479,4 +527,5 @@ CASES: dict[str, Case] = {
         {**_LONGCAT, "emb_neighbor_num": 2, "emb_split_num": 1, "ngram_vocab_size_ratio": 2.5},
         latent.longcat_flash_ngram,
     ),
+    "kimi_k3": Case(_KIMI3, linear.kimi_k3, length=40),
 }

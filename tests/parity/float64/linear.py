@@ -8,9 +8,9 @@ import numpy as np
 
 from .experts import _chosen, _experts, _mlp
 from .latent import latent_attention, routed
-from .maths import Array, Draw, attention, heads, merge, rms, rope, sigmoid, silu
+from .maths import Array, Draw, attention, heads, merge, rms, rope, sigmoid, silu, softmax
 
-__all__ = ["bailing_moe_linear", "bailing_moe_v3"]
+__all__ = ["bailing_moe_linear", "bailing_moe_v3", "kimi_k3"]
 
 Config = dict[str, Any]
 
@@ -111,3 +111,68 @@ def bailing_moe_v3(c: Config, w: Draw, ids: Any) -> Array:
         shared = c["moe_shared_expert_intermediate_size"] * c["num_shared_experts"]
         x = x + _mlp(w, f"{at}.shared_experts", y, shared)
     return rms(x, w("model.norm.weight", d), eps) @ w("lm_head.weight", c["vocab_size"], d).T
+
+
+def kimi_k3(c: Config, w: Draw, ids: Any) -> Array:
+    """https://huggingface.co/moonshotai/Kimi-K3, report: SiTU-GLU (eq. 12), attention over depth (eq. 8 to 10)."""
+    c = c["text_config"]
+    d, eps, delta_options = c["hidden_size"], c["rms_norm_eps"], c["linear_attn_config"]
+    b1, b2, narrow = c["activation_situ_beta"], c["activation_situ_linear_beta"], c["routed_expert_hidden_size"]
+    dh, size, top = delta_options["num_heads"], delta_options["head_dim"], "language_model.model."
+
+    def glu(
+        at: str, x: Array, inner: int, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    ) -> Array:
+        gate, up = (x @ w(f"{at}.{n}.weight", inner, x.shape[-1]).T for n in names[:2])
+        y = b1 * np.tanh(gate / b1) * sigmoid(gate) * b2 * np.tanh(up / b2)
+        return y @ w(f"{at}.{names[2]}.weight", x.shape[-1], inner).T
+
+    def depth(at: str, stream: Array, bank: list[Array]) -> Array:
+        norm, proj = w(f"{at}_norm.weight", d), w(f"{at}_proj.weight", 1, d, spread=0.5)[0]
+        if not bank:
+            return stream
+        values = np.stack([*bank, stream], axis=1)
+        return (softmax(rms(values, norm, eps) @ proj)[..., None] * values).sum(1)
+
+    x = w(f"{top}embed_tokens.weight", c["vocab_size"], d, spread=1.0)[ids]
+    bank: list[Array] = []
+    for i in range(c["num_hidden_layers"]):
+        layer = f"{top}layers.{i}."
+        at, starts = f"{layer}self_attn", i % c["attn_res_block_size"] == 0
+        y = rms(depth(f"{layer}self_attention_res", x, bank), w(f"{layer}input_layernorm.weight", d), eps)
+        if i + 1 in delta_options["full_attn_layers"]:
+            out = merge(latent_attention(c, w, at, y, turned=False))
+        else:
+            q, k, v = (
+                heads(_conv(w, f"{at}.{n}_conv1d.weight", y @ w(f"{at}.{n}_proj.weight", dh * size, d).T, 4), dh)
+                for n in "qkv"
+            )
+            steps = y @ w(f"{at}.f_a_proj.weight", size, d).T @ w(f"{at}.f_b_proj.weight", dh * size, size).T
+            steps = heads(steps + w(f"{at}.dt_bias", dh * size), dh)
+            rate = np.exp(w(f"{at}.A_log", dh, center=0.5))[:, None, None]
+            decay = delta_options["gate_lower_bound"] * sigmoid(rate * steps)
+            out = delta(q, k, v, decay, sigmoid(y @ w(f"{at}.b_proj.weight", dh, d).T).T)
+            out = merge(rms(out, w(f"{at}.o_norm.weight", size), eps))
+        out = out * sigmoid(y @ w(f"{at}.g_proj.weight", out.shape[-1], d).T)
+        out = out @ w(f"{at}.o_proj.weight", d, out.shape[-1]).T
+        if starts:
+            bank.append(x)
+        x = out if starts else x + out
+        y = rms(depth(f"{layer}mlp_res", x, bank), w(f"{layer}post_attention_layernorm.weight", d), eps)
+        if i < c["first_k_dense_replace"]:
+            x = x + glu(f"{layer}mlp", y, c["intermediate_size"])
+            continue
+        at, count, inner = f"{layer}block_sparse_moe", c["num_experts"], c["moe_intermediate_size"]
+        scores = sigmoid(y @ w(f"{at}.gate.weight", count, d, spread=0.5).T)
+        choice = scores + w(f"{at}.gate.e_score_correction_bias", count, spread=0.1)
+        weights = _chosen(scores, choice, c["num_experts_per_token"])
+        weights = weights / weights.sum(-1, keepdims=True) * c["routed_scaling_factor"]
+        small = y @ w(f"{at}.routed_expert_down_proj.weight", narrow, d).T
+        mixed = sum(
+            weights[:, e : e + 1] * glu(f"{at}.experts.{e}", small, inner, ("w1", "w3", "w2")) for e in range(count)
+        )
+        mixed = rms(np.asarray(mixed), w(f"{at}.routed_expert_norm.weight", narrow), eps)
+        x = x + mixed @ w(f"{at}.routed_expert_up_proj.weight", d, narrow).T
+        x = x + glu(f"{at}.shared_experts", y, inner * c["num_shared_experts"])
+    x = rms(depth(f"{top}output_attn_res", x, bank), w(f"{top}norm.weight", d), eps)
+    return x @ w("language_model.lm_head.weight", c["vocab_size"], d).T
