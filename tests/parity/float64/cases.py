@@ -528,4 +528,38 @@ CASES: dict[str, Case] = {
         latent.longcat_flash_ngram,
     ),
     "kimi_k3": Case(_KIMI3, linear.kimi_k3, length=40),
+    "spark2_5": Case(
+        _tiny(
+            "spark2_5",
+            **{"num_hidden_layers": 4, "rope_theta": None, "tie_word_embeddings": True},
+            head_dim=16,
+            hidden_act="gelu",
+            sliding_window=5,
+            layer_types=["sliding_attention"] * 3 + ["full_attention"],
+            rope_parameters={
+                "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 5000000.0, "rope_type": "default"},
+                "sliding_attention": {"partial_rotary_factor": 1.0, "rope_theta": 10000.0, "rope_type": "default"},
+            },
+            headwise_attn_output_gate=True,
+            gate_attn_act_mode="sigmoid",
+            attention_bias=False,
+            mlp_bias=False,
+        ),
+        dense_more.spark2_5,
+    ),
+    "talkie": Case(
+        {
+            "model_type": "talkie",
+            "vocab_size": 32,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "head_dim": 8,
+            "max_position_embeddings": 64,
+            "rope_theta": 1000000.0,
+            "tie_word_embeddings": False,
+        },
+        dense_more.talkie,
+    ),
 }

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .maths import Array, Draw, attention, gated, heads, merge, rms, rope
+from .maths import Array, Draw, attention, gated, gelu, heads, merge, rms, rope, sigmoid
 
-__all__ = ["baichuan_m1", "nemotron_nas", "openelm", "plamo3"]
+__all__ = ["baichuan_m1", "nemotron_nas", "openelm", "plamo3", "spark2_5", "talkie"]
 
 Config = dict[str, Any]
 
@@ -121,3 +121,49 @@ def nemotron_nas(c: Config, w: Draw, ids: Any) -> Array:
                 gate, up = (w(f"{at}mlp.{n}_proj.weight", wide, d) for n in ("gate", "up"))
                 x = x + gated(y, gate, up, w(f"{at}mlp.down_proj.weight", d, wide))
     return rms(x, w("model.norm.weight", d), eps) @ w("lm_head.weight", c["vocab_size"], d).T
+
+
+def spark2_5(c: Config, w: Draw, ids: Any) -> Array:
+    """https://huggingface.co/XHToken/Spark-X2.5-4B: each head's output has a gate; ropes by the layer's kind."""
+    d, h, g, size = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+    eps, inner = c["rms_norm_eps"], c["intermediate_size"]
+    table = w("model.embedding.weight", c["vocab_size"], d, spread=0.3)
+    x = table[ids]
+    for i, kind in enumerate(c["layer_types"]):
+        at, turn = f"model.layers.{i}.", c["rope_parameters"][kind]
+        dims = int(size * turn.get("partial_rotary_factor", 1.0))
+        y = rms(x, w(f"{at}input_layernorm.weight", d), eps)
+        fused = y @ w(f"{at}self_attn.q_k_v_proj.weight", (h + 2 * g) * size, d).T
+        q, k, v = (heads(a, m) for a, m in zip(np.split(fused, [h * size, (h + g) * size], -1), (h, g, g), strict=True))
+        q, k = (rope(a, turn["rope_theta"], dims) for a in (q, k))
+        out = attention(q, k, v, window=c["sliding_window"] if kind == "sliding_attention" else None)
+        out = out * sigmoid(y @ w(f"{at}self_attn.g_proj.weight", h, d, spread=0.5).T).T[..., None]
+        x = x + merge(out) @ w(f"{at}self_attn.out_proj.weight", d, h * size).T
+        y = rms(x, w(f"{at}post_attention_layernorm.weight", d), eps)
+        gate, up = (w(f"{at}mlp.{n}_proj.weight", inner, d) for n in ("gate", "up"))
+        x = x + gated(y, gate, up, w(f"{at}mlp.down_proj.weight", d, inner), gelu)
+    return rms(x, w("model.norm.weight", d), eps) @ table.T
+
+
+def talkie(c: Config, w: Draw, ids: Any) -> Array:
+    """https://huggingface.co/lewtun/talkie-1930-13b-it-hf: norms without weights; heads turn backwards."""
+    d, h, size, inner = c["hidden_size"], c["num_attention_heads"], c["head_dim"], c["intermediate_size"]
+
+    def norm(a: Array) -> Array:
+        return rms(a, 1.0, float(np.finfo(np.float32).eps))
+
+    back = -(c["rope_theta"] ** (-np.arange(0, size, 2) / size))
+    first = x = norm(w("model.embed.weight", c["vocab_size"], d, spread=1.0)[ids])
+    for i in range(c["num_hidden_layers"]):
+        at = f"model.blocks.{i}."
+        q, k, v = (heads(norm(x) @ w(f"{at}attn.attn_{n}.weight", d, d).T, h) for n in ("query", "key", "value"))
+        q, k = norm(rope(q, freqs=back)), norm(rope(k, freqs=back))
+        q = q * w(f"{at}attn.head_gain.head_g", h, center=1.5)[:, None, None]
+        out = merge(attention(q, k, v)) @ w(f"{at}attn.attn_resid.weight", d, d).T
+        x = x + out * w(f"{at}attn_gain.a_g", 1, center=1.0)
+        gate, up = (w(f"{at}mlp.mlp_{n}.weight", inner, d) for n in ("gate", "linear"))
+        x = x + gated(norm(x), gate, up, w(f"{at}mlp.mlp_resid.weight", d, inner)) * w(
+            f"{at}mlp_gain.a_g", 1, center=1.0
+        )
+        x = x + first * w(f"{at}embed_skip.a_g", 1, center=0.5)
+    return norm(x) @ w("lm_head", c["vocab_size"], d).T * w("lm_head_gain.w_g", 1, center=1.5)

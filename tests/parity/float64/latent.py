@@ -14,9 +14,7 @@ __all__ = ["grouped", "latent_attention", "longcat_flash_ngram"]
 Config = dict[str, Any]
 
 
-def latent_attention(
-    c: Config, w: Draw, at: str, x: Array, *, turned: bool = True, grow: bool = False, eps: float = 1e-6
-) -> Array:
+def latent_attention(c: Config, w: Draw, at: str, x: Array, *, turned: bool = True, grow: bool = False) -> Array:
     """https://arxiv.org/abs/2405.04434, 2.1: heads (H, L, value); `grow` undoes what compression took of the size."""
     d, h, rank = c["hidden_size"], c["num_attention_heads"], c["kv_lora_rank"]
     nope, turn, value = c["qk_nope_head_dim"], c["qk_rope_head_dim"], c["v_head_dim"]
