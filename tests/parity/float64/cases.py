@@ -562,4 +562,19 @@ CASES: dict[str, Case] = {
         },
         dense_more.talkie,
     ),
+    "gear": Case(
+        _tiny(
+            "gear",
+            **{"num_hidden_layers": 4, "rope_theta": 1000000.0, "tie_word_embeddings": True, "rms_norm_eps": 1e-6},
+            head_dim=16,
+            layer_types=["conv_mixer", "sliding_attention", "conv_mixer", "full_attention"],
+            sliding_window=5,
+            conv_L_cache=3,
+            rope_local_base_freq=10000.0,
+            hidden_activation="gelu_pytorch_tanh",
+            query_pre_attn_scalar=None,
+            use_bidirectional_attention=False,
+        ),
+        dense_more.gear,
+    ),
 }

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .maths import Array, Draw, attention, gated, gelu, heads, merge, rms, rope, sigmoid
+from .maths import Array, Draw, attention, gated, gelu, gelu_tanh, heads, merge, rms, rope, sigmoid
 
-__all__ = ["baichuan_m1", "nemotron_nas", "openelm", "plamo3", "spark2_5", "talkie"]
+__all__ = ["baichuan_m1", "gear", "nemotron_nas", "openelm", "plamo3", "spark2_5", "talkie"]
 
 Config = dict[str, Any]
 
@@ -167,3 +167,40 @@ def talkie(c: Config, w: Draw, ids: Any) -> Array:
         )
         x = x + first * w(f"{at}embed_skip.a_g", 1, center=0.5)
     return norm(x) @ w("lm_head", c["vocab_size"], d).T * w("lm_head_gain.w_g", 1, center=1.5)
+
+
+def gear(c: Config, w: Draw, ids: Any) -> Array:
+    """llama.cpp's graph of GearForCausalLM: Gemma 3, in some layers with convolutions instead of attention."""
+    d, h, g, size = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+    inner, kernel = c["intermediate_size"], c["conv_L_cache"]
+
+    def norm(name: str, a: Array) -> Array:
+        return rms(a, 1 + w(name, a.shape[-1], center=0.0), c["rms_norm_eps"])
+
+    def conv(name: str, a: Array) -> Array:
+        weight = w(name, g * size, 1, kernel, spread=0.5)[:, 0]
+        padded = np.concatenate([np.zeros((kernel - 1, g * size)), a])
+        return np.stack([(padded[t : t + kernel].T * weight).sum(-1) for t in range(len(a))])
+
+    table = w("model.embed_tokens.weight", c["vocab_size"], d, spread=0.3)
+    x = table[ids] * d**0.5
+    for i, kind in enumerate(c["layer_types"]):
+        at, local = f"model.layers.{i}.", kind == "conv_mixer"
+        y, mix = norm(f"{at}input_layernorm.weight", x), f"{at}local_mixer." if local else f"{at}self_attn."
+        q, k, v = (heads(y @ w(f"{mix}{n}_proj.weight", m * size, d).T, m) for n, m in (("q", h), ("k", g), ("v", g)))
+        q, k = norm(f"{mix}q_norm.weight", q), norm(f"{mix}k_norm.weight", k)
+        if local:
+            k, v = conv(f"{mix}key_conv.weight", merge(k)), conv(f"{mix}value_conv.weight", merge(v))
+            k, v = (np.repeat(heads(a, g), h // g, axis=0) for a in (k, v))
+            out = sigmoid(q * k) * v
+        else:
+            slides = kind == "sliding_attention"
+            theta = c["rope_local_base_freq"] if slides else c["rope_theta"]
+            out = attention(rope(q, theta), rope(k, theta), v, window=c["sliding_window"] if slides else None)
+        out = merge(out) @ w(f"{mix}o_proj.weight", d, h * size).T
+        x = x + norm(f"{at}post_attention_layernorm.weight", out)
+        y = norm(f"{at}pre_feedforward_layernorm.weight", x)
+        gate, up = (w(f"{at}mlp.{n}_proj.weight", inner, d) for n in ("gate", "up"))
+        y = gated(y, gate, up, w(f"{at}mlp.down_proj.weight", d, inner), gelu_tanh)
+        x = x + norm(f"{at}post_feedforward_layernorm.weight", y)
+    return norm("model.norm.weight", x) @ table.T
