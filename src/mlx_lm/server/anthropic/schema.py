@@ -98,7 +98,7 @@ _PROMPT_RULES: dict[str, Rule] = {
     "tools[].type": refused("Tools that the vendor defines or runs; give a custom tool with its schema.", "custom"),
     "tools[].input_examples": ignored("Chat templates have no place for them."),
     "tools[].cache_control": ignored("Every prefix is reused without marks."),
-    "tool_choice.type": honoured("auto, any, tool or none; any and tool are enforced by a grammar."),
+    "tool_choice.type": honoured("auto, any, tool or none; any and tool by grammar, in every format."),
     "tool_choice.name": honoured("Of the tool that must be called."),
     "tool_choice.disable_parallel_tool_use": honoured("The answer ends with its first call."),
     "thinking.type": honoured("enabled, disabled or adaptive. Without `thinking` it is disabled."),

@@ -90,7 +90,7 @@ CHAT = FieldTable(
         "tools[].function.description": honoured("Given to the chat template."),
         "tools[].function.parameters": honoured("A JSON schema of an object."),
         "tools[].function.strict": honoured("true: the arguments are held to the schema by grammar, also with auto."),
-        "tool_choice": honoured("none, auto, required (by grammar) or a function (by grammar)."),
+        "tool_choice": honoured("none, auto, required or a function; the last two by grammar, in every format."),
         "parallel_tool_calls": honoured("false: the answer ends with its first call, in every format."),
         "response_format.type": honoured("text, json_object or json_schema."),
         "response_format.json_schema.name": honoured("It has no effect on the answer."),

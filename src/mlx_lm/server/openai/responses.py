@@ -87,7 +87,7 @@ RESPONSES = FieldTable(
         "tools[].description": honoured("Given to the chat template."),
         "tools[].parameters": honoured("A JSON schema of an object."),
         "tools[].strict": honoured("true: the arguments are held to the schema by grammar. Without it: false."),
-        "tool_choice": honoured("none, auto, required (by grammar) or a function (by grammar)."),
+        "tool_choice": honoured("none, auto, required or a function; the last two by grammar, in every format."),
         "parallel_tool_calls": honoured("false: the answer ends with its first call, in every format."),
         "text.format.type": honoured("text, json_object or json_schema."),
         "text.format.name": honoured("It has no effect on the answer."),

@@ -49,9 +49,29 @@ class ToolSchemas:
         return tuple(map(str, self._properties(tool)))
 
     def schema(self, tool: str, parameter: str) -> Mapping[str, Any]:
-        """The schema of a parameter; empty if it is not known."""
+        """The schema of a parameter, with references inside the tool's schema followed; empty if it is not known."""
         found = self._properties(tool).get(parameter)
-        return found if isinstance(found, Mapping) else {}
+        return _followed(found, self._parameters.get(tool, {}), 0) if isinstance(found, Mapping) else {}
+
+
+def _followed(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> Mapping[str, Any]:
+    """A schema without references in what says its type; those that lead nowhere stay."""
+    path = schema.get("$ref")
+    if depth > _MAX_NESTING:
+        return schema
+    if isinstance(path, str) and path.startswith("#/"):
+        target: Any = root
+        for part in path[2:].split("/"):
+            target = target.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
+        if not isinstance(target, Mapping):
+            return schema
+        rest = {key: value for key, value in schema.items() if key != "$ref"}
+        return _followed({**target, **rest}, root, depth + 1)
+    new = dict(schema)
+    for key in ("anyOf", "oneOf", "allOf"):
+        if isinstance(schema.get(key), list | tuple):
+            new[key] = [_followed(one, root, depth + 1) if isinstance(one, Mapping) else one for one in schema[key]]
+    return new
 
 
 def types_of(schema: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
