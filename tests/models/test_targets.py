@@ -27,7 +27,7 @@ WITHOUT: dict[str, str] = {
         
         """,
     "not written yet; neither transformers nor a paper that we know says what it computes": """
-        afm7 prism_hadamard_qwen35""",
+        prism_hadamard_qwen35""",
     "not written yet; transformers has no reference for it": """
         deepseek_v41""",
 }

@@ -577,4 +577,19 @@ CASES: dict[str, Case] = {
         ),
         dense_more.gear,
     ),
+    "afm7": Case(
+        {
+            "model_type": "afm7",
+            "vocab_size": 32,
+            "hidden_dim": 32,
+            "num_layers": 4,
+            "num_kv_reuse_layers": 2,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "hidden_dim_scale_factor": 3.25,
+            "rope_theta": 50000,
+            "rms_norm_eps": 1e-5,
+        },
+        dense_more.afm7,
+    ),
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 from .maths import Array, Draw, attention, gated, gelu, gelu_tanh, heads, merge, rms, rope, sigmoid
 
-__all__ = ["baichuan_m1", "gear", "nemotron_nas", "openelm", "plamo3", "spark2_5", "talkie"]
+__all__ = ["afm7", "baichuan_m1", "gear", "nemotron_nas", "openelm", "plamo3", "spark2_5", "talkie"]
 
 Config = dict[str, Any]
 
@@ -204,3 +204,34 @@ def gear(c: Config, w: Draw, ids: Any) -> Array:
         y = gated(y, gate, up, w(f"{at}mlp.down_proj.weight", d, inner), gelu_tanh)
         x = x + norm(f"{at}post_feedforward_layernorm.weight", y)
     return norm("model.norm.weight", x) @ table.T
+
+
+def afm7(c: Config, w: Draw, ids: Any) -> Array:
+    """Apple's tamm, AFMTextV7: the last layers share keys and values, which are whole multiples of a scale."""
+    d, h, g, eps = c["hidden_dim"], c["num_heads"], c["num_kv_heads"], c["rms_norm_eps"]
+    size, inner, first = d // h, round(d * c["hidden_dim_scale_factor"]), c["num_layers"] - c["num_kv_reuse_layers"]
+    table = w("model.embedding.weight", c["vocab_size"], d, spread=0.3)
+    x, k, v = table[ids], np.zeros(0), np.zeros(0)
+    for i in range(c["num_layers"]):
+        at = f"model.layers.{i}." if i < first else f"model.kv_reuse_layers.{i - first}."
+        y = rms(x, w(f"{at}input_layernorm.weight", d), eps)
+        if i < first:
+            fused = y @ w(f"{at}self_attn.qkv_proj.weight", (h + 2 * g) * size, d).T
+            q, k, v = np.split(fused, [h * size, (h + g) * size], -1)
+            q, k, v = heads(q, h), heads(k, g), heads(v, g)
+            k = rms(rope(k, c["rope_theta"], pairs=True), w(f"{at}self_attn.k_norm.weight", size), eps)
+            k, v = (
+                np.clip(np.round(a / s), -128, 127) * s
+                for a, s in (
+                    (n, w(f"{at}self_attn.quant_{kind}_scale", spread=0.001, center=0.05))
+                    for n, kind in ((k, "key"), (v, "value"))
+                )
+            )
+        else:
+            q = heads(y @ w(f"{at}self_attn.q_proj.weight", d, d).T, h)
+        q = rms(rope(q, c["rope_theta"], pairs=True), w(f"{at}self_attn.q_norm.weight", size), eps)
+        x = x + merge(attention(q, k, v)) @ w(f"{at}self_attn.out_proj.weight", d, d).T
+        y = rms(x, w(f"{at}post_attention_layernorm.weight", d), eps)
+        gate, up = (w(f"{at}mlp.{n}_proj.weight", inner, d) for n in ("gate", "up"))
+        x = x + gated(y, gate, up, w(f"{at}mlp.down_proj.weight", d, inner))
+    return rms(x, w("model.output_norm.weight", d), eps) @ table.T
