@@ -26,8 +26,6 @@ WITHOUT: dict[str, str] = {
     "not written yet; transformers has a reference for it": """
         
         """,
-    "not written yet; neither transformers nor a paper that we know says what it computes": """
-        prism_hadamard_qwen35""",
     "not written yet; transformers has no reference for it": """
         deepseek_v41""",
 }

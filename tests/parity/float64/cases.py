@@ -183,6 +183,52 @@ _KIMI3 = {
 }
 
 
+_PRISM_LAYERS = {
+    "model.layers.0.linear_attn.": ("in_proj_qkv", "in_proj_z", "out_proj"),
+    "model.layers.1.self_attn.": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "model.layers.0.mlp.": ("gate_proj", "up_proj", "down_proj"),
+    "model.layers.1.mlp.": ("gate_proj", "up_proj"),
+}
+_PRISM = {
+    "model_type": "prism_hadamard_qwen35",
+    "schema_version": 2,
+    "base_model_type": "qwen3_5",
+    "tensor_namespace": "mlx-vlm-qwen3_5",
+    "gdn_activation_layout": "grouped",
+    "components": {"text": True, "vision": False, "mtp": False},
+    "modules": [
+        {"path": "model.embed_tokens", "block": 16, "embedding": True, "dtype": "float16"},
+        {"path": "lm_head", "block": 32, "embedding": False, "dtype": "float16"},
+        *(
+            {"path": at + name, "block": 16, "embedding": False, "dtype": "float16"}
+            for at, names in _PRISM_LAYERS.items()
+            for name in names
+        ),
+    ],
+    "vocab_size": 32,
+    "text_config": {
+        "model_type": "qwen3_5_text",
+        "vocab_size": 32,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_conv_kernel_dim": 4,
+        "full_attention_interval": 2,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25, "rope_type": "default"},
+    },
+}
+
+
 def _puzzle(attention: dict[str, Any], ffn: dict[str, Any]) -> dict[str, Any]:
     usual = {"no_op": False, "replace_with_linear": False, "sparsify": None}
     return {"attention": {**usual, "window_length": None, **attention}, "ffn": {**usual, **ffn}}
@@ -592,4 +638,5 @@ CASES: dict[str, Case] = {
         },
         dense_more.afm7,
     ),
+    "prism_hadamard_qwen35": Case(_PRISM, linear.prism, length=40),
 }

@@ -8,9 +8,9 @@ import numpy as np
 
 from .experts import _chosen, _experts, _mlp
 from .latent import latent_attention, routed
-from .maths import Array, Draw, attention, heads, merge, rms, rope, sigmoid, silu, softmax
+from .maths import Array, Draw, attention, heads, merge, rms, rope, sigmoid, silu, softmax, softplus
 
-__all__ = ["bailing_moe_linear", "bailing_moe_v3", "kimi_k3"]
+__all__ = ["bailing_moe_linear", "bailing_moe_v3", "kimi_k3", "prism"]
 
 Config = dict[str, Any]
 
@@ -176,3 +176,71 @@ def kimi_k3(c: Config, w: Draw, ids: Any) -> Array:
         x = x + glu(f"{at}.shared_experts", y, inner * c["num_shared_experts"])
     x = rms(depth(f"{top}output_attn_res", x, bank), w(f"{top}norm.weight", d), eps)
     return x @ w("language_model.lm_head.weight", c["vocab_size"], d).T
+
+
+def _hadamard(size: int) -> Array:
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.kron(np.array([[1.0, 1.0], [1.0, -1.0]]), matrix)
+    return matrix / np.sqrt(size)
+
+
+def prism(c: Config, w: Draw, ids: Any) -> Array:
+    """Qwen 3.5 (https://huggingface.co/Qwen) in Prism's basis: weights are kept as W * signs * Hadamard."""
+    blocks, c = {m["path"]: m["block"] for m in c["modules"]}, c["text_config"]
+    d, eps, size = c["hidden_size"], c["rms_norm_eps"], c["head_dim"]
+    h, g = c["num_attention_heads"], c["num_key_value_heads"]
+    names = ("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim")
+    kh, vh, kd, vd = (c[n] for n in names)
+    top, kernel, turn = "language_model.", c["linear_conv_kernel_dim"], c["rope_parameters"]
+
+    def signs(path: str, width: int) -> Array:
+        raw = np.random.default_rng(len(path) + width).standard_normal(width)
+        w.tensors[f"{top}{path}.signs"] = np.where(raw > 0, 1, -1).astype(np.float32)
+        return w(f"{top}{path}.signs", width)
+
+    def turned(path: str, x: Array, back: bool = False) -> Array:
+        if path not in blocks:
+            return x
+        s, block = signs(path, x.shape[-1]), blocks[path]
+        if not block:
+            return x
+        y = ((x if back else x * s).reshape(len(x), -1, block) @ _hadamard(block)).reshape(x.shape)
+        return y * s if back else y
+
+    def linear(path: str, x: Array, out: int) -> Array:
+        return turned(path, x) @ w(f"{top}{path}.weight", out, x.shape[-1]).T
+
+    def norm(path: str, x: Array) -> Array:
+        return rms(x, w(f"{top}{path}.weight", x.shape[-1], center=1.0), eps)
+
+    x = turned("model.embed_tokens", w(f"{top}model.embed_tokens.weight", c["vocab_size"], d, spread=1.0)[ids], True)
+    for i in range(c["num_hidden_layers"]):
+        at = f"model.layers.{i}."
+        y = norm(f"{at}input_layernorm", x)
+        if (i + 1) % c["full_attention_interval"] == 0:
+            q = linear(f"{at}self_attn.q_proj", y, 2 * h * size).reshape(len(ids), h, 2, size)
+            gate, q = q[:, :, 1].reshape(len(ids), -1), q[:, :, 0].transpose(1, 0, 2)
+            k, v = (heads(linear(f"{at}self_attn.{n}_proj", y, g * size), g) for n in "kv")
+            q, k = norm(f"{at}self_attn.q_norm", q), norm(f"{at}self_attn.k_norm", k)
+            q, k = (rope(a, turn["rope_theta"], int(size * turn["partial_rotary_factor"])) for a in (q, k))
+            out = linear(f"{at}self_attn.o_proj", merge(attention(q, k, v)) * sigmoid(gate), d)
+        else:
+            at += "linear_attn."
+            mixed = linear(f"{at}in_proj_qkv", y, 2 * kh * kd + vh * vd)
+            weight = w(f"{top}{at}conv1d.weight", mixed.shape[-1], kernel, 1, spread=0.5)[..., 0]
+            padded = np.concatenate([np.zeros((kernel - 1, mixed.shape[-1])), mixed])
+            mixed = silu(np.stack([(padded[t : t + kernel].T * weight).sum(-1) for t in range(len(ids))]))
+            q, k, v = np.split(mixed, [kh * kd, 2 * kh * kd], axis=-1)
+            q, k = (np.repeat(heads(a, kh), vh // kh, axis=0) for a in (q, k))
+            steps = softplus(linear(f"{at}in_proj_a", y, vh) + w(f"{top}{at}dt_bias", vh))
+            decay = -np.exp(w(f"{top}{at}A_log", vh)) * steps
+            rate = sigmoid(linear(f"{at}in_proj_b", y, vh))
+            out = delta(q, k, heads(v, vh), decay.T[..., None], rate.T)
+            out = norm(f"{at}norm", out) * silu(heads(linear(f"{at}in_proj_z", y, vh * vd), vh))
+            out, at = linear(f"{at}out_proj", merge(out), d), f"model.layers.{i}."
+        x = x + out
+        y = norm(f"{at}post_attention_layernorm", x)
+        gate, up = (linear(f"{at}mlp.{n}_proj", y, c["intermediate_size"]) for n in ("gate", "up"))
+        x = x + linear(f"{at}mlp.down_proj", silu(gate) * up, d)
+    return linear("lm_head", norm("model.norm", x), c["vocab_size"])
