@@ -16,6 +16,7 @@ from mlx_lm.errors import GrammarError, UnsupportedError
 from mlx_lm.server.calls import FORMS, REFUSED, call_grammar, marked_only
 from mlx_lm.server.work import Tool, ToolChoice, Work
 from mlx_lm.tokenizer.parsers import FORMATS, STYLES, ParserChoice, parse_complete
+from mlx_lm.tokenizer.parsers.schema import ToolSchemas
 
 STRING, INTEGER, NUMBER, FLAG = ({"type": kind} for kind in ("string", "integer", "number", "boolean"))
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -218,3 +219,30 @@ def test_what_a_format_cannot_say_is_refused_by_name(name: str, schema: dict[str
 def test_names_of_tools_that_a_format_cannot_hold() -> None:
     with pytest.raises(UnsupportedError, match="a b"):
         call_grammar(_work(Tool("a b", None, SCHEMAS["none"])), tokenizer(False), FORMATS["qwen3_coder"])
+
+
+WIDE = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 10} for i in range(12)}
+HOSTILE: dict[str, dict[str, Any]] = {
+    "definitions that multiply": {
+        **tool_schema(["a"], a={"$ref": "#/$defs/d0"}), "$defs": {**WIDE, "d12": STRING},
+    },
+    "definitions copied often": {
+        **tool_schema([], **{f"p{i}": {"type": "array", "items": {"$ref": "#/$defs/d"}} for i in range(300)}),
+        "$defs": {"d": {"enum": ["x" * 100 + str(i) for i in range(5000)]}},
+    },
+    "a circle": {**tool_schema(["a"], a={"$ref": "#/$defs/x"}), "$defs": {"x": {"$ref": "#/$defs/x"}}},
+    "long texts": tool_schema(["a"], a={"type": "string", "minLength": 10**5, "maxLength": 10**9}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["qwen3_coder", "minicpm5", "gemma4", "pythonic"])
+@pytest.mark.parametrize("title", sorted(HOSTILE))
+def test_schemas_of_strangers_are_bounded_work(name: str, title: str) -> None:
+    """A grammar or a refusal, at once; the parser's look at the types is bounded too."""
+    tool = Tool("get_it", None, HOSTILE[title], strict=True)
+    try:
+        grammar = call_grammar(_work(tool), tokenizer(False), FORMATS[name])
+    except (GrammarError, UnsupportedError):
+        grammar = ""
+    assert len(grammar) < 600_000
+    assert ToolSchemas([tool.as_function()]).schema("get_it", "a") is not None

@@ -111,7 +111,10 @@ def definitions(root: Mapping[str, Any]) -> dict[str, Any]:
 def with_definitions(schema: Any, root: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A part of a document as a schema of its own. Raises UnsupportedError for references to other parts of it."""
     whole = {} if schema is True else dict(schema)
-    for path in _references(whole):
+    references = set(_references(whole))
+    if not references:
+        return whole
+    for path in references:
         if not path.startswith(("#/$defs/", "#/definitions/")):
             raise UnsupportedError(f"{where}: $ref {path!r} cannot be enforced in this model's calls; use $defs.")
     return {**definitions(root), **whole}

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from ...errors import GrammarError
 from ...grammar.compiler import compiler_of
-from ...grammar.lark import WHITESPACE
+from ...grammar.lark import MAX_GRAMMAR_CHARACTERS, WHITESPACE
 from ...grammar.patterns import lark_string
 from ...grammar.vocabulary import end_tokens
 
@@ -43,6 +44,7 @@ class Rules:
         self._ends = end_tokens(tokenizer)
         self._lines: list[tuple[str, str]] = []
         self._names: dict[str, str] = {}  # by body, or by what a reserved rule is of
+        self._size = 0
         self._pieces: dict[str, list[str | int]] = {}
 
     def grammar(self, start: str) -> str:
@@ -61,15 +63,21 @@ class Rules:
     def _define(self, body: str, kind: str) -> str:
         if body not in self._names:
             self._names[body] = f"{kind}{len(self._names)}"
-            self._lines.append((self._names[body], body))
+            self._line(self._names[body], body)
         return self._names[body]
+
+    def _line(self, name: str, body: str) -> None:
+        self._size += len(body)
+        if self._size > MAX_GRAMMAR_CHARACTERS:
+            raise GrammarError("The tools' schemas are too large for a grammar of their calls.")
+        self._lines.append((name, body))
 
     def recursive(self, key: str, body: Callable[[], str]) -> str:
         """The rule of `key`, whose body may ask for it again."""
         key = f"\0{key}"  # no body begins so
         if key not in self._names:
             self._names[key] = name = f"r{len(self._names)}"
-            self._lines.append((name, body()))
+            self._line(name, body())
         return self._names[key]
 
     def json(self, schema: Mapping[str, Any]) -> str:

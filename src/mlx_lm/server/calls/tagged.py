@@ -28,6 +28,7 @@ NAME = "\0"  # where a name stands in a text
 KIND = "\1"  # where the kind of a value stands
 NAMES = re.compile(r"[\w.\-:/]{1,120}")
 _OTHER_NAME = "/[A-Za-z_][A-Za-z0-9_.-]{0,40}/"
+_MAX_WAYS = 200
 _NOT_STRINGS = ("null", "boolean", "number", "array", "object")
 # What a parser may take for JSON, so that it is no string: see `as_json`.
 _BLANK = r"[\s\x1c-\x1f]*"
@@ -100,7 +101,7 @@ class _Value:
     def _ways(self, schema: Any, name: str | None) -> Iterator[tuple[str, str]]:
         """(kind, the value with its closing tag) of every way to write a value."""
         closing = self.tags.closing.replace(NAME, name or "") + self.tags.after
-        strings, others = _split(schema, self.members.root, 0)
+        strings, others = _Split(self.members.root, self.where).parts(schema)
         for one in strings:
             if "const" in one:
                 yield self._kind("string"), self._constant(one["const"], closing)
@@ -171,26 +172,35 @@ class _Value:
         return f"{line} {rules.text(before)} {rules.json(whole)} {line} {rules.text(after + closing)}"
 
 
-def _split(schema: Any, root: Mapping[str, Any], depth: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A schema as schemas of strings (constants as {"const": text}) and schemas of other values."""
-    if schema is False:
-        return [], []
-    one = resolve(schema, root)
-    kinds = one.get("type", ["string", *_NOT_STRINGS])
-    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
-    values = one.get("enum", [one["const"]] if "const" in one else None)
-    if values is not None:
-        texts = [{"const": value} for value in values if isinstance(value, str) and "string" in kinds]
-        rest = [value for value in values if not isinstance(value, str)]
-        others = {**one, "enum": rest}
-        others.pop("const", None)
-        return texts, [others] if rest and set(kinds) - {"string"} else []
-    branches = one.get("anyOf")
-    if branches and not set(one) - {"anyOf", "title", "description", "default", "$defs"} and depth < 8:
-        found = [_split(branch, root, depth + 1) for branch in branches]
-        return [s for strings, _ in found for s in strings], [o for _, others in found for o in others]
-    rest = [kind for kind in kinds if kind != "string"]
-    strings = [{**one, "type": "string"}] if "string" in kinds else []
-    if not rest:
-        return strings, []
-    return strings, [{**one, "type": rest[0] if len(rest) == 1 else rest} if strings else dict(schema)]
+class _Split:
+    """Cuts a schema into schemas of strings (constants as {"const": text}) and schemas of other values."""
+
+    def __init__(self, root: Mapping[str, Any], where: str) -> None:
+        self._root = root
+        self._where = where
+        self._left = _MAX_WAYS
+
+    def parts(self, schema: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        self._left -= 1
+        if self._left < 0:
+            raise UnsupportedError(f"{self._where}: more than {_MAX_WAYS} alternatives.")
+        if schema is False:
+            return [], []
+        one = resolve(schema, self._root)
+        kinds = one.get("type", ["string", *_NOT_STRINGS])
+        kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+        values = one.get("enum", [one["const"]] if "const" in one else None)
+        if values is not None:
+            texts = [{"const": value} for value in values if isinstance(value, str) and "string" in kinds]
+            others = {**one, "enum": [value for value in values if not isinstance(value, str)]}
+            others.pop("const", None)
+            return texts, [others] if others["enum"] and set(kinds) - {"string"} else []
+        branches = one.get("anyOf")
+        if branches and not set(one) - {"anyOf", "title", "description", "default", "$defs"}:
+            found = [self.parts(branch) for branch in branches]
+            return [s for strings, _ in found for s in strings], [o for _, others in found for o in others]
+        rest = [kind for kind in kinds if kind != "string"]
+        strings = [{**one, "type": "string"}] if "string" in kinds else []
+        if not rest:
+            return strings, []
+        return strings, [{**one, "type": rest[0] if len(rest) == 1 else rest} if strings else dict(schema)]

@@ -17,6 +17,7 @@ from mlx_lm.tokenizer.parsers.values import PYTHON, escape, transcode
 __all__ = ["TextValue", "ToolSchemas", "as_json"]
 
 _MAX_NESTING = 8
+_MAX_FOLLOWED = 256
 _ALL = frozenset(("string", "number", "integer", "boolean", "object", "array", "null"))
 
 
@@ -51,27 +52,38 @@ class ToolSchemas:
     def schema(self, tool: str, parameter: str) -> Mapping[str, Any]:
         """The schema of a parameter, with references inside the tool's schema followed; empty if it is not known."""
         found = self._properties(tool).get(parameter)
-        return _followed(found, self._parameters.get(tool, {}), 0) if isinstance(found, Mapping) else {}
+        return _Follower(self._parameters.get(tool, {})).schema(found, 0) if isinstance(found, Mapping) else {}
 
 
-def _followed(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> Mapping[str, Any]:
-    """A schema without references in what says its type; those that lead nowhere stay."""
-    path = schema.get("$ref")
-    if depth > _MAX_NESTING:
-        return schema
-    if isinstance(path, str) and path.startswith("#/"):
-        target: Any = root
-        for part in path[2:].split("/"):
-            target = target.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
-        if not isinstance(target, Mapping):
+class _Follower:
+    """Puts what references lead to in their place, as far as it says a type; those that lead nowhere stay.
+
+    Definitions that name each other often would grow beyond all bounds: after `_MAX_FOLLOWED` schemas the rest stays.
+    """
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._left = _MAX_FOLLOWED
+
+    def schema(self, schema: Mapping[str, Any], depth: int) -> Mapping[str, Any]:
+        self._left -= 1
+        if depth > _MAX_NESTING or self._left < 0:
             return schema
-        rest = {key: value for key, value in schema.items() if key != "$ref"}
-        return _followed({**target, **rest}, root, depth + 1)
-    new = dict(schema)
-    for key in ("anyOf", "oneOf", "allOf"):
-        if isinstance(schema.get(key), list | tuple):
-            new[key] = [_followed(one, root, depth + 1) if isinstance(one, Mapping) else one for one in schema[key]]
-    return new
+        path = schema.get("$ref")
+        if isinstance(path, str) and path.startswith("#/"):
+            target: Any = self._root
+            for part in path[2:].split("/"):
+                name = part.replace("~1", "/").replace("~0", "~")
+                target = target.get(name) if isinstance(target, Mapping) else None
+            if not isinstance(target, Mapping):
+                return schema
+            rest = {key: value for key, value in schema.items() if key != "$ref"}
+            return self.schema({**target, **rest}, depth + 1)
+        new = dict(schema)
+        for key in ("anyOf", "oneOf", "allOf"):
+            if isinstance(schema.get(key), list | tuple):
+                new[key] = [self.schema(one, depth + 1) if isinstance(one, Mapping) else one for one in schema[key]]
+        return new
 
 
 def types_of(schema: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
