@@ -26,8 +26,7 @@ WITHOUT: dict[str, str] = {
     "not written yet; transformers has a reference for it": """
         
         """,
-    "not written yet; transformers has no reference for it": """
-        deepseek_v41""",
+    "not written yet; transformers has no reference for it": "deepseek_v41",
 }
 NAMES = sorted({*TARGETS["causal"], *TARGETS["text_towers"], *TARGETS["mlx_lm"]})
 REASONS = {name: reason for reason, names in WITHOUT.items() for name in names.split()}

@@ -40,7 +40,8 @@ class ModelArgs(kimi_linear.ModelArgs):
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """As for every family; what the models' own code wrote has more options than what transformers reads."""
-        own = str((config.get("architectures") or [""])[0])
+        names = config.get("architectures")
+        own = names[0] if isinstance(names, list) and names else None
         if own == "BailingMoeV2_5ForCausalLM":
             raise ConfigError("config.json: architecture 'BailingMoeV2_5ForCausalLM' (Ling 2.5) is not supported.")
         if cls is ModelArgs and own == "BailingMoeV3ForCausalLM":

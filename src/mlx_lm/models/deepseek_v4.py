@@ -101,7 +101,6 @@ class ModelArgs(DecoderArgs):
             raise ConfigError("config.json: norm_topk_prob=false is not supported for model type 'deepseek_v4'.")
         if self.scoring_func not in ("sqrtsoftplus", "sigmoid", "softmax"):
             raise ConfigError(f"config.json: scoring_func={self.scoring_func!r} is not known.")
-
         self.rope_by_layer_type = self._ropes()
 
     def _ropes(self) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class ModelArgs(kimi_linear.ModelArgs):
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """As for every family; some of the delta layers' options stand in `linear_attn_config`."""
         flat = flatten_config(config)
-        linear = flat.get("linear_attn_config") or {}
+        linear = flat.get("linear_attn_config")
+        linear = linear if isinstance(linear, Mapping) else {}
         return super().from_dict(
             flat | {k: linear[k] for k in ("gate_lower_bound", "use_full_rank_gate") if k in linear}
         )

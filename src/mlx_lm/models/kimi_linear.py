@@ -46,9 +46,12 @@ class ModelArgs(deepseek_v3.ModelArgs):
         flat = flatten_config(config)
         linear = flat.pop("linear_attn_config", None)
         if isinstance(linear, Mapping):
-            full = linear.get("full_attn_layers") or []
+            full, count = linear.get("full_attn_layers") or [], flat.get("num_hidden_layers")
+            if not isinstance(full, list):
+                raise ConfigError(f"config.json: full_attn_layers must be a list, not {full!r}.")
             kinds = ("linear_attention", "full_attention")
-            flat["layer_types"] = [kinds[i + 1 in full] for i in range(int(flat.get("num_hidden_layers", 0)))]
+            count = min(count, 2000) if isinstance(count, int) else 0  # what is no count is refused below
+            flat["layer_types"] = [kinds[i + 1 in full] for i in range(count)]
             names = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads"}
             names["short_conv_kernel_size"] = "linear_conv_kernel_dim"
             flat |= {own: linear[other] for other, own in names.items() if other in linear}

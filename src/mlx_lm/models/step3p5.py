@@ -51,9 +51,10 @@ class ModelArgs(SlidingArgs):
         flat = flatten_config(config)
         if isinstance(flat.get("rope_theta"), list):
             flat["layer_thetas"] = flat.pop("rope_theta")
+        count = flat.get("num_hidden_layers")
         for name in _PER_LAYER:
-            if isinstance(flat.get(name), list):
-                flat[name] = flat[name][: int(flat.get("num_hidden_layers") or 0)]
+            if isinstance(flat.get(name), list) and isinstance(count, int):
+                flat[name] = flat[name][: max(count, 0)]
         return super().from_dict(flat)
 
     def __post_init__(self) -> None:
