@@ -23,10 +23,6 @@ WITHOUT: dict[str, str] = {
     "helps another model guess tokens": "gemma4_assistant gemma4_unified_assistant",
     "reads bytes, or reads out of order": "blt reformer xlnet",
     "older than what people run with MLX": "cpmant ctrl gpt_neox_japanese",
-    "not written yet; transformers has a reference for it": """
-        
-        """,
-    "not written yet; transformers has no reference for it": "deepseek_v41",
 }
 NAMES = sorted({*TARGETS["causal"], *TARGETS["text_towers"], *TARGETS["mlx_lm"]})
 REASONS = {name: reason for reason, names in WITHOUT.items() for name in names.split()}

@@ -98,7 +98,7 @@ class ModelArgs(DecoderArgs):
         if not 2 <= self.qk_rope_head_dim <= min(size, self.index_head_dim) or self.qk_rope_head_dim % 2:
             raise ConfigError(f"config.json: qk_rope_head_dim={self.qk_rope_head_dim} does not fit the heads.")
         if not self.norm_topk_prob:
-            raise ConfigError("config.json: norm_topk_prob=false is not supported for model type 'deepseek_v4'.")
+            raise ConfigError(f"config.json: norm_topk_prob=false is not supported for {self.model_type!r}.")
         if self.scoring_func not in ("sqrtsoftplus", "sigmoid", "softmax"):
             raise ConfigError(f"config.json: scoring_func={self.scoring_func!r} is not known.")
         self.rope_by_layer_type = self._ropes()

@@ -173,6 +173,9 @@ def load_model_files(
         config = load_config(files.folder) | dict(model_config or {})
         check_config(config)
         config, weights = convert_checkpoint(config, hub.load_folder(files.folder))
+    model_class, _ = get_model_classes(config)
+    if issubclass(model_class, CausalLM):
+        weights = model_class.complete(config, weights, lambda: load_files_tokenizer(files, config))
     model = build_model(config, weights, get_model_classes=get_model_classes)
     del weights  # what was converted or stacked is let go as soon as it is computed
     if not keep_dtypes and native.on_cpu() and isinstance(model, CausalLM):

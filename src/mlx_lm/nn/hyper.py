@@ -11,7 +11,12 @@ import mlx.nn as nn
 from .. import kernels
 from .linear import Linear
 
-__all__ = ["GatedStreams", "HyperConnection", "HyperHead", "StreamNorm"]
+__all__ = ["GatedStreams", "HyperConnection", "HyperHead", "StreamNorm", "weighted"]
+
+
+def weighted(x: mx.array, weights: mx.array) -> mx.array:
+    """The sum of streams x (B, L, N, D) by weights (B, L, N): (B, L, D), in the streams' type."""
+    return (weights[..., None] * x).sum(axis=2).astype(x.dtype)
 
 
 class HyperConnection(nn.Module):
@@ -26,6 +31,11 @@ class HyperConnection(nn.Module):
 
     def collapse(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """The block's input (B, L, D), the spreading weights (B, L, N) and the mixing matrices (B, L, N, N)."""
+        pre, post, mix = self.weights(x)
+        return weighted(x, pre), post, mix
+
+    def weights(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """The collapsing and the spreading weights (B, L, N) and the mixing matrices (B, L, N, N), float32."""
         n, eps = self._streams, self._eps
         raw = kernels.rms_norm(x.flatten(2).astype(mx.float32), None, self._norm_eps) @ self.fn.astype(mx.float32).T
         base, scale = self.base.astype(mx.float32), self.scale.astype(mx.float32)
@@ -36,8 +46,7 @@ class HyperConnection(nn.Module):
         for _ in range(self._steps - 1):  # Sinkhorn-Knopp: rows and columns that sum to 1
             mix = mix / (mix.sum(axis=-1, keepdims=True) + eps)
             mix = mix / (mix.sum(axis=-2, keepdims=True) + eps)
-        whole = ((mx.sigmoid(pre) + eps)[..., None] * x).sum(axis=2).astype(x.dtype)
-        return whole, 2 * mx.sigmoid(post), mix
+        return mx.sigmoid(pre) + eps, 2 * mx.sigmoid(post), mix
 
     def spread(self, y: mx.array, x: mx.array, post: mx.array, mix: mx.array) -> mx.array:
         """Streams after the block, from its output `y` and the streams `x` before it."""
@@ -58,7 +67,7 @@ class HyperHead(nn.Module):
         flat = kernels.rms_norm(x.flatten(2).astype(mx.float32), None, self._norm_eps)
         raw = flat @ self.hc_fn.astype(mx.float32).T
         pre = mx.sigmoid(raw * self.hc_scale.astype(mx.float32) + self.hc_base.astype(mx.float32)) + self._eps
-        return (pre[..., None] * x).sum(axis=2).astype(x.dtype)
+        return weighted(x, pre)
 
 
 class StreamNorm(nn.Module):

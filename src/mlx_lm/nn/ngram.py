@@ -7,6 +7,7 @@ https://huggingface.co/Qwen; the idea is Engram's, https://arxiv.org/abs/2601.07
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from math import isqrt
 
 import mlx.core as mx
@@ -18,9 +19,32 @@ from .conv import CausalConv
 from .hyper import StreamNorm
 from .linear import Embedding, Linear
 
-__all__ = ["NgramMemory", "NgramOptions"]
+__all__ = ["Engram", "HashOptions", "NgramMemory", "NgramOptions", "prime_sizes"]
 
 _MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class HashOptions:
+    """How n-grams become rows of a table.
+
+    Attributes:
+        sizes: rows of each head: of those for 2 tokens, then for 3, ...; a head's rows follow the one's before it.
+        multipliers: odd factors for the tokens of an n-gram, from the latest back.
+        rows, width: of the table.
+        hidden: the id that hides itself and what is before it.
+    """
+
+    sizes: tuple[int, ...]
+    multipliers: tuple[int, ...]
+    rows: int
+    width: int
+    hidden: int
+
+    @property
+    def heads(self) -> int:
+        """Heads for each length of n-gram."""
+        return len(self.sizes) // (len(self.multipliers) - 1)
 
 
 @dataclass(frozen=True)
@@ -51,30 +75,29 @@ class NgramOptions:
 
 
 class NgramTable(nn.Module):
-    """Token ids (B, L + size - 1), of which the first are context -> (B, L, dims)."""
+    """Token ids (B, L + size - 1), of which the first are context -> (B, L, heads * width).
 
-    def __init__(self, o: NgramOptions):
+    `fill` is the id in the place of those that are hidden.
+    """
+
+    def __init__(self, options: HashOptions):
         super().__init__()
-        heads = (o.size - 1) * o.heads
-        primes = _primes(o.rows)
-        for _ in range(o.order * heads):
-            next(primes)
-        self._options, self._multipliers = o, _multipliers(o)
-        self._sizes = [next(primes) for _ in range(heads)]
-        rows = -(-sum(self._sizes) // o.pad) * o.pad
-        self.ngram_embedding = Embedding(rows, o.dims // heads)
+        self._options = options
+        self.ngram_embedding = Embedding(options.rows, options.width)
 
-    def __call__(self, ids: mx.array) -> mx.array:
-        o, length = self._options, ids.shape[1] - self._options.size + 1
+    def __call__(self, ids: mx.array, fill: int | mx.array) -> mx.array:
+        o = self._options
+        size, heads = len(o.multipliers), o.heads
+        length = ids.shape[1] - size + 1
         ids = ids.astype(mx.int64)
         mixed, known, rows, first = mx.array(0, mx.int64), mx.array(True), [], 0
-        for back, multiplier in enumerate(self._multipliers):
-            some = ids[:, o.size - 1 - back :][:, :length]
-            known = known & (some != o.end) if back else known
-            mixed = mixed ^ (mx.where(known, some, o.end) * mx.array(multiplier, mx.int64))
-            for size in self._sizes[max(back - 1, 0) * o.heads : back * o.heads]:
-                rows.append(mixed % mx.array(size, mx.int64) + first)
-                first += size
+        for back, multiplier in enumerate(o.multipliers):
+            some = ids[:, size - 1 - back :][:, :length]
+            known = known & (some != o.hidden) if back else known
+            mixed = mixed ^ (mx.where(known, some, fill) * mx.array(multiplier, mx.int64))
+            for count in o.sizes[max(back - 1, 0) * heads : back * heads]:
+                rows.append(mixed % mx.array(count, mx.int64) + first)
+                first += count
         return self.ngram_embedding(mx.stack(rows, axis=-1)).flatten(2)
 
 
@@ -85,7 +108,7 @@ class NgramMemory(nn.Module):
         super().__init__()
         o = options
         self._options = o
-        self.ple_embedding = NgramTable(o)
+        self.ple_embedding = NgramTable(_hashes(o))
         self.key_proj = Linear(o.dims, o.streams * o.hidden_size, bias=False)
         self.value_proj = Linear(o.dims, o.hidden_size, bias=False)
         for name in ("norm_key", "norm_query", "norm_conv"):
@@ -103,7 +126,7 @@ class NgramMemory(nn.Module):
         tail, before = gather_slot(state, 0), gather_slot(state, 1)
         before = mx.zeros((batch, o.size - 1), mx.int32) if before is None else before
         history = mx.concatenate([before, ids.astype(mx.int32) ^ o.end], axis=1)
-        found = self.ple_embedding(history ^ o.end)
+        found = self.ple_embedding(history ^ o.end, o.end)
         keys = self.norm_key(self.key_proj(found).reshape(x.shape))
         fit = (keys * self.norm_query(x)).sum(axis=-1, keepdims=True) * o.hidden_size**-0.5
         fit = mx.sqrt(mx.maximum(mx.abs(fit), 1e-6)) * mx.sign(fit)
@@ -114,6 +137,51 @@ class NgramMemory(nn.Module):
         spread = [inputs[:, i * o.size :][:, :length] * self.conv1d.weight[:, i, 0] for i in range(o.kernel)]
         scatter_slots(state, [inputs[:, length:], history[:, length:]], length)
         return values + kernels.activation(mx.stack(spread).sum(axis=0), "silu").reshape(values.shape)
+
+
+class Engram(nn.Module):
+    """What is added to streams (B, L, N, D) of tokens `ids` (B, L): a value, gated by how well its key fits each.
+
+    Id `fill` stands before the start. Source: https://arxiv.org/abs/2601.07372; as in DeepSeek-V4.1, there is no
+    convolution.
+    """
+
+    def __init__(self, streams: int, hidden_size: int, hashes: HashOptions, eps: float):
+        super().__init__()
+        self._context, self._eps = len(hashes.multipliers) - 1, eps
+        self.table = NgramTable(hashes)
+        self.wkv = Linear(len(hashes.sizes) * hashes.width, (streams + 1) * hidden_size, bias=False)
+        self.q_weight, self.k_weight = mx.ones((streams, hidden_size)), mx.ones((streams, hidden_size))
+
+    def state_spec(self) -> StateSpec:
+        """The last token ids plus 1: zeros are before the start."""
+        return RecurrentSpec((ArraySlot((self._context,), mx.int32),))
+
+    def __call__(self, x: mx.array, ids: mx.array, fill: mx.array, state: LayerState = None) -> mx.array:
+        (batch, length), (streams, size) = ids.shape, x.shape[2:]
+        before = gather_slot(state, 0)
+        before = mx.zeros((batch, self._context), mx.int32) if before is None else before
+        history = mx.concatenate([before, ids.astype(mx.int32) + 1], axis=1)
+        scatter_slots(state, [history[:, length:]], length)
+        keys, values = mx.split(self.wkv(self.table(history - 1, fill).astype(x.dtype)), [streams * size], axis=-1)
+        keys, queries = (y.astype(mx.float32) for y in (mx.unflatten(keys, -1, (streams, size)), x))
+        weight = self.q_weight.astype(mx.float32) * self.k_weight.astype(mx.float32)
+        keys, queries = (kernels.rms_norm(y, None, self._eps) for y in (keys, queries))
+        fit = (queries * weight * keys).sum(axis=-1, keepdims=True) * size**-0.5
+        root = mx.sqrt(mx.maximum(mx.abs(fit), 1e-6))
+        return (mx.sigmoid(mx.where(fit < 0, -root, root)) * values.astype(mx.float32)[:, :, None]).astype(x.dtype)
+
+
+def prime_sizes(first: int, heads: int, order: int) -> tuple[int, ...]:
+    """`heads` consecutive primes from `first` on, after those of the `order` tables before."""
+    return tuple(islice(_primes(first), order * heads, (order + 1) * heads))
+
+
+def _hashes(o: NgramOptions) -> HashOptions:
+    heads = (o.size - 1) * o.heads
+    sizes = prime_sizes(o.rows, heads, o.order)
+    rows = -(-sum(sizes) // o.pad) * o.pad
+    return HashOptions(sizes, tuple(_multipliers(o)), rows, o.dims // heads, o.end)
 
 
 def _multipliers(o: NgramOptions) -> list[int]:
