@@ -107,9 +107,7 @@ class ModelArgs(deepseek_v4.ModelArgs):
     def _wrong_engrams(self) -> dict[str, Any]:
         layers, rows = self.engram_layer_ids or [], self.engram_num_embeddings or []
         size, heads, folded = self.engram_max_ngram_size, self.engram_n_heads, self.engram_compressed_vocab_size
-        each = len({*layers, *range(self.num_hidden_layers)}) == self.num_hidden_layers and len({*layers}) == len(
-            layers
-        )
+        each = len(rows) == len(layers) == len({*layers} & {*range(self.num_hidden_layers)})
         return {
             f"engram_layer_ids={layers!r} with engram_num_embeddings={rows!r}": not each,
             f"engram_max_ngram_size={size} with engram_n_heads={heads}": size < 2 or not 1 <= heads * size <= 1024,
