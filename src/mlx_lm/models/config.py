@@ -170,6 +170,8 @@ class BaseModelArgs:
                 if value < least or value > largest:  # type: ignore[operator]
                     raise ConfigError(f"config.json: {spec.name} must be from {least} to {largest}, not {value!r}.")
             values[spec.name] = _whole(value, hints[spec.name])
+            if _is_huge(values[spec.name], hints[spec.name]):
+                raise ConfigError(f"config.json: {spec.name} must be below 2**31, not {value!r}.")
         family = flat.get("model_type", cls.__module__)
         for key, neutral in _NEUTRAL.items():
             if key in flat and key not in hints and flat[key] not in neutral and not _all_full(key, flat[key]):
@@ -295,6 +297,14 @@ def _whole(value: Any, hint: Any) -> Any:
         return [_whole(v, typing.get_args(hint)[0]) for v in value] if typing.get_origin(hint) is list else value
     fits_float = hint in (float, Any) or any(h in (float, Any) for h in typing.get_args(hint))
     return int(value) if isinstance(value, float) and not fits_float else value
+
+
+def _is_huge(value: Any, hint: Any) -> bool:
+    """Whether a whole number, where only such fit, is beyond what a size or an id can be."""
+    if isinstance(value, list):
+        return typing.get_origin(hint) is list and any(_is_huge(v, typing.get_args(hint)[0]) for v in value)
+    fits_float = hint in (float, Any) or any(h in (float, Any) for h in typing.get_args(hint))
+    return isinstance(value, int) and not fits_float and abs(value) >= 2**31
 
 
 def _show(hint: Any) -> str:
