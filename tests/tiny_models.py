@@ -14,6 +14,38 @@ MODELS = {
     "hybrid": "lfm2/base",
     "latent": "deepseek_v2/lite",
 }
+# Keys and values of 32, which can be packed.
+PACKABLE = {
+    "model_type": "llama",
+    "vocab_size": 50,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 8192,
+}
+# Gated delta layers, experts, and room for a next-token head.
+WITH_HEAD = {
+    "model_type": "qwen3_next",
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "intermediate_size": 32,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "full_attention_interval": 2,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
 
 
 def tiny(kind: str, **config):

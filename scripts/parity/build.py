@@ -128,7 +128,7 @@ def _bf16(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _randomize(model: torch.nn.Module, family: Family) -> None:
-    tied = model.config.get_text_config().tie_word_embeddings
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     seen: set[int] = set()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -191,13 +191,15 @@ def _native(disk: Mapping[str, torch.Tensor], inside: Mapping[str, torch.Tensor]
         if _VISION.search(name):
             continue
         if name not in flat or not torch.equal(flat[name], target):
-            recipes[name] = {"shape": list(tensor.shape), "parts": _pieces(name, target, flat)}
+            recipes[name] = {"shape": list(tensor.shape), "parts": _pieces(name, target, flat, tensor.shape[-1])}
     return recipes
 
 
-def _pieces(name: str, target: torch.Tensor, flat: Mapping[str, torch.Tensor]) -> list[Any]:
-    sources = sorted(((k, v) for k, v in flat.items() if v.dtype == target.dtype), key=lambda item: -item[1].numel())
+def _pieces(name: str, target: torch.Tensor, flat: Mapping[str, torch.Tensor], width: int) -> list[Any]:
     size = target.numel()
+    alike = ((k, v) for k, v in flat.items() if v.dtype == target.dtype)
+    # A few numbers stand in many places: a tensor of the same size comes first.
+    sources = sorted(alike, key=lambda item: (item[1].numel() != size, -item[1].numel()))
     for source, data in sources:
         for start in range(0, data.numel() - size + 1, max(size // 2, 1)):
             if torch.equal(data[start : start + size], target):
@@ -211,7 +213,19 @@ def _pieces(name: str, target: torch.Tensor, flat: Mapping[str, torch.Tensor]) -
                 at += data.numel()
                 break
         else:
+            return _rows(name, target, sources, width)
+    return parts
+
+
+def _rows(name: str, target: torch.Tensor, sources: list[tuple[str, torch.Tensor]], width: int) -> list[Any]:
+    """One piece for each row, where the saved tensor has the rows in another order."""
+    parts: list[Any] = []
+    for row in target.reshape(-1, width):
+        found = ((k, (v.reshape(-1, width) == row).all(-1).nonzero()) for k, v in sources if v.numel() % width == 0)
+        source, at = next(((k, where) for k, where in found if len(where)), ("", row[:0]))
+        if not source:
             raise ValueError(f"{name}: no pieces of the saved tensors make it up")
+        parts.append([source, int(at[0]) * width, width])
     return parts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import dense, dense_more, gpt, hybrid, hybrid_more, moe, moe_more, nested, others, rare
+from . import dense, dense_more, gpt, hybrid, hybrid_more, moe, moe_more, nested, novel, others, rare, recent
 from .spec import Family
 
 __all__ = ["FAMILIES"]
@@ -18,6 +18,8 @@ _GROUPS = (
     nested.FAMILIES,
     rare.FAMILIES,
     others.FAMILIES,
+    novel.FAMILIES,
+    recent.FAMILIES,
 )
 
 FAMILIES: dict[str, Family] = {family.directory: family for group in _GROUPS for family in group}

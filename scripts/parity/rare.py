@@ -43,6 +43,22 @@ FAMILIES = (
         gain=_GATES,
     ),
     Family(
+        "hy_v4",
+        {**TINY, **LATENT, **_MOE, **_INDEX, "index_n_heads": 8, "hc_mult": 2, "mlp_layer_types": ["dense", "sparse"]},
+        {
+            "base": {"indexer_types": ["full", "shared"]},
+            "bias": {
+                "indexer_types": ["full", "full"],
+                "attention_bias": True,
+                "swiglu_limit": 0.5,
+                "hc_magnitude": 1.5,
+                "rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "mscale_all_dim": 1.0, **_YARN4},
+            },
+        },
+        modern=True,
+        gain={**_GATES, "sink": 4.0},
+    ),
+    Family(
         "kimi_linear",
         {
             **TINY,

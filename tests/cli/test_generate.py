@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,3 +210,25 @@ def test_interrupt(tiny: str) -> None:
 def test_packaged_model_answers(capsys: Capture) -> None:
     out, _ = run(capsys, "--model", "smollm2", "-p", "What is the capital of France?", "-m", "8", "--verbose", "0")
     assert out.strip() == "The capital of France is Paris."
+
+
+def test_an_answer_to_a_plain_prompt_needs_few_modules(tiny: str) -> None:
+    spared = ("numpy", "huggingface_hub", "transformers", "mlx_lm.tokenizer.parsers", "mlx_lm.grammar.compiler")
+    program = (
+        "import sys\n"
+        "from mlx_lm.cli.generate import main\n"
+        "main(sys.argv[1:])\n"
+        f"sys.exit(', '.join(m for m in {spared!r} if m in sys.modules) or 0)\n"
+    )
+    command = [sys.executable, "-c", program, "--model", tiny, "-p", "fox", "-m", "2", "--verbose", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_broken_tokenizer_is_one_line_on_stderr(tiny: str, tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny, folder)
+    (folder / "tokenizer.json").write_text("{")
+    assert "tokenizer.json" in fails(capsys, "--model", str(folder), "-p", "fox")
+    (folder / "tokenizer.json").unlink()
+    assert "tokenizer" in fails(capsys, "--model", str(folder), "-p", "fox")

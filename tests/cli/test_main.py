@@ -1,12 +1,13 @@
 """`mlx_lm` itself, and what all commands share."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
 
 import mlx_lm
-from mlx_lm.cli.app import COMMANDS
+from mlx_lm.cli.app import COMMANDS, no_collections
 from mlx_lm.cli.main import main
 
 
@@ -59,3 +60,19 @@ def test_modules_run(module: str) -> None:
     done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: ")
+
+
+def test_garbage_is_looked_for_again_after_the_start() -> None:
+    with no_collections(), no_collections():
+        assert not gc.isenabled()
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+    with pytest.raises(ValueError), no_collections():
+        raise ValueError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with no_collections():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -8,7 +8,8 @@ import random
 
 import pytest
 from scripted import OneOf
-from test_speculation import WITH_HEAD, noisy, packable, text_like
+from test_speculation import noisy, packable, text_like
+from tiny_models import WITH_HEAD
 
 from mlx_lm.engine import (
     DraftSpeculation,

@@ -4,8 +4,8 @@ import logging
 
 import mlx.core as mx
 import pytest
-from test_speculation import PACKABLE, packable
-from tiny_models import tiny
+from test_speculation import packable
+from tiny_models import PACKABLE, tiny
 
 from mlx_lm.engine import DraftSpeculation, Engine, MemoryWatch, Request
 from mlx_lm.errors import RequestError

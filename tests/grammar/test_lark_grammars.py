@@ -1,7 +1,7 @@
 """The grammars of the lark package under random logits: what is finished, lark itself parses.
 
-The judge is lark's Earley parser with the lexer that considers every split into terminals: a text of the grammar, and
-no narrower choice of a lexer.
+The judges are lark's Earley parsers: with `dynamic_complete`, which considers every split into terminals, so a text of
+the grammar and no narrower choice of a lexer; and with `dynamic`, which ends each terminal at its longest match.
 """
 
 import os
@@ -16,7 +16,7 @@ from mlx_lm.errors import GrammarError
 from mlx_lm.grammar import CFG, compile_constraint
 
 lark = pytest.importorskip("lark")
-LEXER = "dynamic_complete"
+LEXERS = ("dynamic_complete", "dynamic")
 CACHE = Path(os.environ.get("MLX_LM_TEST_DATA", Path.home() / ".cache" / "mlx_lm" / "test-data"))
 FOLDER = CACHE / "lark-1.3.1"
 # Where a file does not begin with a rule `start`: what its own tests and users begin with.
@@ -37,45 +37,59 @@ ADDED = {"templates.lark": '\nstart: sep{"a", ","}\n'}
 FILES = sorted(FOLDER.rglob("*.lark"))
 
 
-def judge(text: str, start: str, file: Path | None = None) -> Any:
+def judges(text: str, start: str, file: Path | None = None) -> list[Any]:
     if start.lstrip("_")[0].isupper():
         text, start = f"{text}\njudged: {start}\n", "judged"
     # Terminals that a program makes: no text has them.
     text = text.replace("%declare _INDENT _DEDENT", '_INDENT: "\\uFFFE"\n_DEDENT: "\\uFFFF"')
     source = None if file is None else str(file)
-    return lark.Lark(text, start=start, parser="earley", lexer=LEXER, source_path=source)
+    return [lark.Lark(text, start=start, parser="earley", lexer=lexer, source_path=source) for lexer in LEXERS]
 
 
-def finished(tokenizer: Any, spec: CFG, parser: Any, seeds: int, limit: int = 60) -> int:
+def finished(tokenizer: Any, spec: CFG, parsers: list[Any], seeds: int, limit: int = 60) -> int:
+    """How many of `seeds` outputs were finished; each of them every parser accepts."""
     compiled = compile_constraint(spec, tokenizer)
-    liked = closing_tokens(compiled.vocabulary) | set(tokenizer.encode("\n")) | compiled.ends
+    liked = closing_tokens(compiled.vocabulary) | set(tokenizer.encode("\n*/")) | compiled.ends
     count = 0
     for seed in range(seeds):
         tokens, done = random_output(compiled.start(), compiled.ends, np.random.default_rng(seed), liked, limit)
         if done:
             count += 1
             text = tokenizer.decode(tokens)
-            if not text and spec.start.lstrip("_")[0].islower():
-                continue
-            try:
-                parser.parse(text)
-            except lark.exceptions.LarkError as error:
-                raise AssertionError((spec.start, text, str(error)[:300])) from error
-            except RuntimeError as error:  # lark's own check fails where a text is accepted in two ways
-                assert "multiple start symbol items" in str(error)
+            for lexer, parser in zip(LEXERS, parsers, strict=True):
+                try:
+                    parser.parse(text)
+                except lark.exceptions.LarkError as error:
+                    raise AssertionError((spec.start, lexer, text, str(error)[:300])) from error
+                except RuntimeError as error:  # lark's own check fails where a text is accepted in two ways
+                    assert "multiple start symbol items" in str(error)
     return count
 
 
-@pytest.mark.skipif(not FILES, reason="scripts/fetch_schema_suite.py fetches the grammars")
-@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
-def test_grammars_of_lark(tokenizer: Any, file: Path):
+every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
+needs_files = pytest.mark.skipif(not FILES, reason="scripts/fetch_schema_suite.py fetches the grammars")
+
+
+def finished_by_start(tokenizer: Any, file: Path, seeds: int, least: int) -> dict[str, int]:
+    """`seeds` outputs from all starts of a file together, at least `least` from each; how many were finished."""
     text = file.read_text(encoding="utf-8") + ADDED.get(file.name, "")
     starts = STARTS.get(file.name, ("start",))
-    count = 0
-    for start in starts:
-        parser = judge(text, start, file)
-        count += finished(tokenizer, CFG(text, start, file.parent), parser, max(30 // len(starts), 10))
-    assert count
+    each = max(seeds // len(starts), least)
+    return {s: finished(tokenizer, CFG(text, s, file.parent), judges(text, s, file), each) for s in starts}
+
+
+@needs_files
+@every_file
+def test_grammars_of_lark(tokenizer: Any, file: Path):
+    assert any(finished_by_start(tokenizer, file, seeds=30, least=10).values())
+
+
+@needs_files
+@pytest.mark.slow
+@every_file
+def test_grammars_of_lark_at_length(tokenizer: Any, file: Path):
+    """The number of runs that docs/structured-output.md gives; some output of every start is judged."""
+    assert all(finished_by_start(tokenizer, file, seeds=400, least=100).values())
 
 
 def accepts(tokenizer: Any, spec: CFG, text: str) -> bool:
@@ -102,15 +116,15 @@ WRITTEN = [
 
 @pytest.mark.parametrize(("grammar", "good", "bad"), WRITTEN)
 def test_what_is_accepted(tokenizer: Any, grammar: str, good: list[str], bad: list[str]):
-    parser = None if "%declare" in grammar else judge(grammar, "start")
+    parsers = [] if "%declare" in grammar else judges(grammar, "start")
     for text in good:
         assert accepts(tokenizer, CFG(grammar), text), text
-        if parser and text:
+        for parser in parsers:
             parser.parse(text)
     for text in bad:
         assert not accepts(tokenizer, CFG(grammar), text), text
-    if parser:
-        assert finished(tokenizer, CFG(grammar), parser, 30)
+    if parsers:
+        assert finished(tokenizer, CFG(grammar), parsers, 30)
 
 
 @pytest.mark.parametrize(

@@ -179,15 +179,29 @@ def test_hidden_garbage_is_never_read_into_a_result(isa):
     assert EXT is None or mx.array_equal(out[:, :, :30], clean[:, :, :30])
 
 
+@pytest.mark.parametrize("sinks", [None, _array(9, (8,))])
 @pytest.mark.parametrize("length", [1, 40])
-def test_latent_attention(isa, length):
+def test_latent_attention(isa, length, sinks):
     q, p = _array(1, (2, 8, length, 96)), _array(2, (2, 8, length, 32))
     views = tuple(KVView(_array(3 + i, (1, 1, n, 96)), _array(5 + i, (1, 1, n, 32))) for i, n in enumerate((45, 61)))
-    out = kernels.latent_attention(q, p, views, scale=0.1)
+    out = kernels.latent_attention(q, p, views, scale=0.1, sinks=sinks)
     for i, view in enumerate(views):
         keys = mx.concatenate([view.keys, view.values], axis=-1)
         both = mx.concatenate([q, p], axis=-1)[i : i + 1]
-        _close(out[i : i + 1], _oracle(both, keys, view.keys, scale=0.1), 2e-5)
+        _close(out[i : i + 1], _oracle(both, keys, view.keys, scale=0.1, sinks=sinks), 2e-5)
+
+
+def test_each_query_may_have_sinks_of_its_own(isa):
+    q, sinks = _array(1, (2, 4, 5, 64)), _array(2, (2, 4, 5))
+    view = KVView(_array(3, (2, 2, 9, 64)), _array(4, (2, 2, 9, 64)))
+    out = kernels.attention(q, (view,), scale=0.1, sinks=sinks, mask=kernels.visible(5, 9))
+    for row in range(2):
+        keys, values = view.keys[row : row + 1], view.values[row : row + 1]
+        for i in range(5):
+            seen = i + 5
+            expected = _oracle(q[row : row + 1, :, i : i + 1], keys[:, :, :seen], values[:, :, :seen], scale=0.1,
+                               sinks=sinks[row, :, i])  # fmt: skip
+            _close(out[row : row + 1, :, i : i + 1], expected, 2e-5)
 
 
 def test_gradients_flow():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
+from float64.cases import CASES
 from references import all_references, load_reference
 
 from mlx_lm.errors import ConfigError
@@ -37,6 +39,8 @@ def _known(name: str) -> bool:
 
 KNOWN = [name for name in all_references() if _known(name)]
 BASES = [name for name in KNOWN if name.endswith("/base")]
+# Of every family that transformers does not implement, one config.
+OTHERS = list({name.split("/")[0]: name for name in reversed(CASES)}.values())
 
 
 def _args(config: dict[str, Any]) -> Any:
@@ -139,11 +143,14 @@ JSON = st.recursive(
 )
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", [*BASES, *OTHERS])
 @given(data=st.data())
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_hostile_configs_give_args_or_a_config_error(name: str, data: st.DataObject) -> None:
-    config = load_reference(name).config(data.draw(st.sampled_from(["v5", "hub"])))
+    if name in CASES:
+        config = copy.deepcopy(CASES[name].config)
+    else:
+        config = load_reference(name).config(data.draw(st.sampled_from(["v5", "hub"])))
     place = config
     if isinstance(config.get("text_config"), dict):
         place = config["text_config"]

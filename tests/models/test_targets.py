@@ -23,14 +23,6 @@ WITHOUT: dict[str, str] = {
     "helps another model guess tokens": "gemma4_assistant gemma4_unified_assistant",
     "reads bytes, or reads out of order": "blt reformer xlnet",
     "older than what people run with MLX": "cpmant ctrl gpt_neox_japanese",
-    "not written yet; transformers has a reference for it": """
-        beam cohere_compass_text dots3_note dots3_note_text flint gemma4_unified hrm_text hy_v4 inkling2_text
-        inkling_text qwen4_exp qwen4_exp_text xlstm""",
-    "not written yet; neither transformers nor a paper that we know says what it computes": """
-        afm7 gear prism_hadamard_qwen35 spark2_5 talkie""",
-    "not written yet; transformers has no reference for it": """
-        bailing_moe_linear bailing_moe_v3 deepseek_v41 hunyuan iquestloopcoder kimi_k3 longcat_flash_ngram nanbeige
-        nemotron-nas phi3small phixtral step3p5""",
 }
 NAMES = sorted({*TARGETS["causal"], *TARGETS["text_towers"], *TARGETS["mlx_lm"]})
 REASONS = {name: reason for reason, names in WITHOUT.items() for name in names.split()}

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from tiny_models import WITH_HEAD
 
 from mlx_lm.models import build_model
 from mlx_lm.nn import DeltaOptions, GatedDelta
@@ -74,34 +75,11 @@ def test_bfloat16_states_on_every_path(monkeypatch):
     assert plain[1].dtype == mx.float32
 
 
-def tiny(**changes):
-    return {
-        "model_type": "qwen3_next",
-        "vocab_size": 32,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "intermediate_size": 32,
-        "moe_intermediate_size": 32,
-        "shared_expert_intermediate_size": 32,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "full_attention_interval": 2,
-        "linear_num_key_heads": 1,
-        "linear_num_value_heads": 2,
-        "linear_key_head_dim": 16,
-        "linear_value_head_dim": 16,
-        **changes,
-    }
-
-
 def with_head():
     """A model with a next-token head, in mlx-lm's layout."""
     from mlx.utils import tree_flatten
 
-    model = build_model(tiny())
+    model = build_model(WITH_HEAD)
     model.add_next_token_head({"mtp.layers.0.self_attn.q_proj.weight": mx.zeros(())})
     weights = dict(tree_flatten(model.parameters()))
     return model, weights
@@ -110,7 +88,7 @@ def with_head():
 def test_the_next_token_head_is_kept_saved_and_quantized():
     model, weights = with_head()
     assert {"mtp.fc.weight", "mtp.norm.weight", "mtp.layers.0.mlp.switch_mlp.up_proj.weight"} <= weights.keys()
-    again = build_model(tiny(), weights)
+    again = build_model(WITH_HEAD, weights)
     ids = mx.array([[3, 1, 4, 1, 5]])
     hidden = again.hidden(ids)
     cache = again.make_draft_cache()
@@ -124,17 +102,17 @@ def test_the_next_token_head_is_kept_saved_and_quantized():
 
 
 def test_checkpoints_without_a_head_have_none():
-    model = build_model(tiny(), {k: v for k, v in with_head()[1].items() if not k.startswith("mtp.")})
+    model = build_model(WITH_HEAD, {k: v for k, v in with_head()[1].items() if not k.startswith("mtp.")})
     assert "mtp" not in model
 
 
 def test_published_norms_are_shifted_once():
     _, weights = with_head()
-    ours = build_model(tiny(), weights)
+    ours = build_model(WITH_HEAD, weights)
     norms = [k for k in weights if k.endswith("norm.weight") or ".pre_fc_norm" in k]
     raw = {k: v - 1 if k in norms and "linear_attn" not in k else v for k, v in weights.items()}
     conv = "model.layers.0.linear_attn.conv1d.weight"
     raw[conv] = raw[conv].moveaxis(1, 2)
     ids = mx.array([[3, 1, 4]])
-    assert far(build_model(tiny(), raw)(ids), ours(ids)) < 1e-5
-    assert far(build_model(tiny(), ours.sanitize(ours.sanitize(raw)))(ids), ours(ids)) < 1e-5
+    assert far(build_model(WITH_HEAD, raw)(ids), ours(ids)) < 1e-5
+    assert far(build_model(WITH_HEAD, ours.sanitize(ours.sanitize(raw)))(ids), ours(ids)) < 1e-5

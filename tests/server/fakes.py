@@ -86,5 +86,8 @@ class FakeService:
     def models(self) -> tuple[ModelInfo, ...]:
         return (ModelInfo("tiny", 1_700_000_000, 4096, loaded=True, aliases=("gpt-tiny",)), ModelInfo("other"))
 
+    def model(self, name: str) -> ModelInfo | None:
+        return next((info for info in self.models() if name in (info.id, *info.aliases)), None)
+
     def status(self) -> Mapping[str, Any]:
         return {"ready": True}

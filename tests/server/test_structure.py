@@ -14,7 +14,7 @@ from mlx_lm.server.calls import call_grammar
 from mlx_lm.server.plain_tools import with_plain_tools
 from mlx_lm.server.work import OutputFormat, Tool, ToolChoice, Work
 from mlx_lm.tokenizer import load_tokenizer
-from mlx_lm.tokenizer.parsers import FORMATS, ParserChoice, parse_complete
+from mlx_lm.tokenizer.parsers import FORMATS, STYLES, ParserChoice, parse_complete
 
 SCHEMA = {
     "type": "object",
@@ -77,11 +77,11 @@ def test_forms_of_calls(tokenizer: Any, name: str) -> None:
     assert _accepts(required, "I would rather", tokenizer) == (False, False)
     other = call_grammar(_work("named", "add"), tokenizer, FORMATS[name])
     assert _accepts(other, good, tokenizer) == (False, False)
-    if name == "llama3":
-        with pytest.raises(UnsupportedError, match="strict tools"):
-            call_grammar(_work("auto"), tokenizer, FORMATS[name])
-        return
     free = call_grammar(_work("auto"), tokenizer, FORMATS[name])
+    if name == "llama3":  # what begins with a brace is a call
+        assert _accepts(free, "I would rather {not}.", tokenizer) == _accepts(free, good, tokenizer) == (True, True)
+        assert _accepts(free, bad, tokenizer) == (False, False)
+        return
     for text in ("", "I would rather not. 1 < 2", "Well:\n" + good, good):
         assert _accepts(free, text, tokenizer) == (True, True), text
     assert _accepts(free, "Well:\n" + bad, tokenizer) == (False, False)
@@ -106,9 +106,9 @@ def test_an_answer_in_a_form_or_a_call(tokenizer: Any) -> None:
     assert _accepts(grammar, "Hello", tokenizer) == (False, False)
 
 
-def test_formats_that_cannot_be_enforced_are_refused(tokenizer: Any) -> None:
-    with pytest.raises(UnsupportedError, match="'gemma4'"):
-        call_grammar(_work("required"), tokenizer, FORMATS["gemma4"])
+def test_a_model_without_a_format_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(UnsupportedError, match="'none'"):
+        call_grammar(_work("required"), tokenizer, None)
 
 
 def test_names_of_tools_are_only_text(tokenizer: Any) -> None:
@@ -198,3 +198,55 @@ def test_markers_that_are_tokens() -> None:
         assert _accepts(grammar, CALLS["json_tools"] % BAD, tokenizer) == (False, False)
     assert _accepts(grammar, "I can't. " + text, tokenizer) == (True, True)
     assert _accepts(grammar, "I can't.", tokenizer) == (True, True)
+
+
+@pytest.mark.parametrize("name", ["qwen3_coder", "gemma4", "pythonic", "glm47", "harmony"])
+def test_calls_of_other_formats_are_made(
+    serve: Any, tiny_model: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP: a model that says it writes this format is held to it."""
+    from mlx_lm.tokenizer import TokenizerWrapper
+
+    monkeypatch.setattr(TokenizerWrapper, "parsers", property(lambda self: ParserChoice(None, FORMATS[name])))
+    schema = {**SCHEMA, "properties": {"city": {"enum": ["Oslo", "Rome"]}, "days": {"enum": [1, 2, 3]}}}
+    monkeypatch.setattr("mlx_lm.server.prompt.knows_tools", lambda template: True)
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": schema, "strict": True}}]
+    body = {"messages": ASK, "tools": tools, "tool_choice": "required", "max_tokens": 400, "temperature": 1, "seed": 5}
+    with serve(model_id=tiny_model()) as server:
+        reply = server.post("/v1/chat/completions", {**body, "logit_bias": {}, "stop": None})
+    assert reply.status_code == 200, reply.text[:300]
+    choice = reply.json()["choices"][0]
+    if name != "harmony" or choice["finish_reason"] == "tool_calls":  # random reasoning may last
+        found = json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])
+        assert set(found) == {"city", "days"} and found["days"] in (1, 2, 3)
+
+
+def test_a_bare_object_is_an_answer_where_calls_are_enforced(tokenizer: Any) -> None:
+    """Strict calls have their markers; JSON in an answer is not taken for one."""
+    from mlx_lm.server.prompt import ChatStyle, prepare
+
+    style = ChatStyle(tokenizer, 4096, 320)
+    work = replace(_work("auto"), messages=tuple(ASK))
+    tools = [tool.as_function() for tool in work.tools]
+    for one, count in ((work, 0), (replace(work, tools=(replace(WEATHER, strict=False),)), 1)):
+        parsers = prepare(one, style).parsers
+        assert parsers is not None
+        assert len(parse_complete(CALLS["json_tools"][12:-13] % GOOD, parsers, tools=tools).tool_calls) == count
+
+
+def test_no_call_inside_reasoning_where_calls_are_enforced(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a model writes while it thinks is free, so it cannot be a strict call."""
+    from mlx_lm.server.prompt import ChatStyle, prepare
+    from mlx_lm.tokenizer import TokenizerWrapper
+
+    choice = ParserChoice(STYLES["think"], FORMATS["deepseek_v3"])
+    monkeypatch.setattr(TokenizerWrapper, "parsers", property(lambda self: choice))
+    monkeypatch.setattr("mlx_lm.server.prompt.knows_tools", lambda template: True)
+    style = ChatStyle(tokenizer, 4096, 320)
+    work = replace(_work("auto"), messages=tuple(ASK))
+    text = f"<think>{CALLS['deepseek_v3'] % BAD}</think>Well."
+    for one, count in ((work, 0), (replace(work, tools=(replace(WEATHER, strict=False),)), 1)):
+        parsers = prepare(one, style).parsers
+        assert parsers is not None
+        parsed = parse_complete(text, parsers, tools=[WEATHER.as_function()])
+        assert len(parsed.tool_calls) == count

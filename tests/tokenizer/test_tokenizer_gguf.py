@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizer_texts import TEXTS
 
 from mlx_lm.errors import TokenizerError
 from mlx_lm.tokenizer import tokenizer_from_gguf
+from mlx_lm.tokenizer.gguf import _merges_into
 from mlx_lm.tokenizer.spm import read_spm, tokenizer_from_spm
 
 P = "tokenizer.ggml."
@@ -89,6 +92,15 @@ def test_sentencepiece(spm_files: dict[str, Path], name: str, kind: str) -> None
 def test_malformed(byte_level_metadata: dict[str, Any], change: dict[str, Any]) -> None:
     with pytest.raises(TokenizerError):
         tokenizer_from_gguf(byte_level_metadata | change)
+
+
+_WORDS = st.text("ab ", max_size=5)
+
+
+@given(st.sets(_WORDS, max_size=4), st.lists(_WORDS, max_size=8))
+def test_merges_into_whole_tokens_are_known_without_joining_every_line(texts: set[str], lines: list[str]) -> None:
+    needless = _merges_into(texts)
+    assert [line in needless for line in lines] == [line.replace(" ", "", 1) in texts for line in lines]
 
 
 @pytest.mark.real_model

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from mlx_lm.errors import ConfigError
 from mlx_lm.server.options import ServerSettings as MLXServerSettings
 from mlx_lm.settings import read_settings
 from pydantic import ValidationError
@@ -50,6 +51,8 @@ def test_no_bits_means_no_quantization(value: object, monkeypatch: pytest.Monkey
     ("name", "bad"),
     [
         ("kv_bits", 3),
+        ("kv_bits", 7),
+        ("kv_bits", "7"),
         ("kv_bits", 9),
         ("kv_group_size", 48),
         ("kv_group_size", 512),
@@ -95,6 +98,18 @@ def test_what_mlx_lms_server_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (got.temp, got.max_tokens) == (0.7, 256)
     monkeypatch.setenv("SEMANTIC_AUTH_DISABLED", "true")
     assert SemanticSettings().api_keys == ()
+
+
+@pytest.mark.parametrize("bits", [4, 5, 6, 8])
+def test_every_number_of_bits_that_is_taken_is_one_of_the_engine(bits: int) -> None:
+    given = SemanticSettings(mlx={"kv_bits": bits}).to_server()
+    assert read_settings(MLXServerSettings, given, environ={}).values.kv_bits == bits
+
+
+@pytest.mark.parametrize("given", [{"kv_group_size": 16}, {"kv_group_size": 256}, {"block_tokens": 64}], ids=str)
+def test_what_the_former_server_took_and_the_engine_does_not_have_is_refused(given: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(given)).replace("_", "-")):
+        read_settings(MLXServerSettings, SemanticSettings(mlx=given).to_server(), environ={})
 
 
 def test_one_process_only() -> None:

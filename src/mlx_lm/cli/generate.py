@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import RequestError
 from . import options
 from .app import main as run_main
-from .app import say
+from .app import no_collections, say
 
 __all__ = ["main"]
 
@@ -70,6 +70,21 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    with no_collections():
+        loaded, responses, cached = _start(args)
+    if args.json:
+        last = _print_json(args, loaded, responses, cached=cached)
+    else:
+        last = _print_text(responses)
+        if args.verbose:
+            say(_statistics(last))
+    if last.finish_reason == "length":
+        say(_what_stopped(args, loaded.model, last))
+    return 0
+
+
+def _start(args: argparse.Namespace) -> tuple[Any, Iterator[Any], int]:
+    """(model, the responses to come, tokens that a prompt cache holds already)."""
     _check(args)
     kv = options.kv_arguments(args)
     kind = options.output_type(args)
@@ -104,15 +119,7 @@ def _run(args: argparse.Namespace) -> int:
         **options.speculation_arguments(args),
         **kv,
     )
-    if args.json:
-        last = _print_json(args, loaded, responses, cached=len(held))
-    else:
-        last = _print_text(responses)
-        if args.verbose:
-            say(_statistics(last))
-    if last.finish_reason == "length":
-        say(_what_stopped(args, loaded.model, last))
-    return 0
+    return loaded, responses, len(held)
 
 
 def _prepare(

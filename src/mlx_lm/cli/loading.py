@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import hub
+from .app import no_collections
 from .progress import Waiting
 
 __all__ = ["Loaded", "load_draft", "load_model"]
@@ -33,10 +34,12 @@ def load_model(name: str | None, *, adapter_path: str | None = None, trust_remot
     else:
         files = hub.resolve(name, trust_remote_code=trust_remote_code, check_config=_check)
     path = files.gguf or files.folder
-    with Waiting(f"Loading {files.name}"):
-        from ..models.load import load
+    with Waiting(f"Loading {files.name}"), no_collections():
+        from ..models.load import load_files
 
-        model, tokenizer = load(path, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
+        model, tokenizer, _ = load_files(
+            files, adapter_path=adapter_path, trust_remote_code=trust_remote_code, meanwhile=_import_rest
+        )
     return Loaded(model, tokenizer, stable_name(files.name), path)
 
 
@@ -49,6 +52,15 @@ def stable_name(name: str) -> str:
     """The name under which the model is found from any working folder."""
     path = Path(name).expanduser()
     return os.path.realpath(path) if path.exists() else name
+
+
+def _import_rest() -> None:
+    """What every command uses after loading. An import that fails here fails again there, where it is reported."""
+    import jinja2
+
+    from ..engine import api
+
+    del jinja2, api
 
 
 def _check(config: dict[str, Any]) -> None:

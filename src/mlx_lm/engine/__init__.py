@@ -5,17 +5,10 @@ from typing import TYPE_CHECKING
 from ..lazy import lookup
 
 if TYPE_CHECKING:
-    from .api import (
-        apply_kv_options,
-        encode_prompt,
-        generate,
-        generate_step,
-        kv_options,
-        stream_generate,
-        wrap_tokenizer,
-    )
+    from .api import encode_prompt, generate, generate_step, stream_generate, wrap_tokenizer
     from .batch import BatchGenerator, batch_generate
     from .engine import Engine
+    from .kv import apply_kv_options, kv_options
     from .lru import LRUPromptCache
     from .memory import MemoryWatch
     from .model_states import check_states, context_length, new_states
@@ -70,9 +63,10 @@ __all__ = [
 __getattr__ = lookup(
     __name__,
     {
-        "api": "apply_kv_options encode_prompt generate generate_step kv_options stream_generate wrap_tokenizer",
+        "api": "encode_prompt generate generate_step stream_generate wrap_tokenizer",
         "batch": "BatchGenerator batch_generate",
         "engine": "Engine",
+        "kv": "apply_kv_options kv_options",
         "lru": "LRUPromptCache",
         "memory": "MemoryWatch",
         "model_states": "check_states context_length new_states",

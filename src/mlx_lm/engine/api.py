@@ -14,43 +14,26 @@ import mlx.nn as nn
 from ..errors import RequestError, UnsupportedError
 from ..grammar import Constraint
 from ..sampling import LogitsProcessor, Sampler, greedy_sampler
-from ..state import AttentionState, CacheList, KVOptions, State
+from ..state import KVOptions, State
 from ..tokenizer import TokenizerWrapper
 from ..types import GenerationResponse
 from .engine import Engine
+from .kv import apply_kv_options, kv_options
 from .model_states import new_states
 from .request import Request, TokenEvent
 from .speculate import NGramSpeculation, Speculation
 from .text import TextStream, check_stop_strings
 
 __all__ = [
-    "apply_kv_options",
     "encode_prompt",
     "generate",
     "generate_step",
-    "kv_options",
     "make_request",
     "stream_generate",
     "token_events",
     "token_ids",
     "wrap_tokenizer",
 ]
-
-
-def kv_options(
-    kv_bits: int | None = None,
-    kv_group_size: int = 64,
-    quantized_kv_start: int = 0,
-    max_kv_size: int | None = None,
-) -> KVOptions:
-    """`KVOptions` from the names that the commands use; RequestError for values that cannot work."""
-    if kv_bits is not None and kv_bits not in (2, 3, 4, 5, 6, 8):
-        raise RequestError(f"kv_bits must be 2, 3, 4, 5, 6 or 8, not {kv_bits!r}.")
-    if kv_group_size not in (32, 64, 128):
-        raise RequestError(f"kv_group_size must be 32, 64 or 128, not {kv_group_size!r}.")
-    if max_kv_size is not None and max_kv_size < 8:
-        raise RequestError(f"max_kv_size must be at least 8 tokens, not {max_kv_size!r}.")
-    return KVOptions(kv_bits, kv_group_size, quantized_kv_start, max_kv_size)
 
 
 def wrap_tokenizer(tokenizer: Any) -> TokenizerWrapper:
@@ -252,17 +235,6 @@ def generate(
             file=sys.stderr,
         )
     return text
-
-
-def apply_kv_options(states: Sequence[State], options: KVOptions) -> None:
-    """Lets states that exist already be packed from now on, as `options` say."""
-    if options.bits is None:
-        return
-    for state in states:
-        if isinstance(state, CacheList):
-            apply_kv_options(state.caches, options)
-        elif isinstance(state, AttentionState):
-            state.quantize_after(options.bits, options.group_size, options.start)
 
 
 def make_request(

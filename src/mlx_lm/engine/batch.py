@@ -16,8 +16,9 @@ from ..sampling import LogitsProcessor, Sampler, greedy_sampler
 from ..state import State
 from ..tokenizer import TokenizerWrapper
 from ..types import BatchResponse, BatchStats
-from .api import apply_kv_options, kv_options, wrap_tokenizer
+from .api import wrap_tokenizer
 from .engine import Engine
+from .kv import apply_kv_options, kv_options
 from .request import PrefillProgress, Request, TokenEvent
 from .scheduler import Policy
 from .speculate import Speculation

@@ -1,7 +1,7 @@
 """The engine's use of the prefix cache: which keys a request has, and a cache that never fails a request."""
 
 import logging
-import uuid
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -23,7 +23,7 @@ class PrefixReuse:
         self.cache = cache
         specs = [repr(spec) for spec in model.state_specs()] if hasattr(model, "state_specs") else []  # type: ignore[operator]
         # Without a name the keys are this object's own, so another model can never be taken for it.
-        self._base = {"model": model_key or uuid.uuid4().hex, "states": specs}
+        self._base = {"model": model_key or os.urandom(16).hex(), "states": specs}
         self._spaces: dict[tuple[str, str, bool], bytes] = {}
 
     def space(self, request: Request, tokens: int) -> bytes:

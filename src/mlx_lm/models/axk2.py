@@ -55,7 +55,7 @@ class GatedIndexedAttention(IndexedLatentAttention):
         size = o.num_heads * (o.nope_dim + o.rope_dim + o.value_dim)
         self.q_b_proj = Linear(2 * (o.q_rank or 0), size, bias=False)
 
-    def _queries(self, low: mx.array, compressed: mx.array) -> tuple[mx.array, mx.array | None]:
+    def _queries(self, x: mx.array, low: mx.array, compressed: mx.array) -> tuple[mx.array, mx.array | None]:
         o = self._options
         both = self.q_b_proj(mx.concatenate([compressed, low], axis=-1))
         both = mx.unflatten(both, -1, (o.num_heads, -1))

@@ -3,14 +3,15 @@
 Source: https://huggingface.co/inclusionAI.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import DeltaOptions, LatentAttention, LatentOptions, Linear, SeparateDelta
+from ..nn import DeltaOptions, GatedMLP, LatentAttention, LatentOptions, Linear, SeparateDelta
 from ..state import LayerState, attend_states, offsets
 from . import deepseek_v3, kimi_linear
 from .weights import Rename, Rule, Split, Transform, conv_layout
@@ -35,6 +36,24 @@ class ModelArgs(kimi_linear.ModelArgs):
     layer_group_size: int = 6
     kda_safe_gate: bool = True
     kda_lower_bound: float = -5.0
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for every family; what the models' own code wrote has more options than what transformers reads."""
+        names = config.get("architectures")
+        own = names[0] if isinstance(names, list) and names else None
+        if own == "BailingMoeV2_5ForCausalLM":
+            raise ConfigError("config.json: architecture 'BailingMoeV2_5ForCausalLM' (Ling 2.5) is not supported.")
+        if cls is ModelArgs and own == "BailingMoeV3ForCausalLM":
+            from . import bailing_moe_v3
+
+            return bailing_moe_v3.ModelArgs.from_dict(config)  # type: ignore[return-value]
+        return super().from_dict(config)
+
+    @property
+    def shared_size(self) -> int:
+        """Width of one shared expert."""
+        return self.moe_intermediate_size
 
     def __post_init__(self) -> None:
         # Published configs give the delta layers' sizes as the attention's.
@@ -63,10 +82,13 @@ class SafeDelta(SeparateDelta):
         self.g_proj = Linear(o.hidden_size, o.value_size, bias=False)
         self.dt_bias = mx.ones((o.key_size,))
 
+    def _steps(self, x: mx.array) -> mx.array:
+        return self.f_proj(x)
+
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         o = self._options
         mixed = mx.concatenate([self[f"{name}_proj"](x) for name in "qkv"], axis=-1)
-        steps = self.f_proj(x).astype(mx.float32) + self.dt_bias.astype(mx.float32)
+        steps = self._steps(x).astype(mx.float32) + self.dt_bias.astype(mx.float32)
         steps, rate = mx.unflatten(steps, -1, (o.key_heads, o.key_dim)), mx.exp(self.A_log.astype(mx.float32))[:, None]
         bound = self.lower_bound
         decay = -rate * nn.softplus(steps) if bound is None else bound * mx.sigmoid(rate * steps)
@@ -106,18 +128,14 @@ class Model(deepseek_v3.Model):
     def mixer(cls, args: Any, index: int) -> nn.Module:
         if not args.is_linear(index):
             return GatedLatentAttention(cls.latent_options(args, index))
-        heads, size = args.linear_num_heads, args.linear_head_dim
-        options = DeltaOptions(
-            args.hidden_size,
-            heads,
-            heads,
-            size,
-            size,
-            args.linear_conv_kernel_dim,
-            norm_eps=args.rms_norm_eps,
-            act=args.hidden_act,
-            gate_act="sigmoid",
-        )
-        layer = SafeDelta(options)
+        layer = SafeDelta(args.delta_options())
         layer.lower_bound = args.kda_lower_bound if args.kda_safe_gate else None
         return layer
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        block = super().feed_forward(args, index)
+        if args.has_experts(index) and args.n_shared_experts and args.shared_size != args.moe_intermediate_size:
+            size = args.shared_size * args.n_shared_experts
+            block.shared_experts = GatedMLP(args.hidden_size, size, args.hidden_act)
+        return block

@@ -4,7 +4,7 @@ A family says which layers it has and which multipliers; everything else (states
 here. The model does not know how it is scheduled, sampled or stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -100,6 +100,11 @@ class CausalLM(nn.Module):
     def layer(args: Any, index: int) -> DecoderLayer:
         """Layer `index`."""
         raise ConfigError(f"{type(args).__module__} defines no layers.")
+
+    @classmethod
+    def complete(cls, config: Mapping[str, Any], weights: Weights, tokenizer: Callable[[], Any]) -> Weights:
+        """A checkpoint's tensors, with those that have to be made from its tokenizer; `tokenizer` reads it."""
+        return weights
 
     @staticmethod
     def final_norm(args: Any) -> nn.Module:

@@ -97,7 +97,7 @@ _LARGEST = {"num_hidden_layers": 4096, "num_attention_heads": 65536, "num_key_va
 def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with nested text configs lifted and transformers-5 spellings turned into the published ones.
 
-    `rope_parameters` with one entry per layer type stays, as `rope_by_layer_type`.
+    `rope_parameters` with one entry per layer type stays, as `rope_by_layer_type`, without those that are null.
     """
     flat = dict(config)
     for nested in ("text_config", "llm_config", "language_config"):
@@ -111,7 +111,8 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
         flat["torch_dtype"] = flat["dtype"]
     rope = flat.pop("rope_parameters", None)
     if isinstance(rope, Mapping):
-        if any(isinstance(v, Mapping) for v in rope.values()):
+        without = bool(rope) and all(v is None for v in rope.values())  # no kind of layer has a rope
+        if without or any(isinstance(v, Mapping) for v in rope.values()):
             flat["rope_by_layer_type"] = {k: dict(v) for k, v in rope.items() if isinstance(v, Mapping)}
         else:
             flat |= _rope_from_v5(rope)
@@ -169,6 +170,8 @@ class BaseModelArgs:
                 if value < least or value > largest:  # type: ignore[operator]
                     raise ConfigError(f"config.json: {spec.name} must be from {least} to {largest}, not {value!r}.")
             values[spec.name] = _whole(value, hints[spec.name])
+            if _is_huge(values[spec.name], hints[spec.name]):
+                raise ConfigError(f"config.json: {spec.name} must be below 2**31, not {value!r}.")
         family = flat.get("model_type", cls.__module__)
         for key, neutral in _NEUTRAL.items():
             if key in flat and key not in hints and flat[key] not in neutral and not _all_full(key, flat[key]):
@@ -294,6 +297,14 @@ def _whole(value: Any, hint: Any) -> Any:
         return [_whole(v, typing.get_args(hint)[0]) for v in value] if typing.get_origin(hint) is list else value
     fits_float = hint in (float, Any) or any(h in (float, Any) for h in typing.get_args(hint))
     return int(value) if isinstance(value, float) and not fits_float else value
+
+
+def _is_huge(value: Any, hint: Any) -> bool:
+    """Whether a whole number, where only such fit, is beyond what a size or an id can be."""
+    if isinstance(value, list):
+        return typing.get_origin(hint) is list and any(_is_huge(v, typing.get_args(hint)[0]) for v in value)
+    fits_float = hint in (float, Any) or any(h in (float, Any) for h in typing.get_args(hint))
+    return isinstance(value, int) and not fits_float and abs(value) >= 2**31
 
 
 def _show(hint: Any) -> str:

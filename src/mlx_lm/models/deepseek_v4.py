@@ -67,7 +67,8 @@ class ModelArgs(DecoderArgs):
             flat["layer_types"] = [known[ratio] for ratio in ratios][: int(flat.get("num_hidden_layers") or 0)]
         rates = {_SPARSE: flat.pop("compress_rate_csa", None), _HEAVY: flat.pop("compress_rate_hca", None)}
         given = {k: v for k, v in rates.items() if v is not None}
-        flat["compress_rates"] = {_SPARSE: 4, _HEAVY: 128, **(flat.get("compress_rates") or {}), **given}
+        if isinstance(flat.get("compress_rates") or {}, Mapping):
+            flat["compress_rates"] = {_SPARSE: 4, _HEAVY: 128, **(flat.get("compress_rates") or {}), **given}
         return super().from_dict(flat)
 
     def __post_init__(self) -> None:
@@ -97,10 +98,9 @@ class ModelArgs(DecoderArgs):
         if not 2 <= self.qk_rope_head_dim <= min(size, self.index_head_dim) or self.qk_rope_head_dim % 2:
             raise ConfigError(f"config.json: qk_rope_head_dim={self.qk_rope_head_dim} does not fit the heads.")
         if not self.norm_topk_prob:
-            raise ConfigError("config.json: norm_topk_prob=false is not supported for model type 'deepseek_v4'.")
+            raise ConfigError(f"config.json: norm_topk_prob=false is not supported for {self.model_type!r}.")
         if self.scoring_func not in ("sqrtsoftplus", "sigmoid", "softmax"):
             raise ConfigError(f"config.json: scoring_func={self.scoring_func!r} is not known.")
-
         self.rope_by_layer_type = self._ropes()
 
     def _ropes(self) -> dict[str, Any]:

@@ -10,4 +10,6 @@ __all__ = ["Model", "ModelArgs"]
 
 @dataclass
 class ModelArgs(gemma4_text.ModelArgs):
+    max_position_embeddings: int = 262144
+    sliding_window: int | None = 1024
     hidden_size_per_layer_input: int | None = None

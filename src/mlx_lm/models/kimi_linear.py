@@ -46,9 +46,12 @@ class ModelArgs(deepseek_v3.ModelArgs):
         flat = flatten_config(config)
         linear = flat.pop("linear_attn_config", None)
         if isinstance(linear, Mapping):
-            full = linear.get("full_attn_layers") or []
+            full, count = linear.get("full_attn_layers") or [], flat.get("num_hidden_layers")
+            if not isinstance(full, list):
+                raise ConfigError(f"config.json: full_attn_layers must be a list, not {full!r}.")
             kinds = ("linear_attention", "full_attention")
-            flat["layer_types"] = [kinds[i + 1 in full] for i in range(int(flat.get("num_hidden_layers", 0)))]
+            count = min(count, 2000) if isinstance(count, int) else 0  # what is no count is refused below
+            flat["layer_types"] = [kinds[i + 1 in full] for i in range(count)]
             names = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads"}
             names["short_conv_kernel_size"] = "linear_conv_kernel_dim"
             flat |= {own: linear[other] for other, own in names.items() if other in linear}
@@ -64,6 +67,20 @@ class ModelArgs(deepseek_v3.ModelArgs):
 
     def is_linear(self, index: int) -> bool:
         return self.layer_types is not None and self.layer_types[index] == "linear_attention"
+
+    def delta_options(self) -> DeltaOptions:
+        heads, size = self.linear_num_heads, self.linear_head_dim
+        return DeltaOptions(
+            self.hidden_size,
+            heads,
+            heads,
+            size,
+            size,
+            self.linear_conv_kernel_dim,
+            norm_eps=self.rms_norm_eps,
+            act=self.hidden_act,
+            gate_act="sigmoid",
+        )
 
     def has_experts(self, index: int) -> bool:
         if self.mlp_layer_types is None:
@@ -130,18 +147,6 @@ class Model(deepseek_v3.Model):
     def mixer(cls, args: Any, index: int) -> nn.Module:
         if not args.is_linear(index):
             return super().mixer(args, index)
-        heads, size = args.linear_num_heads, args.linear_head_dim
-        options = DeltaOptions(
-            args.hidden_size,
-            heads,
-            heads,
-            size,
-            size,
-            args.linear_conv_kernel_dim,
-            norm_eps=args.rms_norm_eps,
-            act=args.hidden_act,
-            gate_act="sigmoid",
-        )
-        layer = KimiDelta(options)
-        layer.A_log = layer.A_log.reshape(1, 1, heads, 1)
+        layer = KimiDelta(args.delta_options())
+        layer.A_log = layer.A_log.reshape(1, 1, -1, 1)
         return layer

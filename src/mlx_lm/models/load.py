@@ -5,7 +5,7 @@ bytes reach MLX.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from .. import hub
+from ..ahead import Ahead
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, RemoteCodeError
 from ..hub.gguf import GGUFFile
 from ..hub.gguf import read as read_gguf
@@ -26,7 +27,15 @@ from .build import build_model
 from .formats import convert_checkpoint, quantization_settings
 from .registry import get_classes
 
-__all__ = ["check_config", "load", "load_config", "load_files_tokenizer", "load_model", "load_model_files"]
+__all__ = [
+    "check_config",
+    "load",
+    "load_config",
+    "load_files",
+    "load_files_tokenizer",
+    "load_model",
+    "load_model_files",
+]
 
 _QUANTIZATION_FILES = MappingProxyType(
     {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
@@ -69,13 +78,56 @@ def load(
         check_config=lambda c: check_config(c, overrides),
         trust_remote_code=trust_remote_code,
     )
-    header = None if files.gguf is None else read_gguf(files.gguf)
-    model, config = load_model_files(files, lazy=lazy, model_config=overrides, header=header)
-    if adapter_path is not None:
-        load_adapters(model, adapter_path)
-        model.eval()
-    tokenizer = load_files_tokenizer(files, config, tokenizer_config, trust_remote_code, header=header)
+    model, tokenizer, config = load_files(
+        files,
+        tokenizer_config=tokenizer_config,
+        model_config=overrides,
+        adapter_path=adapter_path,
+        lazy=lazy,
+        trust_remote_code=trust_remote_code,
+    )
     return (model, tokenizer, config) if return_config else (model, tokenizer)
+
+
+def load_files(
+    files: hub.ModelFiles,
+    *,
+    tokenizer_config: Mapping[str, Any] | None = None,
+    model_config: Mapping[str, Any] | None = None,
+    adapter_path: str | Path | None = None,
+    lazy: bool = False,
+    trust_remote_code: bool = False,
+    meanwhile: Callable[[], object] | None = None,
+) -> tuple[CausalLM, TokenizerWrapper, dict[str, Any]]:
+    """As `load`, for files that were found already.
+
+    The tokenizer is read while MLX reads the weights: the one holds Python's lock, the other does not. `meanwhile` is
+    called after it on the same thread, as a caller's chance to import what it will use.
+    """
+    header = None if files.gguf is None else read_gguf(files.gguf)
+    begun: list[Ahead[TokenizerWrapper]] = []
+
+    def read_tokenizer() -> TokenizerWrapper:
+        config = {} if files.gguf is not None else load_config(files.folder) | dict(model_config or {})
+        return load_files_tokenizer(files, config, tokenizer_config, trust_remote_code, header=header)
+
+    def begin() -> None:
+        begun.append(Ahead(read_tokenizer, then=meanwhile))
+
+    # What transformers might do, a model's own code included, may need the main thread: only plain files are read here.
+    plain = files.gguf is not None or (files.folder / "tokenizer.json").is_file()
+    try:
+        model, config = load_model_files(
+            files, lazy=lazy, model_config=model_config, header=header, before_reading=begin if plain else None
+        )
+        if adapter_path is not None:
+            load_adapters(model, adapter_path)
+            model.eval()
+        tokenizer = begun[0].result() if begun else read_tokenizer()
+    finally:
+        for ahead in begun:
+            ahead.settle()
+    return model, tokenizer, config
 
 
 def load_model(
@@ -105,10 +157,12 @@ def load_model_files(
     get_model_classes: Any = get_classes,
     keep_dtypes: bool = False,
     header: GGUFFile | None = None,
+    before_reading: Callable[[], object] | None = None,
 ) -> tuple[CausalLM, dict[str, Any]]:
     """As `load_model`, for files that were found already.
 
-    `keep_dtypes` leaves every tensor as it is stored; `header` is that of a GGUF file, if it was read already.
+    `keep_dtypes` leaves every tensor as it is stored; `header` is that of a GGUF file, if it was read already;
+    `before_reading` is called once, before MLX goes on to read the weights.
     """
     if files.gguf is not None:
         config, weights, quantization = hub.load_gguf(header or files.gguf)
@@ -119,11 +173,16 @@ def load_model_files(
         config = load_config(files.folder) | dict(model_config or {})
         check_config(config)
         config, weights = convert_checkpoint(config, hub.load_folder(files.folder))
+    model_class, _ = get_model_classes(config)
+    if issubclass(model_class, CausalLM):
+        weights = model_class.complete(config, weights, lambda: load_files_tokenizer(files, config))
     model = build_model(config, weights, get_model_classes=get_model_classes)
     del weights  # what was converted or stacked is let go as soon as it is computed
     if not keep_dtypes and native.on_cpu() and isinstance(model, CausalLM):
         _compute_on_cpu(model)
     if not lazy:
+        if before_reading is not None:
+            before_reading()
         _read(model)
         if not keep_dtypes and native.extension() is not None and isinstance(model, CausalLM):
             model.interleave_head()

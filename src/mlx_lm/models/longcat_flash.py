@@ -40,9 +40,10 @@ class ModelArgs(deepseek_v3.ModelArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.q_lora_rank is None or self.zero_expert_num < 0 or self.zero_expert_type != "identity":
+        lacks = self.q_lora_rank is None or not self.n_routed_experts
+        if lacks or self.zero_expert_num < 0 or self.zero_expert_type != "identity":
             raise ConfigError(
-                "config.json: 'longcat_flash' needs q_lora_rank, zero_expert_num of at least 0, "
+                "config.json: 'longcat_flash' needs q_lora_rank, n_routed_experts, zero_expert_num of at least 0, "
                 "and zero_expert_type 'identity'."
             )
 

@@ -4,17 +4,20 @@ The text model sits under `language_model`, as in checkpoints; tensors of the ot
 knows no family.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
 
+from ..errors import ConfigError
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec
 from .base import CausalLM
+from .config import BaseModelArgs
 from .weights import Drop, Rename, Rule
 
-__all__ = ["TextTower"]
+__all__ = ["NamedText", "NamedTextTower", "TextTower"]
 
 
 class TextTower(CausalLM):
@@ -63,3 +66,28 @@ class TextTower(CausalLM):
     @property
     def context_length(self) -> int | None:
         return self.language_model.context_length
+
+
+class NamedText(BaseModelArgs):
+    """Reads as the arguments of the text model, one of `texts`, that `text_config` names; `usual` where it does not."""
+
+    texts: ClassVar[Mapping[str, ModuleType]]
+    usual: ClassVar[str]
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Any:
+        nested = config.get("text_config")
+        kind = (nested.get("model_type") if isinstance(nested, Mapping) else None) or cls.usual
+        if kind not in cls.texts:
+            raise ConfigError(f"config.json: text_config.model_type {kind!r} is not one of {sorted(cls.texts)}.")
+        return cls.texts[kind].ModelArgs.from_dict(config)
+
+
+class NamedTextTower(TextTower):
+    """The tower of arguments that `NamedText` has read."""
+
+    texts: ClassVar[Mapping[str, ModuleType]]
+
+    def __init__(self, args: Any):
+        self.text_model = next(m.Model for m in self.texts.values() if type(args) is m.ModelArgs)  # type: ignore[misc]
+        super().__init__(args)

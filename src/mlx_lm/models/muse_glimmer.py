@@ -12,8 +12,9 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import SANDWICH_NORM, Attention, AttentionOptions, DecoderLayer, Linear, RMSNorm, Rope, UnitRMSNorm
+from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, RMSNorm, Rope, UnitRMSNorm
 from ..state import LayerState
+from .afmoe import GatedAttention
 from .base import Backbone, CausalLM
 from .dense import DenseModel, SlidingArgs
 from .multimodal import TextTower
@@ -52,18 +53,6 @@ class MuseArgs(SlidingArgs):
 @dataclass
 class ModelArgs(MuseArgs):
     pass
-
-
-class GatedAttention(Attention):
-    """The output has a gate from a projection of its own."""
-
-    def __init__(self, options: AttentionOptions):
-        super().__init__(options)
-        self.gate_proj = Linear(options.hidden_size, options.num_heads * options.head_dim, bias=False)
-
-    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        queries, keys, values, _ = super()._project(x)
-        return queries, keys, values, self.gate_proj(x)
 
 
 class NormedEmbeddings(Backbone):

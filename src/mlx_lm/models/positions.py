@@ -1,5 +1,6 @@
 """A backbone that adds embeddings of absolute positions, learned as GPT-2 has them or other; knows no family."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -12,14 +13,14 @@ from .base import Backbone, CausalLM, layer_state
 __all__ = ["AddedPositions", "LearnedPositions"]
 
 
-class AddedPositions(Backbone):
+class AddedPositions(Backbone, ABC):
     """Adds what `at` gives for `position + first_row` to each token's embedding."""
 
     first_row: ClassVar[int] = 0
 
+    @abstractmethod
     def at(self, rows: mx.array) -> mx.array:
         """(..., D) for rows (...)."""
-        raise NotImplementedError
 
     def __call__(
         self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None

@@ -111,20 +111,20 @@ class Model(DenseModel):
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module | None:
-        if not args.is_linear(index):
-            return super().mixer(args, index)
-        return GatedDelta(
-            DeltaOptions(
-                args.hidden_size,
-                args.linear_num_key_heads,
-                args.linear_num_value_heads,
-                args.linear_key_head_dim,
-                args.linear_value_head_dim,
-                args.linear_conv_kernel_dim,
-                fused=cls.fused,
-                norm_eps=args.rms_norm_eps,
-                act=args.hidden_act,
-            )
+        return GatedDelta(cls.delta_options(args)) if args.is_linear(index) else super().mixer(args, index)
+
+    @classmethod
+    def delta_options(cls, args: Any) -> DeltaOptions:
+        return DeltaOptions(
+            args.hidden_size,
+            args.linear_num_key_heads,
+            args.linear_num_value_heads,
+            args.linear_key_head_dim,
+            args.linear_value_head_dim,
+            args.linear_conv_kernel_dim,
+            fused=cls.fused,
+            norm_eps=args.rms_norm_eps,
+            act=args.hidden_act,
         )
 
     @classmethod

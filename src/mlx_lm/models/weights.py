@@ -78,13 +78,14 @@ class DropLayers:
 
 @dataclass(frozen=True)
 class Stack:
-    """Stacks one tensor per expert into one tensor (E, ...).
+    """Stacks one tensor per expert into one tensor (E, ...), or, with `join`, joins them along their first axis.
 
     `pattern` has a group named `expert`; `replacement` is the stacked name.
     """
 
     pattern: str
     replacement: str
+    join: bool = False
 
     def __call__(self, weights: Weights) -> Weights:
         found = re.compile(self.pattern).fullmatch
@@ -98,7 +99,7 @@ class Stack:
         for name, experts in stacks.items():
             if sorted(experts) != list(range(len(experts))):
                 raise WeightsError(f"{name}: experts are missing; found {sorted(experts)}.")
-            result[name] = mx.stack([experts[i] for i in range(len(experts))])
+            result[name] = (mx.concatenate if self.join else mx.stack)([experts[i] for i in range(len(experts))])
         return result
 
 

@@ -5,6 +5,7 @@ calling layer keeps keys and values of its own. Source: https://arxiv.org/abs/24
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -24,7 +25,7 @@ _KINDS = {"mamba": "linear_attention"}
 
 
 @dataclass
-class SharedArgs(DecoderArgs):
+class SharedArgs(DecoderArgs, ABC):
     """What both Zambas' configs have."""
 
     hidden_act: str = field(default="gelu", kw_only=True)
@@ -48,9 +49,9 @@ class SharedArgs(DecoderArgs):
                 f"layers, not {kinds!r}."
             )
 
+    @abstractmethod
     def usual_layers(self) -> list[str]:
         """Kinds of layers where the config lists none."""
-        raise NotImplementedError
 
     def calls(self) -> list[int]:
         """Layers that call a shared block, in order."""

@@ -38,6 +38,13 @@ class BiasedAttention(Attention):
         """The mask for positions query (L, 1) and key (1, T), of which `seen` (L, T) come before: bool or addends."""
         raise NotImplementedError
 
+    @staticmethod
+    def key_positions(view: KVView, end: int | mx.array) -> mx.array:
+        """Positions (1, T) of the keys that a view holds when `end` tokens have been seen."""
+        held = view.keys.shape[2]
+        index = mx.arange(held)[None]
+        return mx.where(index < view.keep, index, index + (end - held)) if view.keep else index + (end - held)
+
     def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
         if len(views) == 1:
             return self._biased(queries, views[0], position, self.rule)
@@ -48,10 +55,7 @@ class BiasedAttention(Attention):
     def _biased(self, queries: mx.array, view: KVView, start: int | mx.array, rule: _Rule) -> mx.array:
         """Attention of queries (b, H, L, D) from position `start` on over one view."""
         length, held = queries.shape[2], view.keys.shape[2]
-        index = mx.arange(held)[None]
-        key = index + (start + length - held)
-        if view.keep:
-            key = mx.where(index < view.keep, index, key)
+        key = self.key_positions(view, start + length)
         seen = visible(length, held, view.window, view.keep)
         mask = rule(mx.arange(length)[:, None] + start, key, seen, view)
         mask = mask if mask is None or mask.dtype == mx.bool_ else mask.astype(queries.dtype)

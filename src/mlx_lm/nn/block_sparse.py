@@ -1,11 +1,13 @@
 """Attention to the best blocks of keys only, chosen by a small indexer.
 
-For each of the indexer's heads a query keeps the blocks that hold the keys with the best scores, and its own.
-Source: MiniMax-M3, https://huggingface.co/MiniMaxAI.
+For each of the indexer's heads a query keeps the blocks that hold the keys with the best scores, and its own
+(MiniMax-M3, https://huggingface.co/MiniMaxAI); or all heads together choose among blocks that have one key each, the
+mean of their tokens' keys (Qwen4-Exp, https://huggingface.co/Qwen).
 """
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,10 +16,11 @@ from ..kernels import KVView
 from ..state import KVSpec, LayerState, ListSpec, StateSpec, attend_states, offsets, part
 from .attention import AttentionOptions
 from .biased import BiasedAttention
+from .indexed import best_of
 from .linear import Linear
 from .norm import RMSNorm
 
-__all__ = ["BlockAttention", "BlockOptions"]
+__all__ = ["BlockAttention", "BlockOptions", "PooledBlockAttention"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class BlockOptions:
     """Sizes of the choice.
 
     Attributes:
-        index_heads: each chooses for an equal share of the query heads.
+        index_heads: each chooses for an equal share of the query heads, or all together for all.
         index_dim: size of the index queries and keys, even.
         size: keys in a block.
         top_k: blocks that a query keeps.
@@ -52,12 +55,24 @@ class Indexer(nn.Module):
         self.q_norm, self.k_norm = norm(), norm()
 
 
+class JointIndexer(nn.Module):
+    """The same with one projection for queries and key."""
+
+    def __init__(self, hidden_size: int, options: BlockOptions):
+        super().__init__()
+        norm = partial(RMSNorm, options.index_dim, options.eps, offset=1.0)
+        self.index_qk_proj = Linear(hidden_size, (options.index_heads + 1) * options.index_dim, bias=False)
+        self.q_layernorm, self.k_layernorm = norm(), norm()
+
+
 class BlockAttention(BiasedAttention):
     """The index keys are a second state, kept in two halves."""
 
+    indexer_type: type[Any] = Indexer
+
     def __init__(self, options: AttentionOptions, blocks: BlockOptions):
         super().__init__(options)
-        self.indexer = Indexer(options.hidden_size, blocks)
+        self.indexer = self.indexer_type(options.hidden_size, blocks)
         self._index_dim, self._size = blocks.index_dim, blocks.size
         self._blocks, self._local = blocks.top_k, blocks.local
 
@@ -67,14 +82,9 @@ class BlockAttention(BiasedAttention):
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         position = offsets(state)
-        queries, keys, values, _ = self._project(x)
+        queries, keys, values, gate = self._project(x)
         queries, keys = self._place(queries, keys, position)
-        index = self.indexer
-        index_queries, index_keys = (
-            norm(mx.unflatten(projection(x), -1, (-1, self._index_dim)).transpose(0, 2, 1, 3))
-            for norm, projection in ((index.q_norm, index.q_proj), (index.k_norm, index.k_proj))
-        )
-        index_queries, index_keys = self._place(index_queries, index_keys, position)
+        index_queries, index_keys = self._index(x, position)
         views = attend_states(part(state, 0), keys, values)
         first, second = mx.split(index_keys, 2, axis=-1)
         chosen = attend_states(part(state, 1), first, second)
@@ -84,8 +94,17 @@ class BlockAttention(BiasedAttention):
             start = position if isinstance(position, int) else position[i]
             rule = partial(self._best_blocks, index_queries[one], keyed)
             rows.append(self._biased(queries[one], view, start, rule))
-        out = rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
-        return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2))
+        out = (rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)).transpose(0, 2, 1, 3).flatten(2)
+        return self.o_proj(out if gate is None else self._gated(out, gate))
+
+    def _index(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
+        """The indexer's queries (B, Hi, L, d) and keys (B, 1, L, d)."""
+        index = self.indexer
+        queries, keys = (
+            norm(mx.unflatten(projection(x), -1, (-1, self._index_dim)).transpose(0, 2, 1, 3))
+            for norm, projection in ((index.q_norm, index.q_proj), (index.k_norm, index.k_proj))
+        )
+        return self._place(queries, keys, position)
 
     def _best_blocks(
         self,
@@ -96,8 +115,7 @@ class BlockAttention(BiasedAttention):
         seen: mx.array | None,
         view: KVView,
     ) -> mx.array | None:
-        halves = [h if isinstance(h, mx.array) else h.dequantize() for h in (keyed.keys, keyed.values)]
-        scores = queries.astype(mx.float32) @ mx.concatenate(halves, axis=-1).astype(mx.float32).swapaxes(-1, -2)
+        scores = queries.astype(mx.float32) @ _whole(keyed).astype(mx.float32).swapaxes(-1, -2)
         if seen is not None:
             scores = mx.where(seen, scores, -mx.inf)
         # Blocks are counted from the first one held; what a limited state keeps for ever counts as block 0.
@@ -114,3 +132,53 @@ class BlockAttention(BiasedAttention):
         kept = mx.take(best, block, axis=-1) > -mx.inf
         kept = mx.repeat(kept, self._options.num_heads // kept.shape[1], axis=1)
         return kept if seen is None else kept & seen
+
+
+class PooledBlockAttention(BlockAttention):
+    """Chooses among whole blocks by the heads' rectified products with a block's mean key, summed.
+
+    The tokens after a query's last whole block are always seen. Blocks are counted from the first token held.
+    """
+
+    indexer_type = JointIndexer
+
+    def _index(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
+        """Placed queries, and keys that are neither normalized nor placed: their means will be."""
+        both = mx.unflatten(self.indexer.index_qk_proj(x), -1, (-1, self._index_dim)).transpose(0, 2, 1, 3)
+        queries = self.indexer.q_layernorm(both[:, :-1])
+        rope = self._options.rope
+        return queries if rope is None else rope(queries, position), both[:, -1:]
+
+    def _best_blocks(
+        self, queries: mx.array, keyed: KVView, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView
+    ) -> mx.array | None:
+        size, total = self._size, key.shape[1]
+        count = total // size
+        if count <= self._blocks:
+            return seen
+        means = self._means(_whole(keyed)[:, 0, : count * size], key[0, : count * size : size])
+        scores = mx.maximum(queries.astype(mx.float32) @ means.astype(mx.float32).swapaxes(-1, -2), 0).sum(axis=1)
+        if seen is None:  # a single query, at the end
+            return self._tokens(best_of(scores, self._blocks), total)
+        whole = seen[:, size - 1 : count * size : size]
+        best = best_of(mx.where(whole, scores, -mx.inf), self._blocks)
+        return self._tokens(best | ~whole, total) & seen
+
+    def _tokens(self, blocks: mx.array, total: int) -> mx.array:
+        """Tokens (b, 1, L, total) of the chosen blocks (b, L, n), and those after the last block."""
+        chosen = mx.repeat(blocks, self._size, axis=-1)
+        return mx.pad(chosen, [(0, 0), (0, 0), (0, total - chosen.shape[-1])], constant_values=True)[:, None]
+
+    def _means(self, keys: mx.array, starts: mx.array) -> mx.array:
+        """Keys (b, n*size, d) of blocks whose first tokens stand at `starts` (n,) -> (b, 1, n, d)."""
+        batch, dim, rope = keys.shape[0], keys.shape[-1], self._options.rope
+        means = mx.unflatten(keys.astype(mx.float32), 1, (-1, self._size)).mean(axis=2).astype(keys.dtype)
+        means = self.indexer.k_layernorm(means)
+        if rope is not None:
+            means = rope(means.reshape(-1, 1, 1, dim), mx.tile(starts, batch))
+        return means.reshape(batch, 1, -1, dim)
+
+
+def _whole(view: KVView) -> mx.array:
+    halves = [h if isinstance(h, mx.array) else h.dequantize() for h in (view.keys, view.values)]
+    return mx.concatenate(halves, axis=-1)

@@ -35,7 +35,7 @@ from .linear import Linear
 from .norm import RMSNorm
 from .rope import Rope
 
-__all__ = ["CompressedAttention", "CompressedOptions"]
+__all__ = ["CompressedAttention", "CompressedOptions", "EntrySpec", "turned", "whole"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class CompressedOptions:
 
 
 @dataclass(frozen=True)
-class _EntrySpec(KVSpec):
+class EntrySpec(KVSpec):
     """One entry for `rate` tokens."""
 
     rate: int = 1
@@ -111,7 +111,7 @@ class Compressor(nn.Module):
         """The entries, in two halves, and what the last tokens gave."""
         half = self._dim // 2
         width = 2 * self.position_bias.shape[-1]
-        return _EntrySpec(1, half, self._dim - half, rate=self._rate), RecurrentSpec((ArraySlot((self._kept, width)),))
+        return EntrySpec(1, half, self._dim - half, rate=self._rate), RecurrentSpec((ArraySlot((self._kept, width)),))
 
     def __call__(self, x: mx.array, entries: LayerState, tail: LayerState, starts: list[int]) -> list[mx.array]:
         raw = mx.concatenate([self.kv_proj(x), self.gate_proj(x)], axis=-1)
@@ -133,9 +133,8 @@ class Compressor(nn.Module):
             view = entries.view()  # type: ignore[attr-defined]
         else:
             return [mx.zeros((1, 1, 0, self._dim), raw.dtype)] * raw.shape[0]
-        sides = [s if isinstance(s, mx.array) else s.dequantize() for s in (view.keys, view.values)]
-        whole = mx.concatenate(sides, axis=-1).astype(raw.dtype)
-        return [whole[i : i + 1] for i in range(whole.shape[0])]
+        held = whole(view, raw.dtype)
+        return [held[i : i + 1] for i in range(held.shape[0])]
 
     def _made(self, raw: mx.array, start: int) -> mx.array | None:
         """Entries (b, 1, n, head_dim) that are complete with these tokens; raw begins `kept` tokens before `start`."""
@@ -234,13 +233,18 @@ class CompressedAttention(nn.Module):
         keys = turned(self.kv_norm(self.kv_proj(x))[:, None], o.rope, o.rope_dim, position)
         views = attend_states(near, keys[..., :half], keys[..., half:], o.window)
         out = self._far(x, compressed, q, views, position, state) if o.rate else self._near(q, views)
-        out = turned(out, self._back, o.rope_dim, position).transpose(0, 2, 1, 3)  # (B, L, H, D)
-        groups = out.reshape(*x.shape[:2], o.groups, -1).transpose(0, 2, 1, 3)
+        return self._out(out, position)
+
+    def _out(self, heads: mx.array, position: int | mx.array) -> mx.array:
+        """What the heads found (B, H, L, head_dim), turned back and projected: (B, L, D)."""
+        o, (batch, _, length, _) = self._options, heads.shape
+        heads = turned(heads, self._back, o.rope_dim, position).transpose(0, 2, 1, 3)  # (B, L, H, D)
+        groups = heads.reshape(batch, length, o.groups, -1).transpose(0, 2, 1, 3)
         return self.o_b_proj(self.o_a_proj(groups).transpose(0, 2, 1, 3).flatten(2))
 
     def _near(self, q: mx.array, views: tuple[KVView, ...]) -> mx.array:
-        whole = [_whole(view, q.dtype) for view in views]
-        views = tuple(KVView(w, w, v.window, v.keep) for w, v in zip(whole, views, strict=True))
+        both = [whole(view, q.dtype) for view in views]
+        views = tuple(KVView(w, w, v.window, v.keep) for w, v in zip(both, views, strict=True))
         return kernels.attention(q, views, scale=self._options.head_dim**-0.5, sinks=self.sinks)
 
     def _far(
@@ -263,7 +267,7 @@ class CompressedAttention(nn.Module):
         rows = []
         for i, start in enumerate(starts):
             row, view = slice(i, i + 1), views[i if len(views) > 1 else 0]
-            near = _whole(view, q.dtype)[row if len(views) == 1 else slice(None)]
+            near = whole(view, q.dtype)[row if len(views) == 1 else slice(None)]
             length, held, far = x.shape[1], near.shape[2], entries[i].shape[2]
             seen = visible(length, held, view.window, view.keep)
             seen = mx.ones((length, held), mx.bool_) if seen is None else seen
@@ -280,6 +284,7 @@ class CompressedAttention(nn.Module):
         return rows[0] if batch == 1 else mx.concatenate(rows, axis=0)
 
 
-def _whole(view: KVView, dtype: mx.Dtype) -> mx.array:
+def whole(view: KVView, dtype: mx.Dtype) -> mx.array:
+    """The vectors (B, 1, T, D) of which a view holds the two halves."""
     sides = [s if isinstance(s, mx.array) else s.dequantize() for s in (view.keys, view.values)]
     return mx.concatenate(sides, axis=-1).astype(dtype)

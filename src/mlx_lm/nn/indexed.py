@@ -35,13 +35,15 @@ class IndexOptions:
     Attributes:
         num_heads, head_dim: of the index queries; the one key has the same size, which is even.
         top_k: keys that a query keeps.
-        rope: rotates the first features of queries and keys.
+        rope: rotates features of queries and keys.
+        norm_eps: of the keys' norm.
     """
 
     num_heads: int
     head_dim: int
     top_k: int
     rope: Rope | None
+    norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Indexer(nn.Module):
         self._options = options
         self.wq_b = Linear(q_rank, options.num_heads * options.head_dim, bias=False)
         self.wk = Linear(hidden_size, options.head_dim, bias=False)
-        self.k_norm = LayerNorm(options.head_dim, 1e-6)
+        self.k_norm = LayerNorm(options.head_dim, options.norm_eps)
         self.weights_proj = Linear(hidden_size, options.num_heads, bias=False)
 
     def state_spec(self) -> StateSpec:
@@ -118,7 +120,7 @@ class IndexedLatentAttention(LatentAttention):
 
     def state_spec(self) -> StateSpec:
         o = self._options
-        latents = _InOrder(1, o.kv_rank, o.rope_dim, latent=True)
+        latents = _InOrder(1, o.kv_rank, o.rope_dim, o.window, latent=True)
         return ListSpec((latents, self.indexer.state_spec())) if self._chooses else latents
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
@@ -129,15 +131,15 @@ class IndexedLatentAttention(LatentAttention):
         low = self.q_a_proj(x)
         compressed = self.q_a_layernorm(low)
         latent_state = part(state, 0) if self._chooses else state
-        q, gate = self._queries(low, compressed)
+        q, gate = self._queries(x, low, compressed)
         queries, rope_queries, latents, rope_keys = self._parts(q, x, offsets(latent_state))
-        views = attend_states(latent_state, latents, rope_keys)
+        views = attend_states(latent_state, latents, rope_keys, self._options.window)
         if self._chooses:
             chosen = self.indexer(x, compressed, part(state, 1))
         out = self._attend_chosen(queries, rope_queries, views, chosen).transpose(0, 2, 1, 3).flatten(2)
         return self.o_proj(out if gate is None else out * mx.sigmoid(gate)), chosen
 
-    def _queries(self, low: mx.array, compressed: mx.array) -> tuple[mx.array, mx.array | None]:
+    def _queries(self, x: mx.array, low: mx.array, compressed: mx.array) -> tuple[mx.array, mx.array | None]:
         """Queries of all heads (B, L, H*(nope+rope)) and a gate on the output (B, L, H*value), or None."""
         return self.q_b_proj(compressed), None
 
@@ -167,7 +169,7 @@ class IndexedLatentAttention(LatentAttention):
             return self._expanded_row(whole, latents, rope_keys, KVView(latents, rope_keys), keep)
         whole = mx.concatenate([key_weights.to_latent(queries), rope_queries], axis=-1)
         shared = KVView(mx.concatenate([latents, rope_keys], axis=-1), latents)
-        out = kernels.attention(whole, (shared,), scale=self._options.scale, mask=keep)
+        out = kernels.attention(whole, (shared,), scale=self._options.scale, sinks=self.get("sinks"), mask=keep)
         return value_weights.from_latent(out)
 
 

@@ -38,6 +38,8 @@ class LatentOptions:
         bias: on the compressing projections; `out_bias` on the output projection.
         split: per-head matrices are kept as `embed_q` (key to latent) and `unembed_out` (latent to value) instead of
             one `kv_b_proj`.
+        sinks: one learned extra logit a head.
+        window: positions that a query sees, itself included; None for all.
     """
 
     hidden_size: int
@@ -53,6 +55,8 @@ class LatentOptions:
     bias: bool = False
     out_bias: bool = False
     split: bool = False
+    sinks: bool = False
+    window: int | None = None
 
 
 class LatentAttention(nn.Module):
@@ -77,14 +81,18 @@ class LatentAttention(nn.Module):
         else:
             self.kv_b_proj = Linear(o.kv_rank, o.num_heads * (o.nope_dim + o.value_dim), bias=False)
         self.o_proj = Linear(o.num_heads * o.value_dim, o.hidden_size, bias=o.out_bias)
+        if o.sinks:
+            self.sinks = mx.zeros((o.num_heads,))
 
     def state_spec(self) -> StateSpec:
         """What the layer keeps for a sequence: latents as keys, rotary keys as values."""
-        return KVSpec(1, self._options.kv_rank, self._options.rope_dim, latent=True)
+        o = self._options
+        return KVSpec(1, o.kv_rank, o.rope_dim, o.window, latent=True)
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         queries, rope_queries, latents, rope_keys = self._project(x, offsets(state))
-        out = self._attend(queries, rope_queries, attend_states(state, latents, rope_keys))
+        views = attend_states(state, latents, rope_keys, self._options.window)
+        out = self._attend(queries, rope_queries, views)
         return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2))
 
     def _attend(self, queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...]) -> mx.array:
@@ -92,7 +100,8 @@ class LatentAttention(nn.Module):
         key_weights, value_weights = self._absorbed(queries.shape[2])
         if key_weights is not None and value_weights is not None:
             queries = key_weights.to_latent(queries)
-            latents = kernels.latent_attention(queries, rope_queries, views, scale=self._options.scale)
+            sinks = self.get("sinks")
+            latents = kernels.latent_attention(queries, rope_queries, views, scale=self._options.scale, sinks=sinks)
             return value_weights.from_latent(latents)
         return self._expanded(mx.concatenate([queries, rope_queries], axis=-1), views)
 
@@ -109,11 +118,15 @@ class LatentAttention(nn.Module):
         o = self._options
         q = q.reshape(*x.shape[:2], o.num_heads, -1).transpose(0, 2, 1, 3)
         queries, rope_queries = mx.split(q, [o.nope_dim], axis=-1)
-        latents, rope_keys = mx.split(self.kv_a_proj_with_mqa(x)[:, None], [o.kv_rank], axis=-1)
-        latents = self.kv_a_layernorm(latents)
+        latents, rope_keys = self._latents(x)
         if o.rope is not None:
             rope_queries, rope_keys = o.rope(rope_queries, position), o.rope(rope_keys, position)
         return queries, rope_queries, latents, rope_keys
+
+    def _latents(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Normalized latents (B, 1, L, R), and keys (B, 1, L, rope) before they are rotated."""
+        latents, rope_keys = mx.split(self.kv_a_proj_with_mqa(x)[:, None], [self._options.kv_rank], axis=-1)
+        return self.kv_a_layernorm(latents), rope_keys
 
     def _absorbed(self, length: int) -> "tuple[_HeadWeights | None, _HeadWeights | None]":
         """The per-head matrices where `length` queries attend to the latents themselves, else None."""
@@ -169,7 +182,8 @@ class LatentAttention(nn.Module):
                 values = value_weights.heads(heads).from_latent(latents)
             shared = mx.broadcast_to(rope_keys, (batch, keys.shape[1], total, o.rope_dim))
             seen = KVView(mx.concatenate([keys, shared], axis=-1), values, view.window, view.keep)
-            out.append(kernels.attention(queries[:, heads], (seen,), scale=o.scale, mask=mask))
+            sinks = self.sinks[heads] if o.sinks else None
+            out.append(kernels.attention(queries[:, heads], (seen,), scale=o.scale, sinks=sinks, mask=mask))
         return out[0] if len(out) == 1 else mx.concatenate(out, axis=1)
 
 

@@ -110,10 +110,9 @@ class Catalog:
         raise ModelNotFoundError(f"The model {name[:MAX_NAME]!r} does not exist here; there are: {self._known()}.")
 
     def aliases_of(self, id: str) -> tuple[str, ...]:
-        """Names that clients may use for a model beside its id, in order."""
+        """Names that clients may use for a model or an adapter beside its id, in order; a pattern is no name."""
         hidden = (DEFAULT_NAME, None if self.default is None else self.default.target)
-        both: Mapping[str, str] = {**self._exact, **self._patterns}
-        return tuple(alias for alias, target in both.items() if target == id and alias not in hidden)
+        return tuple(alias for alias, target in self._exact.items() if target == id and alias not in hidden)
 
     def _known(self) -> str:
         return ", ".join([*self.sources, *self.adapters]) or "none"

@@ -25,7 +25,7 @@ from .metrics import Metrics
 from .options import ServerSettings
 from .output import OutputReader
 from .prompt import Prepared, prepare, prompt_tokens
-from .reports import model_infos, service_status
+from .reports import model_info, model_infos, service_status
 from .requests import Fault, build_request, listener
 from .residency import Lease, Residency
 from .sampling import Defaults
@@ -166,16 +166,23 @@ class ModelService:
         return job
 
     def _reader(self, work: Work, prepared: Prepared, lease: Lease) -> OutputReader:
-        parser = None
+        parser, choice = None, work.tool_choice
+        forced = choice.mode in ("required", "named")
         if prepared.parsers is not None:
             tools = [tool.as_function() for tool in work.tools] or None
-            parser = StreamParser(prepared.parsers, tools=tools, in_reasoning=prepared.in_reasoning)
+            parser = StreamParser(
+                prepared.parsers,
+                tools=tools,
+                in_reasoning=prepared.in_reasoning,
+                forced=forced,
+            )
         at = None if self._fault is None else partial(self._fault, work)
         return OutputReader(
             lease.loaded.tokenizer,
             parser,
             prepared.stop,
             in_reasoning=prepared.in_reasoning,
+            one_call=forced or not choice.parallel,
             offset=len(prepared.text) if work.echo else 0,
             at=at,
         )
@@ -239,6 +246,10 @@ class ModelService:
     def models(self) -> tuple[ModelInfo, ...]:
         """See `Service.models`."""
         return model_infos(self.catalog, self.residency, self.started)
+
+    def model(self, name: str) -> ModelInfo | None:
+        """See `Service.model`."""
+        return model_info(self.catalog, self.models(), name)
 
     def status(self) -> Mapping[str, Any]:
         """See `Service.status`."""

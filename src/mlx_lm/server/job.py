@@ -130,7 +130,7 @@ class EngineJob:
         self._last = now
         ends = item.token in self._end_tokens and item.reason == "stop"
         events += self._reader.add(item.token, item.note, ends=ends)
-        if item.reason is not None or self._reader.stopped is not None:
+        if item.reason is not None or self._reader.ended:
             events += self._finished(item.reason or "stop")
         return events
 
@@ -142,7 +142,7 @@ class EngineJob:
 
     def _finished(self, reason: str) -> list[WorkEvent]:
         reader = self._reader
-        events = reader.finish()
+        events = reader.finish(cut=reason == "length")
         count = reader.completion_tokens
         full = not self._prepared.asked and count >= (self._prepared.max_tokens or count + 1)
         usage = Usage(self.prompt_tokens, self._cached, count, reader.reasoning_tokens)

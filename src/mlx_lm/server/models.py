@@ -3,8 +3,6 @@
 A request with an `anthropic-version` header is Anthropic's; every other one is OpenAI's. Model ids may hold slashes.
 """
 
-from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from starlette.requests import Request
@@ -44,18 +42,17 @@ def model_routes(service: Service) -> list[Route]:
     async def models(request: Request) -> JSONResponse:
         if _anthropic(request):
             try:
-                return JSONResponse(model_list(_listed(service), request.query_params))
+                return JSONResponse(model_list(service.models(), request.query_params))
             except RequestError as error:
                 return JSONResponse(anthropic_error(error, _request_id(request)), 400)
-        data = [openai_model(info, name) for info in _listed(service) for name in (None, *info.aliases)]
+        data = [openai_model(info, name) for info in service.models() for name in (None, *info.aliases)]
         return JSONResponse({"object": "list", "data": data})
 
     async def model(request: Request) -> JSONResponse:
         wanted = request.path_params["model_id"]
-        for info in service.models():
-            if wanted == info.id or any(fnmatchcase(wanted, alias) for alias in info.aliases):
-                name = None if wanted == info.id else wanted
-                return JSONResponse((model_object if _anthropic(request) else openai_model)(info, name))
+        if (info := service.model(wanted)) is not None:
+            name = None if wanted == info.id else wanted
+            return JSONResponse((model_object if _anthropic(request) else openai_model)(info, name))
         error = ModelNotFoundError(f"No model is named {wanted[:200]!r}; /v1/models lists those that are.")
         body = anthropic_error(error, _request_id(request)) if _anthropic(request) else openai_error(error)
         return JSONResponse(body, 404)
@@ -63,14 +60,6 @@ def model_routes(service: Service) -> list[Route]:
     return [
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{model_id:path}", model, methods=["GET"]),
-    ]
-
-
-def _listed(service: Service) -> list[ModelInfo]:
-    """The models without the aliases that are patterns: those answer, but are no name to list."""
-    return [
-        replace(info, aliases=tuple(alias for alias in info.aliases if not set(alias) & set("*?[")))
-        for info in service.models()
     ]
 
 

@@ -57,6 +57,7 @@ class OutputReader:
         parser: of reasoning and tool calls; None leaves the text as it is.
         stop: strings that end the answer. They are looked for in the answer's text, not in reasoning or arguments.
         in_reasoning: the answer begins inside reasoning.
+        one_call: the answer ends with its first complete call.
         offset: length of the text before the answer, where log-probabilities count from.
         at: what is called before a stage's work, for tests that let one fail.
     """
@@ -68,6 +69,7 @@ class OutputReader:
         stop: Sequence[str] = (),
         *,
         in_reasoning: bool = False,
+        one_call: bool = False,
         offset: int = 0,
         at: Callable[[str], object] | None = None,
     ) -> None:
@@ -79,6 +81,8 @@ class OutputReader:
         self._piece = _Piece()
         self._content = TextStream(self._piece, stop)
         self._inside = in_reasoning
+        self._one_call = one_call
+        self._called = False  # the one call that is allowed has come
         self._notes: list[TokenLogprob] = []
         self._length = offset  # of the text so far, as the tokens wrote it
         self._shown = offset  # of the text and reasoning in events
@@ -90,13 +94,18 @@ class OutputReader:
         return self._content.stopped
 
     @property
+    def ended(self) -> bool:
+        """Nothing can follow: a stop string came, or the only call that is allowed."""
+        return self._called or self.stopped is not None
+
+    @property
     def has_calls(self) -> bool:
         return self._parser is not None and self._parser.has_calls
 
     def add(self, token: int, note: TokenNote | None = None, *, ends: bool = False) -> list[WorkEvent]:
         """The events of the next token; `ends`: it is an end token, which counts but has no text."""
         self.completion_tokens += 1
-        if ends or self.stopped is not None:
+        if ends or self.ended:
             return []
         self._at("detokenize")
         self._detokenizer.add_token(token)
@@ -106,18 +115,18 @@ class OutputReader:
         self._length += len(segment)
         return self._read(segment, self._feed(segment))
 
-    def finish(self) -> list[WorkEvent]:
-        """What was held back, when no more tokens come."""
+    def finish(self, *, cut: bool = False) -> list[WorkEvent]:
+        """What was held back, when no more tokens come. `cut`: a limit ended the answer, not the model."""
         events: list[WorkEvent] = []
-        if self.stopped is None:
+        if not self.ended:
             self._detokenizer.finalize()
             segment = self._detokenizer.last_segment
             self._at("parse")
             parsed = self._feed(segment)
             if self._parser is not None:
-                parsed = [*parsed, *self._parser.finish()]
+                parsed = [*parsed, *self._parser.finish(cut=cut)]
             events = self._read(segment, parsed, count=False)
-        if self.stopped is None:
+        if not self.ended:
             events += self._text(self._content.finish())
         if self._notes:
             events.append(Text("", self._take_notes()))
@@ -127,6 +136,8 @@ class OutputReader:
         """Why the answer ended, in the words of `Finished`."""
         if self.stopped is not None:
             return "stop_sequence"
+        if self._called:
+            return "tool_calls"
         if engine_reason == "length":
             return "context" if context_full else "length"
         return "tool_calls" if self.has_calls else "stop"
@@ -141,7 +152,7 @@ class OutputReader:
         """Parser events as ours, up to a stop string."""
         before, events = self._inside, []
         for event in parsed:
-            if self.stopped is not None:
+            if self.ended:
                 break
             self._inside = isinstance(event, ReasoningDelta)
             events += self._translate(event)
@@ -161,6 +172,7 @@ class OutputReader:
             case ToolCallArguments(index, fragment):
                 return [ToolArguments(index, fragment)]
             case ToolCallEnd(index):
+                self._called = self._one_call
                 return [ToolEnd(index)]
             case ToolCallFailed(index, text):
                 return [ToolEnd(index, failed=True), *self._text(self._stop(text))]

@@ -13,8 +13,9 @@ from typing import Any
 from ..errors import ContextLengthError, RequestError, UnsupportedError
 from ..grammar import Constraint
 from ..tokenizer.parsers import ParserChoice, ThinkingBudget, prompt_opens_thinking, tool_format
+from .calls import marked_only
 from .plain_tools import PLAIN_FORMAT, knows_tools, with_plain_tools
-from .structure import constraint_of
+from .structure import constraint_of, enforces_calls
 from .work import Work
 
 __all__ = ["ChatStyle", "Prepared", "prepare", "prompt_tokens"]
@@ -97,6 +98,9 @@ def prepare(work: Work, style: ChatStyle) -> Prepared:
     opened = choice.reasoning is not None and prompt_opens_thinking(text, choice.reasoning.start)
     budget = _budget(work, style, choice, opened)
     constraint = constraint_of(work, style.tokenizer, tokens, choice.tools)
+    if choice.tools is not None and enforces_calls(work):  # a call is only where the grammar has one
+        bare = None if marked_only(choice.tools) else choice.tools.bare
+        choice = replace(choice, tools=replace(choice.tools, bare=bare, ends_reasoning=False))
     return Prepared(tokens, text, limit, asked, stop, choice, opened, budget, constraint)
 
 
@@ -217,7 +221,9 @@ def _budget(work: Work, style: ChatStyle, choice: ParserChoice, opened: bool) ->
     if budget is None:
         return None
     start, end = choice.reasoning.start, choice.reasoning.end
-    closing = "<|end|><|start|>assistant<|channel|>final<|message|>" if choice.reasoning.name == "harmony" else end
+    closing = end
+    if choice.reasoning.name == "harmony" and not (enforces_calls(work) and work.tool_choice.mode != "auto"):
+        closing = "<|end|><|start|>assistant<|channel|>final<|message|>"  # else the grammar goes on with the call
     encode = style.tokenizer.encode
     ids = [encode(part, add_special_tokens=False) for part in (start, end, closing)]
     return ThinkingBudget(ids[0], ids[1], budget, ids[2], inside=opened)

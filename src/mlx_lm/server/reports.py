@@ -5,12 +5,13 @@ Numbers of engines are read without stopping them: each is whole, together they 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from ..errors import ModelNotFoundError
 from .catalog import Catalog
 from .loading import LoadedEmbedder
 from .residency import Residency
@@ -19,7 +20,7 @@ from .service import ModelInfo
 if TYPE_CHECKING:
     from .core import ModelService
 
-__all__ = ["model_infos", "service_status"]
+__all__ = ["model_info", "model_infos", "service_status"]
 
 
 def model_infos(catalog: Catalog, residency: Residency, created: int) -> tuple[ModelInfo, ...]:
@@ -44,8 +45,19 @@ def model_infos(catalog: Catalog, residency: Residency, created: int) -> tuple[M
     infos += [ModelInfo(id, created, one.context_length, True) for id, one in loaded.items() if id not in known]
     base = next((info for info in infos if catalog.default is not None and info.id == catalog.default.id), None)
     if base is not None:
-        infos += [ModelInfo(name, created, base.context_length, base.loaded) for name in catalog.adapters]
+        for name in catalog.adapters:
+            aliases = catalog.aliases_of(name)
+            infos.append(ModelInfo(name, created, base.context_length, base.loaded, aliases=aliases))
     return tuple(infos)
+
+
+def model_info(catalog: Catalog, infos: Sequence[ModelInfo], name: str) -> ModelInfo | None:
+    """The one of `infos` that a request for `name` gets, by the catalog's own rules."""
+    try:
+        wanted = catalog.find(name).id
+    except ModelNotFoundError:
+        return None
+    return next((info for info in infos if info.id == wanted), None)
 
 
 def service_status(service: ModelService) -> Mapping[str, Any]:

@@ -29,7 +29,10 @@ __all__ = ["Answer", "Call", "Embeddings", "Job", "ModelInfo", "Service", "colle
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model that clients may name. `created` is a Unix time; `context_length` None while it is not known."""
+    """A model that clients may name. `created` is a Unix time; `context_length` None while it is not known.
+
+    `aliases` are names in full; patterns that stand for the model as well (`claude-*`) are known to `Service.model`.
+    """
 
     id: str
     created: int = 0
@@ -100,6 +103,10 @@ class Service(Protocol):
 
     def models(self) -> tuple[ModelInfo, ...]:
         """The models that clients may name, the default one first."""
+        ...
+
+    def model(self, name: str) -> ModelInfo | None:
+        """The one of `models()` that answers a request for `name`: an id, an alias or what fits a pattern."""
         ...
 
     def status(self) -> Mapping[str, Any]:

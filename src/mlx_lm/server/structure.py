@@ -13,10 +13,10 @@ from ..engine.structured import answer_constraint
 from ..errors import GrammarError, RequestError, UnsupportedError
 from ..grammar import CFG, Choice, Constraint, JsonSchema, Regex
 from ..tokenizer.parsers import ToolFormat
-from .calls import call_grammar
+from .calls import call_grammar, writes_messages
 from .work import OutputFormat, Work
 
-__all__ = ["constraint_of"]
+__all__ = ["constraint_of", "enforces_calls"]
 
 
 def constraint_of(work: Work, tokenizer: Any, prompt: Sequence[int], calls_as: ToolFormat | None) -> Constraint | None:
@@ -32,8 +32,11 @@ def constraint_of(work: Work, tokenizer: Any, prompt: Sequence[int], calls_as: T
         raise RequestError("tool_choice asks for a call, but there are no tools.")
     if calls and work.output.kind not in ("text", "json_object", "json_schema"):
         raise UnsupportedError(f"Output of the kind {work.output.kind!r} cannot be combined with tools.")
-    if calls and (forced or work.output.kind != "text" or any(tool.strict for tool in work.tools)):
-        return _constraint(CFG(call_grammar(work, tokenizer, calls_as)), work, tokenizer, prompt)
+    if enforces_calls(work):
+        grammar = CFG(call_grammar(work, tokenizer, calls_as))
+        if writes_messages(calls_as):  # reasoning is part of the grammar
+            return answer_constraint(grammar, tokenizer, prompt, after_thinking=False)
+        return _constraint(grammar, work, tokenizer, prompt)
     spec = _spec(work.output)
     if spec is None:
         return None
@@ -43,6 +46,14 @@ def constraint_of(work: Work, tokenizer: Any, prompt: Sequence[int], calls_as: T
         if work.output.kind != "json_schema" or work.output.strict:
             raise
     return _constraint(JsonSchema({"type": "object"}), work, tokenizer, prompt)
+
+
+def enforces_calls(work: Work) -> bool:
+    """Whether the calls of the answer are held to a grammar."""
+    if not work.tools or work.tool_choice.mode == "none":
+        return False
+    forced = work.tool_choice.mode != "auto"
+    return forced or work.output.kind != "text" or any(tool.strict for tool in work.tools)
 
 
 def _constraint(spec: Any, work: Work, tokenizer: Any, prompt: Sequence[int]) -> Constraint:

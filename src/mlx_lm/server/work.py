@@ -64,9 +64,9 @@ class Tool:
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """Whether tools are called: "auto" (the model decides), "none", "required" (at least one), "named" (`name`).
+    """Whether tools are called: "auto" (the model decides), "none", "required" (one), "named" (`name`, once).
 
-    `parallel=False` allows one call at most.
+    `parallel=False` allows one call at most: the answer ends with it.
     """
 
     mode: Literal["auto", "none", "required", "named"] = "auto"

@@ -135,8 +135,8 @@ def byte_level_bpe(
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     plan = pre_tokenizer_for(kind, where) if isinstance(kind, str) else kind
-    wrong = next((pair for pair in merges if len(pair) != 2), None)
-    if wrong is not None:
+    if not set(map(len, merges)) <= {2}:
+        wrong = next(pair for pair in merges if len(pair) != 2)
         raise TokenizerError(f"{where}: a merge must have two parts, not {wrong!r:.80}.")
 
     def make() -> Any:

@@ -25,7 +25,7 @@ from mlx_lm.tokenizer.detokenize import (
     read_decoder,
 )
 from mlx_lm.tokenizer.fast import FastTokenizer
-from mlx_lm.tokenizer.markers import find_thinking
+from mlx_lm.tokenizer.markers import find_thinking, may_reason
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer.parsers import ParserChoice
@@ -260,6 +260,8 @@ class TokenizerWrapper:
         return self._thinking
 
     def _style_pair(self) -> tuple[str, str] | None:
+        if not may_reason(self._token_id, self._template_text):
+            return None
         from mlx_lm.tokenizer.parsers import choose_parsers
 
         style = choose_parsers(self._template_text, _Vocabulary(self)).reasoning

@@ -352,6 +352,9 @@ def test_hostile_text_is_only_text(name: str, text: str) -> None:
         ({"enum": ["1", "2"]}, "1", "1"),
         ({"const": 3}, "3", 3),
         ({"$ref": "#/x"}, '{"a": 1}', {"a": 1}),
+        ({"$ref": "#/$defs/text"}, "7", "7"),
+        ({"anyOf": [{"$ref": "#/$defs/text"}, {"type": "null"}]}, "7", "7"),
+        ({"$ref": "#/$defs/loop"}, "7", 7),
         ({}, "7", 7),
         ({}, "seven", "seven"),
         ({}, "", ""),
@@ -361,7 +364,8 @@ def test_hostile_text_is_only_text(name: str, text: str) -> None:
     ],
 )
 def test_schemas_decide(schema: dict[str, Any], text: str, value: Any) -> None:
-    tools = [{"name": "f", "input_schema": {"properties": {"a": schema}}}]
+    named = {"text": {"enum": ["1", "7"]}, "loop": {"$ref": "#/$defs/loop"}}
+    tools = [{"name": "f", "input_schema": {"properties": {"a": schema}, "$defs": named}}]
     call = f"<tool_call>f<arg_key>a</arg_key><arg_value>{text}</arg_value></tool_call>"
     (made,) = parse_complete(call, choice("glm47"), tools=tools).tool_calls
     assert json.loads(made.arguments) == {"a": value}

@@ -13,7 +13,7 @@ import mlx.core as mx
 from ...errors import CacheMismatchError
 from ...state import AttentionState, CacheList, State
 
-__all__ = ["Payload", "checkpoint", "cut", "needs_checkpoints", "restore"]
+__all__ = ["Payload", "checkpoint", "cut", "head", "needs_checkpoints", "restore"]
 
 
 _OBJECT_BYTES = 256  # measured: 0.2-0.3 kB for an array, its name and its place in a dictionary
@@ -63,6 +63,12 @@ def cut(states: Sequence[State], start: int, end: int) -> Payload:
             arrays, fields[str(i)] = state.page(start, end)
             pages |= {f"{i}.{name}": mx.contiguous(a) for name, a in arrays.items()}
     return Payload(pages, fields)
+
+
+def head(payload: Payload, length: int) -> Payload:
+    """The first `length` tokens of a payload of pages."""
+    pages = {name: a[:, :, :length] for name, a in payload.pages.items()}
+    return Payload(pages, {leaf: {**fields, "tokens": length} for leaf, fields in payload.fields.items()})
 
 
 def checkpoint(states: Sequence[State]) -> tuple[dict[str, mx.array], dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 All MLX work here runs on the engine's thread; the disk tier gets plain bytes and does its own writing. A hit gives the
 states that a cold run would have, so on exact kernels the answer is bit-equal.
+
+Whole blocks lie in memory and on disk; what a sequence holds past its last one lies in memory only (see `tails`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from .blocks import Payload, checkpoint, cut, needs_checkpoints, restore
 from .buffers import Buffer, to_array, to_buffer
 from .index import Block, BlockIndex
 from .keys import BLOCK_TOKENS, chain
+from .tails import Tail, Tails
 
 __all__ = ["Buffer", "DiskTier", "PrefixCache", "PrefixStats", "Reuse"]
 
@@ -55,7 +58,7 @@ class PrefixStats:
 
 @dataclass(frozen=True)
 class Reuse:
-    """A lookup's result: the first `tokens` need not be computed."""
+    """A lookup's result: the first `tokens` need not be computed; `keys` are those of the whole blocks among them."""
 
     tokens: int
     keys: tuple[bytes, ...]
@@ -72,6 +75,7 @@ class PrefixCache:
 
     def __init__(self, budget: int, disk: DiskTier | None = None, *, disk_min_tokens: int = BLOCK_TOKENS):
         self.index = BlockIndex(budget)
+        self._tails = Tails(self.index)
         self.disk = disk
         self.disk_min_tokens = disk_min_tokens
         self.stats = PrefixStats()
@@ -100,24 +104,32 @@ class PrefixCache:
             known += 1
         while known and not resumable and not self._known(space, keys[known - 1], complete=True):
             known -= 1
-        if known * BLOCK_TOKENS <= more_than:
+        tail, length = self._tail(space, keys[:known], tokens[:-1][:at_most], resumable)
+        if known * BLOCK_TOKENS + length <= more_than:
             return Reuse(0, ())
         blocks, from_disk = self._collect(space, keys[:known], resumable)
-        known = len(blocks)
-        if known * BLOCK_TOKENS <= more_than:
+        if len(blocks) < known:
+            known = len(blocks)
+            tail, length = self._tail(space, keys[:known], tokens[:-1][:at_most], resumable)
+        total = known * BLOCK_TOKENS + length
+        if total <= more_than:
             return Reuse(0, ())
+        used = keys[:known]
+        if tail is not None:
+            blocks.append(tail.part(length))
+            used = [*used, tail.key]
         if not self._fill(states, blocks):
-            self.index.remove(keys[known - 1])
+            self.index.remove(used[-1])
             return Reuse(0, ())
-        self.index.touch(keys[:known])
+        self.index.touch(used)
         self.stats.lookups += not counted
         self.stats.tokens += len(tokens) * (not counted)
-        self.stats.reused_tokens += known * BLOCK_TOKENS
+        self.stats.reused_tokens += total
         self.stats.disk_tokens += from_disk * BLOCK_TOKENS
-        return Reuse(known * BLOCK_TOKENS, tuple(keys[:known]))
+        return Reuse(total, tuple(keys[:known]))
 
     def store(self, space: bytes, tokens: Sequence[int], states: Sequence[State], *, at: int | None = None) -> int:
-        """Keeps the whole blocks of `tokens` that `states` hold; returns how many are new.
+        """Keeps the blocks of `tokens` that `states` hold, and the tail; returns how many whole blocks are new.
 
         States that forget are kept only when the states stand exactly at the end of a block: `at` says where they
         stand (default: their offset).
@@ -148,6 +160,9 @@ class PrefixCache:
             if not room and not durable:
                 break
         self.stats.stored_blocks += new
+        rest = tuple(tokens[len(keys) * BLOCK_TOKENS : stands])
+        if rest and room and pages_only:
+            self._store_tail(space, keys, rest, states)
         return new
 
     def clear(self) -> None:
@@ -157,6 +172,25 @@ class PrefixCache:
     def check(self) -> None:
         """Raises AssertionError when the books do not balance."""
         self.index.check()
+
+    def _tail(
+        self, space: bytes, keys: Sequence[bytes], tokens: Sequence[int], resumable: bool
+    ) -> tuple[Tail | None, int]:
+        """What lies in memory behind the blocks `keys` of `tokens`, and how much of it can be used."""
+        if not resumable:
+            return None, 0
+        start = len(keys) * BLOCK_TOKENS
+        return self._tails.find(keys[-1] if keys else space, tokens[start : start + BLOCK_TOKENS])
+
+    def _store_tail(self, space: bytes, keys: Sequence[bytes], rest: tuple[int, ...], states: Sequence[State]) -> None:
+        """Keeps what `states` hold of `rest`, the tokens behind the blocks `keys`."""
+        key = self._tails.wants(keys[-1] if keys else space, rest)
+        if key is None:
+            return
+        start = len(keys) * BLOCK_TOKENS
+        payload = cut(states, start, start + len(rest))
+        mx.eval(list(payload.pages.values()))
+        self._tails.put(keys[-1] if keys else None, Tail(key, rest, payload))
 
     def _known(self, space: bytes, key: bytes, *, complete: bool = False) -> bool:
         held = self.index.get(key)

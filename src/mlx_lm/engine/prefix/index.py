@@ -86,6 +86,11 @@ class BlockIndex:
                 self._blocks[block.parent].children.discard(block.key)
             doomed.extend(block.children)
 
+    def oldest(self, keys: Sequence[bytes]) -> bytes | None:
+        """The least recently used of `keys`; None where none is held."""
+        wanted = set(keys)
+        return next((key for key in self._blocks if key in wanted), None)
+
     def trim_to(self, budget: int) -> None:
         """Evicts until at most `budget` bytes are held."""
         self._make_room(self.budget - budget, set())

@@ -5,7 +5,7 @@ token that it got.
 """
 
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,7 +13,8 @@ import mlx.nn as nn
 from ...errors import UnsupportedError
 from ...sampling import LogitsProcessor, Sampler
 from ...state import State
-from ..api import kv_options, make_request, token_events, token_ids
+from ..api import make_request, token_events, token_ids
+from ..kv import kv_options
 from .make import has_head
 from .options import DraftSpeculation, HeadSpeculation, NGramSpeculation, Probe, Speculation
 
@@ -29,6 +30,18 @@ __all__ = [
 Steps = Generator[tuple[int, mx.array, bool], None, None]
 
 
+class StepOptions(TypedDict, total=False):
+    """What all of them take by name, with the meaning that it has in `generate_step`; the defaults are `_steps`'s."""
+
+    max_tokens: int | None
+    sampler: Sampler | None
+    logits_processors: Sequence[LogitsProcessor] | None
+    prefill_step_size: int
+    kv_bits: int | None
+    kv_group_size: int
+    quantized_kv_start: int
+
+
 def speculative_generate_step(
     prompt: mx.array | Sequence[int],
     model: nn.Module,
@@ -36,25 +49,15 @@ def speculative_generate_step(
     stream: Any = None,
     *,
     num_draft_tokens: int = 2,
-    max_tokens: int | None = None,
-    sampler: Sampler | None = None,
-    logits_processors: Sequence[LogitsProcessor] | None = None,
     prompt_cache: list[State] | None = None,
-    prefill_step_size: int = 512,
-    kv_bits: int | None = None,
-    kv_group_size: int = 64,
-    quantized_kv_start: int = 0,
+    **options: Unpack[StepOptions],
 ) -> Steps:
     """Tokens that follow `prompt` as (token, log-probabilities (V,), from_draft), guessed by a draft model.
 
     `prompt_cache` is the model's states followed by the draft model's.
     """
     states, speculation = draft_speculation(model, draft_model, num_draft_tokens, prompt_cache)
-    return _steps(
-        prompt, model, speculation, prefill_step_size, stream,
-        max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors, prompt_cache=states,
-        options=kv_options(kv_bits, kv_group_size, quantized_kv_start),
-    )  # fmt: skip
+    return _steps(prompt, model, speculation, states, stream, **options)
 
 
 def prompt_lookup_generate_step(
@@ -63,26 +66,17 @@ def prompt_lookup_generate_step(
     *,
     prompt_lookup_num_tokens: int = 5,
     prompt_lookup_min_match: int = 3,
-    max_tokens: int | None = 256,
-    sampler: Sampler | None = None,
-    logits_processors: Sequence[LogitsProcessor] | None = None,
     prompt_cache: list[State] | None = None,
-    prefill_step_size: int = 512,
-    kv_bits: int | None = None,
-    kv_group_size: int = 64,
-    quantized_kv_start: int = 0,
     stream: Any = None,
+    **options: Unpack[StepOptions],
 ) -> Steps:
     """As `speculative_generate_step`; the guess is what followed the last `prompt_lookup_min_match` tokens before.
 
     Raises:
         RequestError: a number is less than 1.
     """
-    return _steps(
-        prompt, model, NGramSpeculation(prompt_lookup_num_tokens, prompt_lookup_min_match), prefill_step_size, stream,
-        max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors, prompt_cache=prompt_cache,
-        options=kv_options(kv_bits, kv_group_size, quantized_kv_start),
-    )  # fmt: skip
+    speculation = NGramSpeculation(prompt_lookup_num_tokens, prompt_lookup_min_match)
+    return _steps(prompt, model, speculation, prompt_cache, stream, **options)
 
 
 def auto_speculative_generate_step(
@@ -93,25 +87,15 @@ def auto_speculative_generate_step(
     prompt_lookup_max_matches: int = 2,
     auto_spec_probe_tokens: int = 16,
     auto_spec_probe_threshold: float = 0.30,
-    max_tokens: int | None = 256,
-    sampler: Sampler | None = None,
-    logits_processors: Sequence[LogitsProcessor] | None = None,
     prompt_cache: list[State] | None = None,
-    prefill_step_size: int = 512,
-    kv_bits: int | None = None,
-    kv_group_size: int = 64,
-    quantized_kv_start: int = 0,
     stream: Any = None,
+    **options: Unpack[StepOptions],
 ) -> Steps:
     """As `speculative_generate_step`, with whatever speculation the model has, as long as it pays; see `Probe`."""
     speculation = auto_speculation(
         model, prompt_lookup_num_tokens, prompt_lookup_max_matches, auto_spec_probe_tokens, auto_spec_probe_threshold
     )
-    return _steps(
-        prompt, model, speculation, prefill_step_size, stream,
-        max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors, prompt_cache=prompt_cache,
-        options=kv_options(kv_bits, kv_group_size, quantized_kv_start),
-    )  # fmt: skip
+    return _steps(prompt, model, speculation, prompt_cache, stream, **options)
 
 
 def mtp_generate_step(
@@ -119,23 +103,16 @@ def mtp_generate_step(
     model: nn.Module,
     *,
     num_tokens: int = 1,
-    max_tokens: int | None = 256,
-    sampler: Sampler | None = None,
-    logits_processors: Sequence[LogitsProcessor] | None = None,
     prompt_cache: list[State] | None = None,
-    prefill_step_size: int = 512,
     stream: Any = None,
+    **options: Unpack[StepOptions],
 ) -> Steps:
     """As `speculative_generate_step`, guessed by the model's own next-token head.
 
     Raises:
         UnsupportedError: the model has none.
     """
-    return _steps(
-        prompt, model, HeadSpeculation(num_tokens), prefill_step_size, stream,
-        max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors, prompt_cache=prompt_cache,
-        options=kv_options(),
-    )  # fmt: skip
+    return _steps(prompt, model, HeadSpeculation(num_tokens), prompt_cache, stream, **options)
 
 
 def auto_speculation(
@@ -173,9 +150,29 @@ def draft_speculation(
 
 
 def _steps(
-    prompt: mx.array | Sequence[int], model: nn.Module, speculation: Speculation, step: int, stream: Any, **kwargs: Any
+    prompt: mx.array | Sequence[int],
+    model: nn.Module,
+    speculation: Speculation,
+    prompt_cache: list[State] | None,
+    stream: Any,
+    *,
+    max_tokens: int | None = 256,
+    sampler: Sampler | None = None,
+    logits_processors: Sequence[LogitsProcessor] | None = None,
+    prefill_step_size: int = 512,
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    quantized_kv_start: int = 0,
 ) -> Steps:
-    request = make_request(token_ids(prompt), model, speculation=speculation, **kwargs)
-    for event in token_events(model, request, step, stream):
-        assert event.logprobs is not None
-        yield event.token, event.logprobs, event.from_draft
+    options = kv_options(kv_bits, kv_group_size, quantized_kv_start)
+
+    def steps() -> Steps:
+        request = make_request(
+            token_ids(prompt), model, speculation=speculation, max_tokens=max_tokens, sampler=sampler,
+            logits_processors=logits_processors, prompt_cache=prompt_cache, options=options,
+        )  # fmt: skip
+        for event in token_events(model, request, prefill_step_size, stream):
+            assert event.logprobs is not None
+            yield event.token, event.logprobs, event.from_draft
+
+    return steps()

@@ -14,12 +14,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from ...errors import ConfigError, WeightsError
-from .layout import Converted, Packed
+
+if TYPE_CHECKING:
+    from .layout import Converted
 
 __all__ = ["convert_checkpoint", "quantization_settings"]
 
@@ -101,6 +103,8 @@ def convert_checkpoint(
     settings = quantization_settings(config)
     if settings is None:
         return dict(config), dict(weights)
+    from .layout import Packed  # and numpy
+
     method = settings["quant_method"]
     dropped = [k for k in weights if _UNUSED.search(k)]
     named = {k: v for k, v in weights.items() if not _UNUSED.search(k)}
@@ -109,7 +113,7 @@ def convert_checkpoint(
         converted: Converted = module.convert(named, settings, _config_dtype(config))
     except (AttributeError, TypeError, KeyError, IndexError) as error:
         raise ConfigError(f"config.json: quantization_config of method {method!r} is malformed ({error!r}).") from error
-    _say(method, settings, dropped, converted)
+    _say(method, settings, dropped, sum(isinstance(v, Packed) for v in converted.values()))
     result: dict[str, mx.array] = {}
     entries: dict[str, dict[str, Any]] = {}
     for name, value in converted.items():
@@ -143,8 +147,7 @@ def _config_dtype(config: Mapping[str, Any]) -> mx.Dtype:
     return next((_DTYPES[n] for n in names if n in _DTYPES), mx.bfloat16)
 
 
-def _say(method: str, settings: Mapping[str, Any], dropped: list[str], converted: Converted) -> None:
-    packed = sum(isinstance(v, Packed) for v in converted.values())
+def _say(method: str, settings: Mapping[str, Any], dropped: list[str], packed: int) -> None:
     _log.info("Weights quantized by %s: %d layers kept packed, the others made dense.", method, packed)
     if dropped:
         kinds = sorted({name.rsplit(".", 1)[-1] for name in dropped})

@@ -18,7 +18,7 @@ from .layout import Converted, Packed, expect, float8_table
 __all__ = ["Float8", "block_size", "convert", "decode", "mxfp4", "mxfp8"]
 
 Block = tuple[int, int] | None
-_SUFFIXES = ("_scale_inv", ".weight_scale")
+_SUFFIXES = ("_scale_inv", ".weight_scale", ".scale")  # the last is DeepSeek's own, since V4
 
 
 class Float8:
@@ -127,7 +127,10 @@ def convert(weights: dict[str, mx.array], settings: Mapping[str, Any], dtype: mx
         suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
         if suffix is None:
             continue
-        target = name.removesuffix("_scale_inv").removesuffix("_scale")
+        target = name.removesuffix(".scale") + ".weight" if suffix == ".scale" else name.removesuffix("_scale_inv")
+        target = target.removesuffix("_scale")
+        if suffix == ".scale" and (target not in weights or weights[target].dtype not in (mx.uint8, mx.int8)):
+            continue  # a parameter of that name
         codes, scales = weights.get(target), result.pop(name)
         if codes is None:
             raise WeightsError(f"{name}: there is no {target} for this scale.")

@@ -29,12 +29,9 @@ def model_object(info: ModelInfo, name: str | None = None) -> dict[str, Any]:
 
 
 def model_list(models: Sequence[ModelInfo], query: Mapping[str, str]) -> dict[str, Any]:
-    """One page of the models that write, each followed by its aliases. RequestError for a malformed query.
-
-    An alias with a wildcard is no name that a client could take, so it is not listed.
-    """
-    names = [(info, name) for info in models if info.kind == "generate" for name in (None, *info.aliases)]
-    entries = [model_object(info, name) for info, name in names if name is None or not set(name) & {"*", "?"}]
+    """One page of the models that write, each followed by its aliases. RequestError for a malformed query."""
+    writers = [info for info in models if info.kind == "generate"]
+    entries = [model_object(info, name) for info in writers for name in (None, *info.aliases)]
     limit = _limit(query.get("limit", "20"))
     ids = [entry["id"] for entry in entries]
     if (after := query.get("after_id")) is not None:

@@ -17,6 +17,7 @@ from mlx_lm.tokenizer.parsers.values import PYTHON, escape, transcode
 __all__ = ["TextValue", "ToolSchemas", "as_json"]
 
 _MAX_NESTING = 8
+_MAX_FOLLOWED = 256
 _ALL = frozenset(("string", "number", "integer", "boolean", "object", "array", "null"))
 
 
@@ -49,9 +50,40 @@ class ToolSchemas:
         return tuple(map(str, self._properties(tool)))
 
     def schema(self, tool: str, parameter: str) -> Mapping[str, Any]:
-        """The schema of a parameter; empty if it is not known."""
+        """The schema of a parameter, with references inside the tool's schema followed; empty if it is not known."""
         found = self._properties(tool).get(parameter)
-        return found if isinstance(found, Mapping) else {}
+        return _Follower(self._parameters.get(tool, {})).schema(found, 0) if isinstance(found, Mapping) else {}
+
+
+class _Follower:
+    """Puts what references lead to in their place, as far as it says a type; those that lead nowhere stay.
+
+    Definitions that name each other often would grow beyond all bounds: after `_MAX_FOLLOWED` schemas the rest stays.
+    """
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._left = _MAX_FOLLOWED
+
+    def schema(self, schema: Mapping[str, Any], depth: int) -> Mapping[str, Any]:
+        self._left -= 1
+        if depth > _MAX_NESTING or self._left < 0:
+            return schema
+        path = schema.get("$ref")
+        if isinstance(path, str) and path.startswith("#/"):
+            target: Any = self._root
+            for part in path[2:].split("/"):
+                name = part.replace("~1", "/").replace("~0", "~")
+                target = target.get(name) if isinstance(target, Mapping) else None
+            if not isinstance(target, Mapping):
+                return schema
+            rest = {key: value for key, value in schema.items() if key != "$ref"}
+            return self.schema({**target, **rest}, depth + 1)
+        new = dict(schema)
+        for key in ("anyOf", "oneOf", "allOf"):
+            if isinstance(schema.get(key), list | tuple):
+                new[key] = [self.schema(one, depth + 1) if isinstance(one, Mapping) else one for one in schema[key]]
+        return new
 
 
 def types_of(schema: Mapping[str, Any], depth: int = 0) -> frozenset[str]:

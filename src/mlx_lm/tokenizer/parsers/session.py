@@ -220,6 +220,11 @@ class Session:
 
     # -- calls, for the readers of formats
 
+    @property
+    def in_call(self) -> bool:
+        """Whether a call has begun and has not ended."""
+        return self._open is not None
+
     def start_call(self, name: str, call_id: str | None = None) -> None:
         """Begins the call. Malformed for a name that can't be one, such as an empty one."""
         if not name or len(name) > 256 or any(c in name for c in "\n\r<>{}\"'"):

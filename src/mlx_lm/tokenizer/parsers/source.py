@@ -108,6 +108,16 @@ class Source:
                 return text
         return ""
 
+    def accept_end(self, text: str, unlike: str) -> Reading[bool]:
+        """As `accept`, and so is the beginning of `text` where the whole text ends; not one that `unlike` shares."""
+        if (yield from self.accept(text)):
+            return True
+        rest = yield from self.peek(len(text))
+        if rest and len(rest) < len(text) and text.startswith(rest) and not unlike.startswith(rest):
+            self.take(len(rest))
+            return True
+        return False
+
     def expect(self, text: str) -> Reading[None]:
         """Reads `text`; Malformed if something else comes."""
         if not (yield from self.accept(text)):

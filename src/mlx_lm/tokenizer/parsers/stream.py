@@ -1,7 +1,8 @@
 """A model's output, piece by piece, as reasoning, answer and tool calls.
 
 Contract: `StreamParser.feed(text)` gives the events that `text` settles and `finish()` the rest. The events, joined,
-are the same however the text was cut. Nothing is lost: incomplete markers and malformed calls are text.
+are the same however the text was cut into pieces. Nothing is lost: incomplete markers and malformed calls are text,
+but for the beginning of a marker where a limit cut the output behind a call, or inside one that had to come.
 `parse_complete` is the same parser, fed at once. `has_calls` is what a finish reason of "tool_calls" needs.
 
 This module does not know formats, tokens or protocols.
@@ -45,6 +46,7 @@ class StreamParser:
         stream_arguments: False holds every call back until it is complete: then no call ever fails.
         new_id: gives the id of a call from its name and index, where the model writes none; None: as the format
             prescribes, else random.
+        forced: the output has to be a call.
     """
 
     def __init__(
@@ -55,10 +57,13 @@ class StreamParser:
         in_reasoning: bool = False,
         stream_arguments: bool = True,
         new_id: Callable[[str, int], str] | None = None,
+        forced: bool = False,
     ) -> None:
         self._output = Output(atomic=not stream_arguments)
         ids = new_id or (choice.tools.new_id if choice.tools else None) or _random_id
         session = Session(self._output, choice.reasoning, choice.tools, ToolSchemas(tools), ids)
+        self._session = session
+        self._forced = forced
         self._source = session.source
         self._reading = session.message(in_reasoning)
         self._running = True
@@ -75,8 +80,10 @@ class StreamParser:
             self._step()
         return self._output.drain()
 
-    def finish(self) -> list[Event]:
-        """The rest of the events: no more text comes."""
+    def finish(self, *, cut: bool = False) -> list[Event]:
+        """The rest of the events: no more text comes. `cut`: a limit ended it, not the model."""
+        if cut and (self.has_calls or self._forced) and not self._session.in_call:
+            self._running = False  # what is not read yet is the beginning of a marker
         self._source.close()
         while self._running:
             self._step()

@@ -1,7 +1,8 @@
 """Tool calls that are written with tags: a tag of the call, and one tag for each argument.
 
 Contract: `read_tags` reads calls of one `Tags`. Values are plain text; the tool's schema says what they are, and
-strings are passed on while they are written. A call needs its closing tag: without it, an argument may be missing.
+strings are passed on while they are written. A call needs its closing tag, or the beginning of it where the text ends:
+without it, an argument may be missing.
 
 This module does not know which format has which tags; `tag_formats` does.
 """
@@ -150,7 +151,7 @@ def read_call(session: Session, tags: Tags, read: str = "") -> Reading[None]:
         raise Malformed("neither an argument nor the end of the call")
     session.start_call(name)
     arguments = Arguments(session, name)
-    while not (yield from source.accept(tags.call_end)):
+    while not (yield from source.accept_end(tags.call_end, tags.argument)):
         yield from source.expect(tags.argument)
         yield from _read_argument(session, tags, arguments)
         yield from source.skip_space()

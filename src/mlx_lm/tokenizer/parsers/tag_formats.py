@@ -50,8 +50,9 @@ def _read_keys(session: Session, prefix: str, end: str) -> Reading[None]:
             raise Malformed("an argument without end")
         writer.end()
         yield from source.skip_space()
-        found = yield from source.comes(key, end)
-        yield from source.expect(found or end)
+        found = end if (yield from source.accept_end(end, key)) else key
+        if found == key:
+            yield from source.expect(key)
     arguments.end()
 
 

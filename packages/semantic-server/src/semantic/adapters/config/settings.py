@@ -77,6 +77,13 @@ class MLXSettings(_Settings):
     def _none(cls, value: Any) -> Any:
         return None if value == 0 or (isinstance(value, str) and value.strip().lower() in _NONE) else value
 
+    @field_validator("kv_bits")
+    @classmethod
+    def _packable(cls, value: int | None) -> int | None:
+        if value == 7:  # the one number of the range that MLX has no packing for
+            raise ValueError("must be 4, 5, 6, 8 or none")
+        return value
+
     @field_validator("kv_group_size")
     @classmethod
     def _power_of_two(cls, value: int) -> int:

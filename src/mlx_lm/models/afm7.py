@@ -1,0 +1,123 @@
+"""Apple's on-device foundation model: the last layers read the keys and values of the last layer that has any.
+
+Source: https://arxiv.org/abs/2507.13575, and the model's description in Apple's tamm library (`AFMTextV7`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..kernels import KVView
+from ..nn import Attention, AttentionOptions, DecoderLayer, Linear, RMSNorm
+from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
+from .base import Backbone, CausalLM, ModelNames, layer_state
+from .config import DecoderArgs
+from .dense import DenseModel
+
+_Seen = tuple[tuple[KVView, ...], int | mx.array]
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "hidden_dim": "hidden_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "num_kv_heads": "num_key_value_heads",
+    }
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    rope_theta: float = field(default=50000.0, kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    num_kv_reuse_layers: int = 0
+    hidden_dim_scale_factor: float = 3.25
+
+    def __post_init__(self) -> None:
+        self.intermediate_size = round(self.hidden_size * self.hidden_dim_scale_factor)
+        super().__post_init__()
+        if not 0 <= self.num_kv_reuse_layers < self.num_hidden_layers or self.intermediate_size < 1:
+            raise ConfigError("config.json: num_kv_reuse_layers or hidden_dim_scale_factor is not possible.")
+
+
+def eight_bits(x: mx.array, scale: mx.array) -> mx.array:
+    """The nearest whole multiple of `scale` from -128 to 127: what the model was trained to read back."""
+    return (mx.clip(mx.round(x / scale), -128, 127) * scale).astype(x.dtype)
+
+
+class SharedAttention(Attention):
+    """Heads are normed after their rotation."""
+
+    out_name = "out_proj"
+
+    def __init__(self, options: AttentionOptions, eps: float, reads: bool):
+        super().__init__(options)
+        self._reads, o = reads, options
+        self.q_norm = RMSNorm(o.head_dim, eps)
+        if reads:
+            del self["qkv_proj"]
+            self.q_proj = Linear(o.hidden_size, o.num_heads * o.head_dim, bias=False)
+        else:
+            self.k_norm = RMSNorm(o.head_dim, eps)
+            self.quant_key_scale, self.quant_value_scale = mx.array(1.0), mx.array(1.0)
+
+    def state_spec(self) -> StateSpec:
+        return NoSpec() if self._reads else super().state_spec()
+
+    def read(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
+        """x (B, L, D) -> the same, and what the layers after this one may read."""
+        o = self._options
+        if self._reads and seen is not None:
+            views, position = seen
+            queries = mx.unflatten(self.q_proj(x), -1, (-1, o.head_dim)).transpose(0, 2, 1, 3)
+            queries = self.q_norm(self._place(queries, queries, position)[0])
+        else:
+            position = offsets(state)
+            queries, keys, values, _ = self._project(x)
+            queries, keys = self._place(queries, keys, position)
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+            keys, values = eight_bits(keys, self.quant_key_scale), eight_bits(values, self.quant_value_scale)
+            views = attend_states(state, keys, values)
+        out = self._attend(queries, views, position).transpose(0, 2, 1, 3).flatten(2)
+        return self.out_proj(out), (views, position)
+
+
+class Layer(DecoderLayer):
+    def read(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
+        h, seen = self.self_attn.read(self.input_layernorm(x), state, seen)  # type: ignore[operator]
+        x = x + h
+        return x + self._feed(self.post_attention_layernorm(x)), seen  # type: ignore[operator]
+
+
+class SharingBackbone(Backbone):
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        first = args.num_hidden_layers - args.num_kv_reuse_layers
+        self.layers, self.kv_reuse_layers = self.layers[:first], self.layers[first:]
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        seen = None
+        for i, layer in enumerate([*self.layers, *self.kv_reuse_layers]):
+            h, seen = layer.read(h, layer_state(cache, i), seen)
+        return self[self._names.norm](h)
+
+
+class Model(DenseModel):
+    names = ModelNames(embed="embedding", norm="output_norm")
+    backbone_type = SharingBackbone
+    layer_type = Layer
+    traditional_rope = True
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return [*self.model.layers, *self.model.kv_reuse_layers]
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> SharedAttention:
+        reads = index >= args.num_hidden_layers - args.num_kv_reuse_layers
+        return SharedAttention(cls.attention_options(args, index, fused=True), args.rms_norm_eps, reads)

@@ -1,0 +1,60 @@
+"""Ling 3 as its own code writes it: `bailing_hybrid` with compressed queries and more options.
+
+Source: https://huggingface.co/inclusionAI.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from ..errors import ConfigError
+from . import bailing_hybrid
+from .config import flatten_config
+
+# Options that published configs list and leave off.
+_OFF = ("expert_swiglu_limit_list", "pregate_inference", "scale_router_input", "share_expert_swiglu_limit_list",
+        "up_proj_norm", "use_bias", "use_kda_lora", "use_mla_nope", "use_nGPT", "value_norm")  # fmt: skip
+
+
+@dataclass
+class ModelArgs(bailing_hybrid.ModelArgs):
+    aliases: ClassVar = {
+        **bailing_hybrid.ModelArgs.aliases,
+        "score_function": "scoring_func",
+        "use_qkv_bias": "attention_bias",
+    }
+    q_lora_rank: int | None = None
+    moe_shared_expert_intermediate_size: int | None = None
+    gated_attention_proj_granularity_type: str | None = "head_wise"
+    moe_router_enable_expert_bias: bool = True
+    no_kda_lora: bool = True
+    use_qk_norm: bool = True  # of the delta layers, which have it always
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for every family; the share that is rotated is of a head that these layers do not have."""
+        flat = flatten_config(config)
+        for name in _OFF:
+            if flat.pop(name, None):
+                raise ConfigError(f"config.json: {name} is not supported for model type 'bailing_moe_v3'.")
+        return super().from_dict({k: v for k, v in flat.items() if k != "partial_rotary_factor"})
+
+    def __post_init__(self) -> None:
+        rank, size, count = self.q_lora_rank, self.layer_group_size, self.num_hidden_layers
+        if self.layer_types is None and size >= 1:
+            whole, kinds = count // size * size, ("linear_attention", "full_attention")
+            self.layer_types = [kinds[(i + 1) % size == 0 or i >= whole] for i in range(count)]
+        super().__post_init__()
+        self.q_lora_rank = rank
+        if self.gated_attention_proj_granularity_type != "head_wise" or not self.no_kda_lora:
+            raise ConfigError("config.json: no_kda_lora must be true, and the gates 'head_wise', for 'bailing_moe_v3'.")
+        if not self.moe_router_enable_expert_bias:
+            raise ConfigError("config.json: moe_router_enable_expert_bias=false is not supported.")
+
+    @property
+    def shared_size(self) -> int:
+        return self.moe_shared_expert_intermediate_size or self.moe_intermediate_size
+
+
+class Model(bailing_hybrid.Model):
+    pass

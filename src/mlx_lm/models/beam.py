@@ -1,0 +1,117 @@
+"""Beam: gated attention with windows, residuals that weigh all branches alike, DeepSeek-V3's routing.
+
+Layers without a rope, usually the full ones, have queries that grow with their position. Source:
+https://huggingface.co/reflection/Beam-1.0-501B-A23B.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, MoE, RMSNorm, Rope, RopeParameters, Routing, SwitchGLU
+from ..state import LayerState
+from .afmoe import GatedAttention
+from .dense import DenseModel, SlidingArgs
+from .weights import expert_rules
+
+
+@dataclass
+class ModelArgs(SlidingArgs):
+    head_dim: int | None = 128
+    max_position_embeddings: int = 8192
+    attention_bias: bool = False
+    sliding_window: int | None = 512
+    moe_intermediate_size: int = 2560
+    num_experts: int = 256
+    num_experts_per_tok: int = 8
+    norm_topk_prob: bool = True
+    mlp_layer_types: list[str] | None = None
+    n_group: int = 8
+    topk_group: int = 4
+    routed_scaling_factor: float = 2.5
+    final_logit_softcapping: float | None = 30.0
+
+    def __post_init__(self) -> None:
+        count = self.num_hidden_layers
+        if self.layer_types is None:
+            kinds = ("full_attention", "sliding_attention")
+            self.layer_types = [kinds[(i + 1) % 6 != 0 and i + 1 < count] for i in range(count)]
+        super().__post_init__()
+        if self.rope_by_layer_type is None:
+            self.rope_by_layer_type = {"sliding_attention": {"rope_theta": self.rope_theta}}
+        self.mlp_layer_types = self.mlp_layer_types or [("sparse", "dense")[i < 3] for i in range(count)]
+        if len(self.mlp_layer_types) != count or not set(self.mlp_layer_types) <= {"dense", "sparse"}:
+            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
+
+    def layer_rope(self, index: int) -> RopeParameters:
+        return self.rope_parameters(self.layer_type(index))
+
+
+class BeamAttention(GatedAttention):
+    """The gate has a bias for each head; without a rope, queries are multiplied by (1 + (p + 1) / 2048) ** 0.1."""
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__(options)
+        self.gate_bias = mx.zeros((options.num_heads,))
+
+    def _gated(self, out: mx.array, gate: mx.array) -> mx.array:
+        return super()._gated(out, gate + mx.repeat(self.gate_bias, self._options.head_dim))
+
+    def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
+        if self._options.rope is not None:
+            return super()._place(queries, keys, position)
+        start = position if isinstance(position, int) else position[:, None, None, None]
+        places = mx.arange(1, queries.shape[2] + 1)[:, None] + start
+        return (queries * (1 + places / 2048) ** 0.1).astype(queries.dtype), keys
+
+
+class Layer(DecoderLayer):
+    """After n branches the stream is the sum of n + 1 parts, each divided by the root of n + 1."""
+
+    number = 0
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        x = self._join(x, self.post_attention_layernorm(self._mix(self.input_layernorm(x), state)), 1)
+        return self._join(x, self.post_feedforward_layernorm(self._feed(self.pre_feedforward_layernorm(x))), 2)
+
+    def _join(self, x: mx.array, branch: mx.array, which: int) -> mx.array:
+        parts = 2 * self.number + which + 1
+        return branch * parts**-0.5 + x * ((parts - 1) / parts) ** 0.5
+
+
+class Model(DenseModel):
+    layer_names = SANDWICH_NORM
+    attention_type = BeamAttention
+    layer_type = Layer
+    rules = expert_rules()
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        layer.number = index
+        return layer
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, qk_norm=lambda n: RMSNorm(n, args.rms_norm_eps), **changes)
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return super().rope(args, index) if args.layer_type(index) in args.rope_by_layer_type else None
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if args.mlp_layer_types[index] == "dense":
+            return super().feed_forward(args, index)
+        normed, scale = args.norm_topk_prob, args.routed_scaling_factor
+        groups = {"num_groups": args.n_group, "top_groups": args.topk_group, "group_score": "top2"}
+        routing = Routing(args.num_experts_per_tok, "sigmoid", normed, scale, **groups, epsilon=1e-20)
+        sizes = args.hidden_size, args.moe_intermediate_size, args.num_experts
+        return MoE(args.hidden_size, args.num_experts, routing, SwitchGLU(*sizes, act=args.hidden_act), correction=True)
+
+    @staticmethod
+    def logit_softcap(args: Any) -> float | None:
+        return args.final_logit_softcapping

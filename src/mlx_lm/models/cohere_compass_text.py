@@ -1,0 +1,34 @@
+"""Compass, Cohere's vision models' text model: Command R's layers with windows; each kind has its own rope, or none.
+
+Source: https://huggingface.co/CohereLabs/North-Micro-Vision-Instruct.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from ..nn import Rope, RopeParameters
+from . import cohere2
+from .cohere import Model as Cohere
+
+
+@dataclass
+class ModelArgs(cohere2.ModelArgs):
+    logit_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.layer_types = self.layer_types or ["full_attention"] * self.num_hidden_layers
+        super().__post_init__()
+        if self.rope_by_layer_type is None:
+            raise ConfigError("config.json: rope_parameters must have an entry for each kind in layer_types.")
+
+    def layer_rope(self, index: int) -> RopeParameters:
+        return self.rope_parameters(self.layer_type(index))
+
+
+class Model(Cohere):
+    traditional_rope = False
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        return super().rope(args, index) if args.layer_type(index) in args.rope_by_layer_type else None

@@ -1,0 +1,248 @@
+"""DeepSeek-V4.1, the text model: compressed entries that layers share, n-gram memories, weights handed to the next.
+
+Each block's streams are collapsed by weights that the block before it has computed. The draft layers (`mtp.*`) and
+the image tower are dropped. Source: https://huggingface.co/deepseek-ai/DeepSeek-V4.1-Flash.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import Routing
+from ..nn.compressed import CompressedOptions
+from ..nn.entry_index import Shared, Sharing
+from ..nn.hashed import HashedMoE
+from ..nn.hyper import weighted
+from ..nn.ngram import Engram, HashOptions, prime_sizes
+from ..nn.shared_entries import SharedEntryAttention
+from ..state import LayerState, ListSpec, StateSpec, part
+from ..tokenizer.folded import folded_ids
+from . import deepseek_v4
+from .base import Backbone, CausalLM, layer_state
+from .deepseek_v4 import _SLIDING, _SPARSE
+from .weights import Drop, Rename, Rule, Weights
+
+_SHARED = "shared_compressed_attention"
+
+
+@dataclass
+class ModelArgs(deepseek_v4.ModelArgs):
+    aliases: ClassVar = {"num_local_experts": "n_routed_experts", "engram_pad_id": "engram_pad_token_id"}
+    rms_norm_eps: float = field(default=1e-20, kw_only=True)
+    q_lora_rank: int = 1280
+    qk_rope_head_dim: int | None = 64
+    moe_intermediate_size: int = 2304
+    n_routed_experts: int = 384
+    num_hash_layers: int = 0
+    index_n_heads: int = 32
+    topk_method: str = "noaux_tc"
+    gate_temp: float = 1.0
+    compress_ratios: list[int] | None = None
+    kv_source_layer_ids: list[int] | None = None
+    index_source_layer_ids: list[int] | None = None
+    candidate_source_layer_id: int | None = None
+    candidate_topk_blocks: int = 2048
+    candidate_block_size: int = 8
+    engram_layer_ids: list[int] | None = None
+    engram_num_embeddings: list[int] | None = None
+    engram_max_ngram_size: int = 4
+    engram_vocab_size: int = 16_000_000
+    engram_n_heads: int = 8
+    engram_head_dim: int = 256
+    engram_pad_token_id: int = 2
+    engram_compressed_vocab_size: int | None = None
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for most families: ratios are no kinds of layers here."""
+        return super(deepseek_v4.ModelArgs, cls).from_dict(config)
+
+    def __post_init__(self) -> None:
+        count, given = self.num_hidden_layers, self.layer_types
+        self.ratios = list(self.compress_ratios or [])[:count]  # what follows is of draft layers
+        if len(self.ratios) != count or not all(0 <= ratio <= self.max_position_embeddings for ratio in self.ratios):
+            raise ConfigError(f"config.json: compress_ratios={self.compress_ratios!r} must have one for each layer.")
+        makes = self.kv_source_layer_ids or []
+        kinds = [_SHARED if i in makes else _SLIDING for i in range(count)]
+        hashed = self.num_hash_layers or "hash_moe" in (self.mlp_layer_types or [])
+        self.layer_types, self.mlp_layer_types = [_SPARSE if r else _SLIDING for r in self.ratios], ["moe"] * count
+        super().__post_init__()
+        wrong = {
+            f"layer_types={given!r} beside kv_source_layer_ids={makes!r}": given not in (None, kinds),
+            "hash layers": hashed,
+            f"topk_method={self.topk_method!r}": self.topk_method != "noaux_tc",
+            f"gate_temp={self.gate_temp}": self.gate_temp <= 0,
+            f"num_experts_per_tok={self.num_experts_per_tok}": self.num_experts_per_tok > self.n_routed_experts,
+            f"head_dim={self.head_dim}, no multiple of 32": (self.head_dim or 0) % 32,
+            f"index_head_dim={self.index_head_dim}, no multiple of 32": any(self.ratios) and self.index_head_dim % 32,
+            **self._wrong_sources(set(makes), set(self.index_source_layer_ids or [])),
+            **(self._wrong_engrams() if self.engram_layer_ids else {}),
+        }
+        for what in (name for name, is_so in wrong.items() if is_so):
+            raise ConfigError(f"config.json: {what} is not supported for model type {self.model_type!r}.")
+
+    def _wrong_sources(self, makes: set[int], chooses: set[int]) -> dict[str, Any]:
+        """Every layer with a ratio reads entries of that ratio, and a choice, of a layer up to itself."""
+        pool, rates, rate = self.candidate_source_layer_id, [], 0
+        for i, ratio in enumerate(self.ratios):
+            rate = ratio if i in makes else rate
+            rates.append(rate if ratio else 0)
+        pooled = pool is not None and pool >= 0
+        compressed = {i for i, ratio in enumerate(self.ratios) if ratio}
+        return {
+            f"kv_source_layer_ids={sorted(makes)} outside index_source_layer_ids": not makes <= chooses,
+            f"index_source_layer_ids={sorted(chooses)} without compress_ratios": not chooses <= compressed,
+            f"compress_ratios={self.ratios} other than of a kv_source_layer_ids before": rates != self.ratios,
+            "no candidate_source_layer_id": makes and pool is None,
+            f"candidate_source_layer_id={pool}": pooled and (pool not in chooses or any(i > pool for i in makes)),
+            "candidate_topk_blocks or candidate_block_size below 1": pooled
+            and min(self.candidate_topk_blocks, self.candidate_block_size) < 1,
+        }
+
+    def _wrong_engrams(self) -> dict[str, Any]:
+        layers, rows = self.engram_layer_ids or [], self.engram_num_embeddings or []
+        size, heads, folded = self.engram_max_ngram_size, self.engram_n_heads, self.engram_compressed_vocab_size
+        each = len(rows) == len(layers) == len({*layers} & {*range(self.num_hidden_layers)})
+        return {
+            f"engram_layer_ids={layers!r} with engram_num_embeddings={rows!r}": not each,
+            f"engram_max_ngram_size={size} with engram_n_heads={heads}": size < 2 or not 1 <= heads * size <= 1024,
+            f"engram_vocab_size={self.engram_vocab_size}": not 1 <= self.engram_vocab_size < 2**31,
+            f"engram_head_dim={self.engram_head_dim}": not 1 <= self.engram_head_dim < 2**20,
+            f"engram_pad_token_id={self.engram_pad_token_id}": not 0 <= self.engram_pad_token_id < self.vocab_size,
+            f"engram_compressed_vocab_size={folded}": not 1 <= (folded or 0) <= self.vocab_size,
+        }
+
+    def sharing(self, index: int) -> Sharing:
+        """What layer `index` does for those after it."""
+        pool, chooses = self.candidate_source_layer_id, index in (self.index_source_layer_ids or [])
+        pool = -1 if pool is None else pool
+        blocks = self.candidate_topk_blocks if index == pool else 0
+        makes, pooled = index in (self.kv_source_layer_ids or []), chooses and 0 <= pool < index
+        return Sharing(self.ratios[index], makes, chooses, blocks, self.candidate_block_size, pooled)
+
+    def hashes(self, index: int) -> HashOptions:
+        """The n-gram table of layer `index`, which has one."""
+        import numpy as np
+
+        order = (self.engram_layer_ids or []).index(index)
+        rows, size = (self.engram_num_embeddings or [])[order], self.engram_max_ngram_size
+        sizes = prime_sizes(self.engram_vocab_size, (size - 1) * self.engram_n_heads, order)
+        if not sum(sizes) <= rows < 2**31:
+            raise ConfigError(f"config.json: engram_num_embeddings has {rows} rows, where {sum(sizes)} are hashed to.")
+        most = max(1, (2**63 - 1) // (self.engram_compressed_vocab_size or 1) // 2)
+        drawn = np.random.default_rng(10007 * index).integers(0, most, size=size, dtype=np.int64)
+        return HashOptions(sizes, tuple(2 * int(n) + 1 for n in drawn), rows, self.engram_head_dim, hidden=-1)
+
+
+class Experts(HashedMoE):
+    """The router's logits are divided by a temperature."""
+
+    temperature = 1.0
+
+    def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+        return super().choose(logits if self.temperature == 1.0 else logits / self.temperature)
+
+
+class Layer(deepseek_v4.Layer):
+    """Streams (B, L, N, D) through an n-gram memory or none, attention and experts."""
+
+    def __init__(self, args: ModelArgs, index: int, mixer: SharedEntryAttention, experts: Experts):
+        super().__init__(args, mixer, experts)
+        if index in (args.engram_layer_ids or []):
+            self.engram = Engram(args.hc_mult, args.hidden_size, args.hashes(index), args.rms_norm_eps)
+
+    def state_spec(self) -> StateSpec:
+        own = super().state_spec()
+        return ListSpec((own, self.engram.state_spec())) if "engram" in self else own
+
+    def through(
+        self, x: mx.array, pre: mx.array, ids: tuple[mx.array, mx.array], state: LayerState, shared: Shared | None
+    ) -> tuple[mx.array, mx.array, Shared | None]:
+        """The streams after the layer, the weights (B, L, N) that collapse them next, and what layers share.
+
+        `pre` collapses `x`; `ids` are the folded token ids and the one before the start.
+        """
+        if "engram" in self:
+            x = x + self.engram(x, *ids, part(state, 1))
+            state = part(state, 0)
+        own, post, mix = self.attn_hc.weights(x)  # type: ignore[operator]
+        y, shared = self.self_attn.attend(self["input_layernorm"](weighted(x, pre)), state, shared)  # type: ignore
+        x = self.attn_hc.spread(y, x, post, mix)  # type: ignore[operator]
+        following, post, mix = self.ffn_hc.weights(x)  # type: ignore[operator]
+        y = self.mlp(self["post_attention_layernorm"](weighted(x, own)))
+        return self.ffn_hc.spread(y, x, post, mix), following, shared  # type: ignore[operator]
+
+
+class StreamBackbone(Backbone):
+    """Hands each layer's weights and entries on to the next; `token_map` folds token ids that look alike."""
+
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        self._streams, self._pad = args.hc_mult, args.engram_pad_token_id
+        if args.engram_layer_ids:
+            self.token_map = mx.zeros((args.vocab_size,), mx.int32)
+            self.freeze(keys=["token_map"], recurse=False)
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        ids = (self.token_map[inputs], self.token_map[self._pad]) if "token_map" in self else (inputs, inputs)
+        pre = mx.broadcast_to(mx.arange(self._streams) == 0, (*h.shape[:2], self._streams))
+        h, shared = mx.repeat(h[:, :, None], self._streams, axis=2), None
+        for i, layer in enumerate(self[self._names.layers]):
+            h, pre, shared = layer.through(h, pre, ids, layer_state(cache, i), shared)
+        return self[self._names.norm](weighted(h, pre))
+
+
+class Model(deepseek_v4.Model):
+    backbone_type = StreamBackbone
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Drop(r"^(model\.)?(vision|aligner)\.|^(model\.)?image_(start|end|newline|pad)$|\.gate\.bias_vl$"),
+        Rename(r"^model\.embed\.", "model.embed_tokens."),
+        Rename(r"\.engram\.embed\.", ".engram.table.ngram_embedding."),
+        Rename(r"\.indexer\.wk\.", ".indexer.k_proj."),
+        Rename(r"\.mlp\.experts\.switch_mlp\.", ".mlp.switch_mlp."),
+        *deepseek_v4.Model.rules,
+    )
+
+    @classmethod
+    def complete(cls, config: Mapping[str, Any], weights: Weights, tokenizer: Callable[[], Any]) -> Weights:
+        """Adds the folded ids, which a published checkpoint leaves to its tokenizer."""
+        args = ModelArgs.from_dict(config)
+        if not args.engram_layer_ids or "model.token_map" in weights:
+            return weights
+        ids = folded_ids(tokenizer().backend_tokenizer, args.vocab_size)
+        if max(ids) + 1 != args.engram_compressed_vocab_size:
+            raise ConfigError(
+                f"config.json: engram_compressed_vocab_size={args.engram_compressed_vocab_size} is not the "
+                f"{max(ids) + 1} of the checkpoint's tokenizer, with which all n-grams would be looked up elsewhere."
+            )
+        return weights | {"model.token_map": mx.array(ids, mx.int32)}
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
+        rope, back = args.turns(index)
+        options = CompressedOptions(
+            *(args.hidden_size, args.num_attention_heads, args.head_dim, args.qk_rope_head_dim, args.q_lora_rank),
+            *(args.sliding_window, rope, args.o_groups, args.o_lora_rank, args.rms_norm_eps),
+            index_heads=args.index_n_heads,
+            index_dim=args.index_head_dim,
+            index_topk=args.index_topk,
+        )
+        return Layer(args, index, SharedEntryAttention(options, back, args.sharing(index)), cls.experts(args, index))
+
+    @classmethod
+    def experts(cls, args: Any, index: int) -> Experts:
+        count, scale = args.num_experts_per_tok, args.routed_scaling_factor
+        top = Routing(count, args.scoring_func, normalize=count > 1, scale=scale, epsilon=1e-20)
+        limit = args.swiglu_limit if args.swiglu_limit > 0 else math.inf
+        sizes = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts
+        experts = Experts(*sizes, top, act=args.hidden_act, limit=limit)
+        experts.temperature = args.gate_temp
+        return experts

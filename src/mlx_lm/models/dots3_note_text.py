@@ -1,0 +1,174 @@
+"""dots3.note, the text model: latent attention with an indexer or a window, gated heads, DeepSeek-V3's experts.
+
+Source: https://huggingface.co/dots-studio/dots3-note-prev.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import GatedMLP, LatentOptions, Linear, RMSNorm, Rope, make_rope
+from ..nn.indexed import IndexedLatentAttention, IndexOptions
+from . import deepseek_v2, glm4_moe_lite
+from .weights import Drop, DropLayers, Rule
+
+_INDEXED, _FULL, _SLIDING = "indexed_attention", "full_attention", "sliding_attention"
+_OWN = ("num_attention_heads", "num_key_value_heads", "q_lora_rank", "kv_lora_rank", "head_dim", "qk_nope_head_dim",
+        "qk_rope_head_dim", "v_head_dim")  # fmt: skip
+
+
+@dataclass
+class ModelArgs(glm4_moe_lite.ModelArgs):
+    aliases: ClassVar = {
+        "num_local_experts": "n_routed_experts",
+        "moe_shared_expert_intermediate_size": "shared_experts_intermediate_size",
+        "sliding_window_size": "sliding_window",
+    }
+    max_position_embeddings: int = field(default=524288, kw_only=True)
+    rope_theta: float = field(default=80_000_000.0, kw_only=True)
+    q_lora_rank: int | None = 1024
+    qk_nope_head_dim: int = 128
+    v_head_dim: int = 128
+    n_routed_experts: int | None = 256
+    n_shared_experts: int | None = 1
+    num_experts_per_tok: int | None = 8
+    moe_layer_freq: int | list[int] = 1  # type: ignore[assignment]
+    shared_experts_intermediate_size: int = 1536
+    routed_scaling_factor: float = 1.0
+    index_topk: int = 2048
+    index_head_dim: int = 128
+    index_n_heads: int = 64
+    layer_types: list[str] | None = None
+    use_dsa: bool | None = None
+    use_sliding_window: bool = True
+    sliding_window: int = 512
+    swa_rope_theta: float = 50_000.0
+    swa_num_attention_heads: int = 64
+    swa_num_key_value_heads: int = 64
+    swa_q_lora_rank: int = 1024
+    swa_kv_lora_rank: int = 1024
+    swa_head_dim: int = 256
+    swa_qk_nope_head_dim: int = 192
+    swa_qk_rope_head_dim: int | None = None
+    swa_v_head_dim: int = 128
+    per_layer_config: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count, slides = self.num_hidden_layers, self.use_sliding_window
+        kinds = self.layer_types or [_FULL if not slides or i < 2 or i % 4 == 1 else _SLIDING for i in range(count)]
+        if len(kinds) != count or not set(kinds) <= {_INDEXED, _FULL, _SLIDING}:
+            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {kinds!r}.")
+        # Published configs call layers with an indexer full; those that list each layer's sizes say what they mean.
+        if self.use_dsa is not None or self.per_layer_config is None or self.layer_types is None:
+            old, new = (_INDEXED, _FULL) if self.use_dsa is False else (_FULL, _INDEXED)
+            kinds = [new if kind == old else kind for kind in kinds]
+        self.layer_types = kinds
+        if self.per_layer_config is None:
+            own = {name: getattr(self, f"swa_{name}") for name in _OWN}
+            own["qk_rope_head_dim"] = own["qk_rope_head_dim"] or self.swa_head_dim - self.swa_qk_nope_head_dim
+            self.per_layer_config = {str(i): own for i, kind in enumerate(kinds) if kind == _SLIDING}
+        for index, entry in self.per_layer_config.items():
+            known = isinstance(entry, dict) and set(entry) <= set(_OWN)
+            if not known or not all(isinstance(n, int) and n > 0 for n in entry.values()):
+                raise ConfigError(f"config.json: per_layer_config has the unknown entry {index}: {entry!r}.")
+        if self.rope_by_layer_type is None:
+            thetas = {_SLIDING: self.rope_theta if self.rope_scaling else self.swa_rope_theta}
+            scaling = self.rope_scaling or {}
+            self.rope_by_layer_type = {k: {"rope_theta": thetas.get(k, self.rope_theta), **scaling} for k in set(kinds)}
+        least = min(self.sliding_window, self.index_topk, self.index_n_heads, self.q_lora_rank or 0)
+        if min(least, self.n_shared_experts or 0, self.shared_experts_intermediate_size) < 1:
+            raise ConfigError("config.json: q_lora_rank, sliding_window, n_shared_experts, index_... must be positive.")
+        if self.index_head_dim % 2 or self.index_head_dim < self.qk_rope_head_dim:
+            raise ConfigError("config.json: index_head_dim must be even and at least qk_rope_head_dim.")
+        for sizes in map(self.sizes, range(count)):
+            if sizes["num_attention_heads"] != sizes["num_key_value_heads"]:
+                raise ConfigError("config.json: num_key_value_heads must equal num_attention_heads in every layer.")
+
+    def sizes(self, index: int) -> dict[str, int]:
+        """What layer `index` has of the sizes that differ between layers."""
+        return {name: getattr(self, name) for name in _OWN} | (self.per_layer_config or {}).get(str(index), {})
+
+    def kind(self, index: int) -> str:
+        return (self.layer_types or [])[index]
+
+    def has_experts(self, index: int) -> bool:
+        every = self.moe_layer_freq
+        if self.mlp_layer_types is not None or isinstance(every, int):
+            return super().has_experts(index)
+        return index >= self.first_k_dense_replace and index < len(every) and bool(every[index])
+
+
+class LatentNorm(RMSNorm):
+    """Brings latents to the length that hidden states of `hidden_size` features have."""
+
+    def __init__(self, dims: int, eps: float, hidden_size: int):
+        super().__init__(dims, eps)
+        self._factor = (hidden_size / dims) ** 0.5
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(x) * self._factor
+
+
+class NoteAttention(IndexedLatentAttention):
+    """Rotary keys are normalized; each head's output has a gate."""
+
+    def __init__(self, options: LatentOptions, index: IndexOptions | None):
+        super().__init__(options, index)
+        o = options
+        self.q_a_layernorm = LatentNorm(o.q_rank or 0, o.norm_eps, o.hidden_size)
+        self.kv_a_layernorm = LatentNorm(o.kv_rank, o.norm_eps, o.hidden_size)
+        self.k_rope_only_layernorm = RMSNorm(o.rope_dim, o.norm_eps)
+        self.g_proj = Linear(o.hidden_size, o.num_heads, bias=False)
+
+    def _latents(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        latents, keys = super()._latents(x)
+        return latents, self.k_rope_only_layernorm(keys)
+
+    def _queries(self, x: mx.array, low: mx.array, compressed: mx.array) -> tuple[mx.array, mx.array | None]:
+        return self.q_b_proj(compressed), mx.repeat(self.g_proj(x), self._options.value_dim, axis=-1)
+
+
+class Model(deepseek_v2.Model):
+    rules = (Drop(r"^model\.mtp\."), *deepseek_v2.Model.rules)
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers))
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        rope = cls.rope(args, index)
+        indexed = IndexOptions(args.index_n_heads, args.index_head_dim, args.index_topk, rope)
+        return NoteAttention(cls.latent_options(args, index), indexed if args.kind(index) == _INDEXED else None)
+
+    @classmethod
+    def latent_options(cls, args: Any, index: int) -> LatentOptions:
+        own = args.sizes(index)
+        return replace(
+            super().latent_options(args, index),
+            num_heads=own["num_attention_heads"],
+            q_rank=own["q_lora_rank"],
+            kv_rank=own["kv_lora_rank"],
+            nope_dim=own["qk_nope_head_dim"],
+            rope_dim=own["qk_rope_head_dim"],
+            value_dim=own["v_head_dim"],
+            scale=(own["qk_nope_head_dim"] + own["qk_rope_head_dim"]) ** -0.5,
+            norm_eps=args.rms_norm_eps,
+            window=args.sliding_window if args.kind(index) == _SLIDING else None,
+        )
+
+    @classmethod
+    def rope(cls, args: Any, index: int) -> Rope | None:
+        params = replace(args.rope_parameters(args.kind(index)), partial=1.0)
+        return make_rope(args.sizes(index)["qk_rope_head_dim"], params, traditional=True)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        block = super().feed_forward(args, index)
+        if args.has_experts(index):
+            size = args.shared_experts_intermediate_size * args.n_shared_experts
+            block.shared_experts = GatedMLP(args.hidden_size, size, args.hidden_act)
+        return block

@@ -1,0 +1,138 @@
+"""Hunyuan as first published, dense or with experts: layers in groups, of which the first has keys and values for all.
+
+Sources: https://arxiv.org/abs/2411.02265, https://huggingface.co/tencent/Tencent-Hunyuan-Large.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..kernels import KVView
+from ..nn import AttentionOptions, DecoderLayer, GatedMLP, Routing, SwitchGLU
+from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
+from . import hunyuan_v1_dense, hunyuan_v1_moe
+from .base import Backbone, layer_state
+from .granitemoe import Router
+
+_Seen = tuple[tuple[KVView, ...], int | mx.array]
+
+
+@dataclass
+class ModelArgs(hunyuan_v1_moe.ModelArgs):
+    aliases: ClassVar = {"attention_head_dim": "head_dim"}
+    moe_intermediate_size: int | list[int] | None = None
+    moe_layer_num_skipped: int = 0
+    num_shared_expert: int | list[int] = 1
+    use_mixed_mlp_moe: bool = False
+    use_qk_norm: bool = False
+    use_cla: bool = False
+    cla_share_factor: int = 1
+    mlp_bias: bool = False
+    norm_type: str = "hf_rms"
+    use_rotary_pos_emb: bool = True
+    # What published configs list for variants that they do not use.
+    group_limited_greedy: bool = False
+    kv_lora_rank: int | None = None
+    mamba: bool = False
+    position_embedding_xdrope: bool = False
+    q_lora_rank: int | None = None
+    use_mla: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("group_limited_greedy", "mamba", "position_embedding_xdrope", "use_mla"):
+            if getattr(self, name):
+                raise ConfigError(f"config.json: {name}=true is not supported for model type 'hunyuan'.")
+        if self.norm_type not in ("hf_rms", "rms", "fused") or not self.use_rotary_pos_emb or self.cla_share_factor < 1:
+            raise ConfigError("config.json: this norm_type, use_rotary_pos_emb or cla_share_factor is not supported.")
+        for value in (self.moe_intermediate_size, self.num_shared_expert):
+            if isinstance(value, list) and (len(value) != self.num_hidden_layers or min(value) < 1):
+                raise ConfigError("config.json: a list must have a positive number for each layer.")
+
+    def at(self, name: str, index: int) -> int:
+        """A number that is one for all layers, or in a list."""
+        value = getattr(self, name)
+        return value[index] if isinstance(value, list) else value
+
+    def reads(self, index: int) -> bool:
+        """Whether layer `index` reads the keys and values of the layer that starts its group."""
+        return self.use_cla and index % self.cla_share_factor != 0
+
+
+class GroupAttention(hunyuan_v1_dense.RotatedNorms):
+    """Keys are kept without their norm's weight, which differs in a group: queries take it instead."""
+
+    def __init__(self, options: AttentionOptions, args: ModelArgs, reads: bool):
+        super().__init__(options, args.rms_norm_eps)
+        self._eps, self._reads = args.rms_norm_eps, reads
+        for name in ("k_proj", "v_proj") if reads else ():
+            del self[name]
+        for name in () if args.use_qk_norm else ("query_layernorm", "key_layernorm"):
+            del self[name]
+
+    def state_spec(self) -> StateSpec:
+        return NoSpec() if self._reads else super().state_spec()
+
+    def read(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
+        """x (B, L, D) -> the same, and what the layers of the group see."""
+        o, normed = self._options, "query_layernorm" in self
+        if seen is None or not self._reads:
+            position = offsets(state)
+            keys, values = (self._split(self[name](x)) for name in ("k_proj", "v_proj"))
+            keys = keys if o.rope is None else o.rope(keys, position)
+            keys = kernels.rms_norm(keys, None, self._eps) if normed else keys
+            seen = attend_states(state, keys, values, o.window), position
+        views, position = seen
+        queries = self._split(self.q_proj(x))
+        queries = queries if o.rope is None else o.rope(queries, position)
+        if normed:
+            queries = self.query_layernorm(queries) * self.key_layernorm.weight
+        out = self._attend(queries, views, position).transpose(0, 2, 1, 3).flatten(2)
+        return self[self.out_name](out), seen
+
+    def _split(self, x: mx.array) -> mx.array:
+        return mx.unflatten(x, -1, (-1, self._options.head_dim)).transpose(0, 2, 1, 3)
+
+
+class Layer(DecoderLayer):
+    def read(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
+        h, seen = self.self_attn.read(self.input_layernorm(x), state, seen)  # type: ignore[operator]
+        x = x + h
+        return x + self._feed(self.post_attention_layernorm(x)), seen  # type: ignore[operator]
+
+
+class GroupBackbone(Backbone):
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        seen = None
+        for i, layer in enumerate(self[self._names.layers]):
+            h, seen = layer.read(h, layer_state(cache, i), seen)
+        return self[self._names.norm](h)
+
+
+class Model(hunyuan_v1_moe.Model):
+    backbone_type = GroupBackbone
+    layer_type = Layer
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> GroupAttention:
+        return GroupAttention(cls.attention_options(args, index), args, args.reads(index))
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        width, size, count = args.hidden_size, args.intermediate_size, args.at("num_experts", index)
+        if count == 1 or index < args.moe_layer_num_skipped:
+            return GatedMLP(width, size, args.hidden_act, bias=args.mlp_bias)
+        size, top, act = args.at("moe_intermediate_size", index) or size, args.at("moe_topk", index), args.hidden_act
+        shared = GatedMLP(width, size * args.at("num_shared_expert", index), act) if args.use_mixed_mlp_moe else None
+        experts = SwitchGLU(width, size, count, act=act)
+        moe = hunyuan_v1_moe.Experts(width, count, Routing(top, normalize=top > 1), experts, shared=shared)
+        moe.gate = Router(width, count, "wg")
+        return moe

@@ -1,0 +1,249 @@
+"""Inkling 2: Inkling with a choice of earlier layers' sums before every branch, and limits in place of norms.
+
+Source: https://huggingface.co/thinkingmachines/Inkling-2-Small-MXFP8.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import AttentionOptions, DecoderLayer, LayerNames, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn.relative import Heads, RelativeAttention, RelativeOptions, ResidualConv, Sources
+from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, part, scatter_slots
+from . import inkling_text
+from .base import layer_state
+from .weights import Rename, Rule, Weights
+
+
+@dataclass
+class ModelArgs(inkling_text.ModelArgs):
+    aliases: ClassVar = {
+        **{k: v for k, v in inkling_text.ModelArgs.aliases.items() if k != "embedding_multiplier"},
+        "intermediate_size": "moe_intermediate_size",
+        "routed_scaling_factor": "route_scale",
+    }
+    max_position_embeddings: int = field(default=1048576, kw_only=True)
+    unpadded_vocab_size: int | None = 200058
+    swa_num_attention_heads: int = 48
+    swa_num_key_value_heads: int = 8
+    sliding_window_size: int = 1024
+    log_scaling_n_floor: int | None = 128000
+    moe_intermediate_size: int = 2304
+    n_routed_experts: int = 384
+    num_experts_per_tok: int = 8
+    qk_l2_clip_threshold: float = 22.627416997969522
+    rel_l2_clip_threshold: float = 8.0
+    n_layers_per_attn_res_block: int = 6
+    mlp_gate_softcap: float = 4.0
+    mlp_up_softcap: float = 25.0
+    final_logit_softcapping: float = 30.0
+    scoring_func: str = "sigmoid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("qk_l2_clip_threshold", "rel_l2_clip_threshold", "n_layers_per_attn_res_block",
+                     "mlp_gate_softcap", "mlp_up_softcap", "final_logit_softcapping"):  # fmt: skip
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"config.json: {name} must be positive, not {getattr(self, name)}.")
+        if self.scoring_func != "sigmoid" or self.hidden_act != "silu" or "dense" in (self.mlp_layer_types or ()):
+            raise ConfigError(
+                f"config.json: model type {self.model_type!r} has scoring_func='sigmoid', hidden_act='silu' and only "
+                f"'sparse' mlp_layer_types, not {self.scoring_func!r}, {self.hidden_act!r} and {self.mlp_layer_types}."
+            )
+
+
+class DynamicConv(nn.Module):
+    """A convolution whose weights are a sum of learned ones and of some that a token makes for each head."""
+
+    def __init__(self, hidden_size: int, heads: int, channels: int, kernel: int):
+        super().__init__()
+        self.static_weight = mx.zeros((kernel, channels))  # of the token itself first
+        self.weight_proj = Linear(hidden_size, heads * kernel, bias=False)
+        self._heads = heads
+
+    def state_spec(self) -> StateSpec:
+        """What the layer keeps for a sequence."""
+        kernel, channels = self.static_weight.shape
+        return RecurrentSpec((ArraySlot((kernel - 1, channels)),))
+
+    def __call__(self, x: mx.array, source: mx.array, state: LayerState) -> mx.array:
+        """x (B, L, C); each token's own weights come from `source` (B, L, D)."""
+        kernel, length = self.static_weight.shape[0], x.shape[1]
+        tail = gather_slot(state, 0)
+        tail = mx.zeros((x.shape[0], kernel - 1, x.shape[2]), x.dtype) if tail is None else tail
+        padded = mx.concatenate([tail, x], axis=1)
+        scatter_slots(state, [padded[:, length:]], length)
+        own = mx.unflatten(self.weight_proj(source), -1, (self._heads, 1, kernel))
+        total = x
+        for back in range(kernel):
+            start = kernel - 1 - back
+            weights = mx.unflatten(self.static_weight[back], 0, (self._heads, -1)) + own[..., back]
+            total = total + padded[:, start : start + length] * weights.flatten(2)
+        return total * (2 * kernel + 1) ** -0.5
+
+
+class Limit(nn.Module):
+    """Heads (B, H, L, D), after a learned scale where there is one, at most `threshold` long."""
+
+    def __init__(self, threshold: float, shape: tuple[int, int] | None = None):
+        super().__init__()
+        self._threshold = threshold
+        if shape is not None:
+            self.scale = mx.ones(shape)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = x.astype(mx.float32)
+        y = y * self.scale[:, None] if "scale" in self else y
+        length = mx.linalg.norm(y, axis=-1, keepdims=True)
+        return (y * mx.minimum(self._threshold / (length + 1e-6), 1)).astype(x.dtype)
+
+
+class Attention(RelativeAttention):
+    """Queries and keys are limited, values have a norm, every token a sink and a gate for each head."""
+
+    def __init__(self, options: AttentionOptions, relative: RelativeOptions, args: ModelArgs):
+        super().__init__(options, relative)
+        o, self._eps = options, args.rms_norm_eps
+        self.gate_proj = Linear(o.hidden_size, o.num_heads * o.head_dim, bias=False)
+        self.sink_proj = Linear(o.hidden_size, o.num_heads, bias=False)
+        self.q_l2_clip = Limit(args.qk_l2_clip_threshold, (o.num_heads, o.head_dim))
+        self.k_l2_clip = Limit(args.qk_l2_clip_threshold)
+        self.rel_l2_clip = Limit(args.rel_l2_clip_threshold, (o.num_heads, relative.dims))
+        sizes = o.num_kv_heads * o.head_dim, relative.kernel
+        self._dynamic = o.window is None
+        for name in ("k_sconv", "v_sconv"):
+            dynamic = DynamicConv(o.hidden_size, o.num_kv_heads, *sizes)
+            self[name] = dynamic if self._dynamic else ResidualConv(*sizes, (relative.kernel + 1) ** -0.5)
+
+    def _convolved(self, name: str, source: mx.array, state: LayerState) -> mx.array:
+        if not self._dynamic:
+            return super()._convolved(name, source, state)
+        return self[f"{name}_sconv"](self[f"{name}_proj"](source), source, state)
+
+    def _heads(self, x: mx.array, sources: Sources, states: tuple[LayerState, LayerState]) -> Heads:
+        queries, keys, values, relative = super()._heads(x, sources, states)
+        values = kernels.rms_norm(values, None, self._eps)
+        return self.q_l2_clip(queries), self.k_l2_clip(keys), values, self.rel_l2_clip(relative)
+
+    def _sinks(self, x: mx.array) -> mx.array | None:
+        return self.sink_proj(x).transpose(0, 2, 1)
+
+    def _out(self, out: mx.array, x: mx.array) -> mx.array:
+        return self.o_proj(out * mx.sigmoid(self.gate_proj(x)))
+
+
+class Choice(nn.Module):
+    """Attention of learned queries to sums (B, L, D) of layers: one result for each query."""
+
+    def __init__(self, width: int, count: int = 1):
+        super().__init__()
+        self.query = mx.zeros((width,) if count == 1 else (count, width))
+
+    def __call__(self, blocks: list[mx.array]) -> list[mx.array]:
+        states = kernels.rms_norm(mx.stack(blocks, axis=2), None, 1e-6)  # (B, L, N, D)
+        queries = self.query.reshape(-1, states.shape[-1]) * states.shape[-1] ** -0.5
+        weights = mx.softmax((states @ queries.T).astype(mx.float32), axis=2).astype(states.dtype)
+        return [(states * weights[..., i : i + 1]).sum(axis=2) for i in range(queries.shape[0])]
+
+
+class Layer(inkling_text.ConvolvedLayer):
+    """Branches read a choice of earlier blocks' sums; a layer at a boundary starts a new sum."""
+
+    def through(self, x: mx.array, blocks: list[mx.array], state: LayerState) -> tuple[mx.array, list[mx.array]]:
+        """The sum of the present block (B, L, D) after this layer, and those of the blocks before it."""
+        single = "input_layernorm" in self
+        names = ["input_layernorm"] if single else [f"{name}_input_layernorm" for name in "qkv"]
+        inputs = self["attention_input"]([*blocks, x]) if "attention_input" in self else [x] * len(names)
+        first, *rest = (self[name](h) for name, h in zip(names, inputs, strict=True))
+        h = self["self_attn"](first, part(state, 0), tuple(rest) or None)
+        h = self["attn_sconv"](h, part(state, 1))
+        blocks, x = ([*blocks, x], h) if self.boundary else (blocks, x + h)
+        (h,) = self["mlp_input"]([*blocks, x])
+        return x + self["mlp_sconv"](self["mlp"](self["post_attention_layernorm"](h)), part(state, 2)), blocks
+
+
+class BlockBackbone(inkling_text.NormedBackbone):
+    def __init__(self, model: Any, args: Any):
+        super().__init__(model, args)
+        self.final_input = Choice(args.hidden_size)
+
+    def __call__(self, inputs: mx.array, cache: Any = None, input_embeddings: mx.array | None = None) -> mx.array:
+        h, blocks = self.embedded(inputs, input_embeddings), []
+        for i, layer in enumerate(self[self._names.layers]):
+            h, blocks = layer.through(h, blocks, layer_state(cache, i))
+        (h,) = self.final_input([*blocks, h])
+        return self.norm(h)
+
+
+def _chosen_by_layer(weights: Weights) -> Weights:
+    """Published queries stand together; the first layer has none for its attention."""
+
+    def place(match: re.Match[str]) -> str:
+        after, kind = (1, "attention") if match[1] == "attn" else (0, "mlp")
+        return f"layers.{int(match[2]) + after}.{kind}_input.query"
+
+    return {re.sub(r"attn_res\.(attn|mlp)_queries\.(\d+)$", place, k): v for k, v in weights.items()}
+
+
+class Model(inkling_text.Model):
+    backbone_type = BlockBackbone
+    layer_type = Layer
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _chosen_by_layer,
+        Rename(r"\.attn_res\.output_query$", ".final_input.query"),
+        Rename(r"\.post_attention_convolution\.", ".attn_sconv."),
+        Rename(r"\.post_mlp_convolution\.", ".mlp_sconv."),
+        Rename(r"\.([qkv])_input_norm\.", r".\1_input_layernorm."),
+        Rename(r"\.attn\.gate_attn\.", ".self_attn.gate_proj."),
+        Rename(r"\.attn\.attn_sink_proj\.", ".self_attn.sink_proj."),
+        Rename(r"sconv\.static_w$", "sconv.static_weight"),
+        Rename(r"sconv\.weight_proj$", "sconv.weight_proj.weight"),
+        *inkling_text.Model.rules,
+    )
+
+    @staticmethod
+    def logit_scale(args: Any) -> float:
+        return 1.0
+
+    @staticmethod
+    def logit_softcap(args: Any) -> float | None:
+        return args.final_logit_softcapping
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        size = args.swa_head_dim if args.slides(index) else args.head_dim
+        options = cls.attention_options(args, index, qk_norm=None, scale=size**-0.5)
+        return Attention(options, args.relative(index), args)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        width, size, count = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts
+        linear, above = args.mlp_gate_softcap, args.mlp_up_softcap
+
+        def capped(gate: mx.array, up: mx.array) -> mx.array:
+            return linear * mx.tanh(gate / linear) * mx.sigmoid(gate) * (above * mx.tanh(up / above))
+
+        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.route_scale, epsilon=1e-20)
+        return MoE(width, count, routing, SwitchGLU(width, size, count, act=capped), correction=True)
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        return LayerNames(pre_mixer="input_layernorm" if args.slides(index) else None)
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer, width, slides = super().layer(args, index), args.hidden_size, args.slides(index)
+        layer.boundary = index % args.n_layers_per_attn_res_block == 0
+        for name in ("attn_sconv", "mlp_sconv"):
+            layer[name] = ResidualConv(width, args.conv_kernel_size, (args.conv_kernel_size + 1) ** -0.5)
+        if index:
+            layer.attention_input = Choice(width, 1 if slides else 3)
+        layer.mlp_input = Choice(width)
+        for name in () if slides else ("q_input_layernorm", "k_input_layernorm", "v_input_layernorm"):
+            layer[name] = RMSNorm(width, args.rms_norm_eps)
+        return layer

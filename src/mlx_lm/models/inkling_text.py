@@ -1,0 +1,240 @@
+"""Inkling: attention by learned distances, convolutions after every branch, shared experts that take part in routing.
+
+Source: https://huggingface.co/thinkingmachines/Inkling.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import AttentionOptions, DecoderLayer, GatedMLP, Linear, MoE, RMSNorm, Routing, SwitchGLU, route
+from ..nn.relative import RelativeAttention, RelativeOptions, ResidualConv
+from ..state import LayerState, ListSpec, StateSpec, part
+from .base import Backbone
+from .config import DecoderArgs, flatten_config
+from .dense import DenseModel
+from .weights import Drop, Rename, Rule, Split, Transform, conv_layout, expert_rules
+
+_KINDS = {"hybrid", "hybrid_sliding"}
+
+
+def _pairs(pattern: str, target: str, axis: int) -> Split:
+    """Gate and up, whose rows take turns."""
+    names = (rf"\g<at>{target}.{name}.weight" for name in ("gate_proj", "up_proj"))
+    return Split(rf"(?P<at>.*){pattern}", tuple(names), axis, interleaved=True)
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "embedding_multiplier": "logits_mup_width_multiplier",
+        "sliding_window": "sliding_window_size",
+        "num_local_experts": "n_routed_experts",
+        "sconv_kernel_size": "conv_kernel_size",
+        "model_max_length": "max_position_embeddings",
+    }
+    head_dim: int | None = 128
+    intermediate_size: int = field(default=24576, kw_only=True)
+    max_position_embeddings: int = field(default=131072, kw_only=True)
+    unpadded_vocab_size: int | None = None
+    swa_num_attention_heads: int = 64
+    swa_num_key_value_heads: int = 16
+    swa_head_dim: int = 128
+    sliding_window_size: int = 512
+    d_rel: int = 16
+    rel_extent: int = 1024
+    log_scaling_n_floor: int | None = None
+    log_scaling_alpha: float = 0.1
+    local_layer_ids: list[int] | None = None
+    layer_types: list[str] | None = None
+    conv_kernel_size: int = 4
+    dense_mlp_idx: int = 0
+    mlp_layer_types: list[str] | None = None
+    moe_intermediate_size: int = 3072
+    n_routed_experts: int = 256
+    num_experts_per_tok: int = 6
+    n_shared_experts: int = 2
+    shared_expert_sink: bool = True
+    route_scale: float = 8.0
+    logits_mup_width_multiplier: float = 24.0
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for every family; where a config has `dense_intermediate_size`, `intermediate_size` is the experts'."""
+        flat = flatten_config(config)
+        dense = flat.pop("dense_intermediate_size", None)
+        if dense is not None:
+            flat |= {"moe_intermediate_size": flat.get("intermediate_size", 24576), "intermediate_size": dense}
+        return super().from_dict(flat)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.tie_word_embeddings = False  # nothing in the family ties them, whatever a config says
+        count = self.num_hidden_layers
+        if self.layer_types is None:
+            local = self.local_layer_ids
+            slides = [(i + 1) % 6 > 0 if local is None else i in local for i in range(count)]
+            self.layer_types = ["hybrid_sliding" if s else "hybrid" for s in slides]
+        if self.mlp_layer_types is None:
+            self.mlp_layer_types = ["dense" if i < self.dense_mlp_idx else "sparse" for i in range(count)]
+        for name, known in (("layer_types", _KINDS), ("mlp_layer_types", {"dense", "sparse"})):
+            if len(getattr(self, name)) != count or not set(getattr(self, name)) <= known:
+                raise ConfigError(f"config.json: {name} must have one of {sorted(known)} for each layer.")
+        for name in ("unpadded_vocab_size", "swa_num_attention_heads", "swa_num_key_value_heads", "swa_head_dim",
+                     "sliding_window_size", "d_rel", "rel_extent", "conv_kernel_size", "log_scaling_n_floor",
+                     "n_shared_experts", "logits_mup_width_multiplier"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"config.json: {name} must be positive, not {value}.")
+        if self.swa_num_attention_heads % self.swa_num_key_value_heads:
+            raise ConfigError("config.json: swa_num_attention_heads is not a multiple of swa_num_key_value_heads.")
+        if not self.shared_expert_sink:
+            raise ConfigError(f"config.json: shared_expert_sink=false is not supported for {self.model_type!r}.")
+
+    def slides(self, index: int) -> bool:
+        assert self.layer_types is not None
+        return self.layer_types[index] == "hybrid_sliding"
+
+    def window(self, index: int) -> int | None:
+        return self.sliding_window_size if self.slides(index) else None
+
+    def relative(self, index: int) -> RelativeOptions:
+        """The distances of layer `index`."""
+        slides = self.slides(index)
+        extent = self.sliding_window_size if slides else self.rel_extent
+        floor = None if slides else self.log_scaling_n_floor
+        return RelativeOptions(self.d_rel, extent, self.conv_kernel_size, floor, self.log_scaling_alpha)
+
+
+class ScaledMLP(GatedMLP):
+    """A feed-forward with one factor on all that it gives."""
+
+    def __init__(self, args: ModelArgs):
+        super().__init__(args.hidden_size, args.intermediate_size, args.hidden_act)
+        self.global_scale = mx.ones((1,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(x) * self.global_scale
+
+
+class Experts(MoE):
+    """Weights of the chosen and of all shared experts together sum to a learned scale."""
+
+    def __init__(self, args: ModelArgs):
+        width, size, act = args.hidden_size, args.moe_intermediate_size, args.hidden_act
+        routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=False)
+        routed, shared = args.n_routed_experts, args.n_shared_experts
+        experts, always = (SwitchGLU(width, size, count, act=act) for count in (routed, shared))
+        super().__init__(width, routed + shared, routing, experts, shared=always)
+        self._routed, self._scale = routed, args.route_scale
+        self.gate.e_score_correction_bias, self.gate.global_scale = mx.zeros((routed,)), mx.ones((1,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        flat, top_k = x.reshape(-1, x.shape[-1]), self.routing.top_k
+        routed, shared = mx.split(self.gate(flat), [self._routed], axis=-1)
+        indices, weights = route(routed, self.routing, self.gate.e_score_correction_bias)
+        weights = mx.concatenate([weights, mx.sigmoid(shared.astype(mx.float32))], axis=-1)
+        weights = weights / weights.sum(axis=-1, keepdims=True) * (self._scale * self.gate.global_scale)
+        every = mx.broadcast_to(mx.arange(shared.shape[-1], dtype=mx.uint32), shared.shape)
+        always = self.shared_experts(flat, every) * weights[:, top_k:, None].astype(x.dtype)
+        return (self._visit(flat, indices, weights[:, :top_k]) + always.sum(axis=-2)).reshape(x.shape)
+
+
+class ConvolvedLayer(DecoderLayer):
+    """Both branches end with a short convolution."""
+
+    def state_spec(self) -> StateSpec:
+        return ListSpec(tuple(self[name].state_spec() for name in ("self_attn", "attn_sconv", "mlp_sconv")))
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        h = self["self_attn"](self["input_layernorm"](x), part(state, 0))
+        x = x + self["attn_sconv"](h, part(state, 1))
+        return x + self["mlp_sconv"](self["mlp"](self["post_attention_layernorm"](x)), part(state, 2))
+
+
+class NormedBackbone(Backbone):
+    """Embeddings have a norm."""
+
+    def __init__(self, model: Any, args: Any):
+        super().__init__(model, args)
+        self.embed_norm = RMSNorm(args.hidden_size, args.rms_norm_eps)
+
+    def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
+        """Hidden states (B, L, D) before the first layer."""
+        return self.embed_norm(self.embed_tokens(inputs)) if input_embeddings is None else input_embeddings
+
+    def __call__(self, inputs: mx.array, cache: Any = None, input_embeddings: mx.array | None = None) -> mx.array:
+        return super().__call__(inputs, cache, self.embedded(inputs, input_embeddings))
+
+
+class Model(DenseModel):
+    backbone_type = NormedBackbone
+    layer_type = ConvolvedLayer
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Drop(r"(^|\.)mtp\."),
+        Rename(r"^model\.llm\.unembed\.", "lm_head."),
+        Rename(r"^model\.llm\.embed\.", "model.embed_tokens."),
+        Rename(r"^model\.llm\.", "model."),
+        Rename(r"\.embed_tokens\.embed_norm\.", ".embed_norm."),
+        Rename(r"\.attn_norm\.", ".input_layernorm."),
+        Rename(r"\.mlp_norm\.", ".post_attention_layernorm."),
+        Rename(r"\.attn\.w([qkvor])_(?:du|dv|ud)\.", r".self_attn.\1_proj."),
+        Rename(r"\.attn\.", ".self_attn."),
+        Rename(r"sconv\.weight$", "sconv.conv1d.weight"),
+        Transform(r"sconv\.conv1d\.weight$", conv_layout),
+        Rename(r"\.mlp\.gate\.bias$", ".mlp.gate.e_score_correction_bias"),
+        _pairs(r"\.mlp\.experts\.w13_weight", ".mlp.switch_mlp", 1),
+        _pairs(r"\.mlp\.shared_experts\.shared_w13_weight", ".mlp.shared_experts", 1),
+        _pairs(r"\.mlp\.w13_dn\.weight", ".mlp", 0),
+        Rename(r"\.experts\.w2_weight$", ".switch_mlp.down_proj.weight"),
+        Rename(r"\.(shared_w2_weight|w2_md\.weight)$", ".down_proj.weight"),
+        Rename(r"(\.shared_experts\.(?:gate|up|down)_proj)$", r"\1.weight"),
+        *expert_rules(),
+    )
+
+    def __init__(self, args: Any):
+        super().__init__(args)
+        if self.rows(args) < args.vocab_size:
+            self.lm_head = Linear(args.hidden_size, self.rows(args), bias=False)
+
+    @staticmethod
+    def rows(args: Any) -> int:
+        """Tokens that have a logit: those after them only fill up the tables."""
+        return min(args.unpadded_vocab_size or args.vocab_size, args.vocab_size)
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        rows = self.rows(self.args)
+        return (*super().weight_rules(), Transform(r"^lm_head\.", lambda w: w[:rows]))
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        sizes = {"rope": None, "qk_norm": partial(RMSNorm, eps=args.rms_norm_eps), "scale": 1 / args.head_dim}
+        if args.slides(index):
+            names = ("swa_num_attention_heads", "swa_num_key_value_heads", "swa_head_dim")
+            heads, kv_heads, size = (getattr(args, name) for name in names)
+            sizes |= {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": size, "scale": 1 / size}
+        return super().attention_options(args, index, **(sizes | changes))
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        return RelativeAttention(cls.attention_options(args, index), args.relative(index))
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return Experts(args) if args.mlp_layer_types[index] == "sparse" else ScaledMLP(args)
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        for name in ("attn_sconv", "mlp_sconv"):
+            layer[name] = ResidualConv(args.hidden_size, args.conv_kernel_size)
+        return layer
+
+    @staticmethod
+    def logit_scale(args: Any) -> float:
+        return 1 / args.logits_mup_width_multiplier

@@ -1,0 +1,111 @@
+"""IQuest-Coder Loop: Llama's layers twice; the second time near tokens, mixed with what the first time saw of all.
+
+Source: https://huggingface.co/IQuestLab/IQuest-Coder-V1-40B-Loop-Instruct.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..kernels import KVView
+from ..nn import Attention, AttentionOptions, DecoderLayer
+from ..state import KVSpec, LayerState, ListSpec, StateSpec, attend_states, offsets, part
+from .base import Backbone, CausalLM, layer_state
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Rename
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    max_position_embeddings: int = field(default=131072, kw_only=True)
+    rope_theta: float = field(default=500000.0, kw_only=True)
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    loop_num: int = 2
+    loop_window_size: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loop_num < 1 or self.loop_window_size < 1:
+            raise ConfigError("config.json: loop_num and loop_window_size must be at least 1.")
+
+
+class HeadGate(nn.Module):
+    """A sigmoid for each head's query: (B, H, L, D) -> (B, H, L, 1)."""
+
+    def __init__(self, num_heads: int, head_dim: int):
+        super().__init__()
+        self.weight, self.bias = mx.zeros((num_heads, head_dim)), mx.zeros((num_heads,))
+
+    def __call__(self, queries: mx.array) -> mx.array:
+        return mx.sigmoid(queries @ self.weight[:, :, None] + self.bias[:, None, None])
+
+
+class LoopAttention(Attention):
+    """Full attention in the first loop, whose keys and values later loops read beside their own near ones."""
+
+    def __init__(self, options: AttentionOptions, loops: int, window: int):
+        super().__init__(options)
+        self._loops, self._near = loops, window
+
+    def state_spec(self) -> StateSpec:
+        o = self._options
+        near = KVSpec(o.num_kv_heads, o.head_dim, o.head_dim, self._near)
+        return ListSpec((super().state_spec(), *[near] * (self._loops - 1)))
+
+    def at_loop(
+        self, x: mx.array, state: LayerState, first: tuple[KVView, ...] | None, gate: nn.Module
+    ) -> tuple[mx.array, tuple[KVView, ...]]:
+        """x (B, L, D) -> the same, and what the first loop saw; `first` is None in the first loop."""
+        queries, keys, values, _ = self._project(x)
+        position = offsets(state)
+        queries, keys = self._place(queries, keys, position)
+        views = attend_states(state, keys, values, self._near if first else None)
+        out = self._attend(queries, views, position)
+        if first is not None:
+            share = gate(queries).astype(out.dtype)
+            out = share * self._attend(queries, first, position) + (1 - share) * out
+        return self[self.out_name](out.transpose(0, 2, 1, 3).flatten(2)), first or views
+
+
+class LoopLayer(DecoderLayer):
+    def at_loop(
+        self, x: mx.array, state: LayerState, first: tuple[KVView, ...] | None, gate: nn.Module
+    ) -> tuple[mx.array, tuple[KVView, ...]]:
+        h, first = self.self_attn.at_loop(self.input_layernorm(x), state, first, gate)  # type: ignore[operator]
+        x = x + h
+        return x + self._feed(self.post_attention_layernorm(x)), first  # type: ignore[operator]
+
+
+class LoopBackbone(Backbone):
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        self._loops = args.loop_num
+        self.gate_projections = [HeadGate(args.heads[0], args.heads[2]) for _ in range(args.num_hidden_layers)]
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        layers = self[self._names.layers]
+        first: list[Any] = [None] * len(layers)
+        for loop in range(self._loops):
+            for i, layer in enumerate(layers):
+                state = part(layer_state(cache, i), loop)
+                h, first[i] = layer.at_loop(h, state, first[i], self.gate_projections[i])
+        return self[self._names.norm](h)
+
+
+class Model(DenseModel):
+    backbone_type = LoopBackbone
+    layer_type = LoopLayer
+    rules = (Rename(r"\.gate_projections\.(\d+)\.gate_proj\.", r".gate_projections.\1."),)
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> LoopAttention:
+        return LoopAttention(cls.attention_options(args, index), args.loop_num, args.loop_window_size)

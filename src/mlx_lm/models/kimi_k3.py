@@ -1,0 +1,212 @@
+"""Kimi K3: the text tower. Kimi Linear with bounded activations, narrower experts, and attention over depth.
+
+Source: https://huggingface.co/moonshotai/Kimi-K3.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import DecoderLayer, DeltaOptions, GatedMLP, LatentAttention, LatentOptions, Linear, MoE, RMSNorm, SwitchGLU
+from ..state import LayerState, attend_states, offsets
+from . import bailing_hybrid, kimi_linear
+from .base import Backbone, CausalLM, layer_state
+from .config import flatten_config
+from .multimodal import TextTower
+from .weights import Rename, Rule, Split
+
+
+@dataclass
+class ModelArgs(kimi_linear.ModelArgs):
+    activation_situ_beta: float | None = None
+    activation_situ_linear_beta: float | None = None
+    attn_res_block_size: int = 0
+    gate_lower_bound: float | None = None
+    latent_moe_use_norm: bool = False
+    mla_use_output_gate: bool = False
+    routed_expert_hidden_size: int | None = None
+    use_full_rank_gate: bool = False
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for every family; some of the delta layers' options stand in `linear_attn_config`."""
+        flat = flatten_config(config)
+        linear = flat.get("linear_attn_config")
+        linear = linear if isinstance(linear, Mapping) else {}
+        return super().from_dict(
+            flat | {k: linear[k] for k in ("gate_lower_bound", "use_full_rank_gate") if k in linear}
+        )
+
+    def __post_init__(self) -> None:
+        if self.hidden_act != "situ":
+            raise ConfigError(f"config.json: hidden_act={self.hidden_act!r} is not supported for 'kimi_k3'.")
+        self.hidden_act = "silu"  # after the delta layers' convolutions
+        super().__post_init__()
+        betas = self.activation_situ_beta, self.activation_situ_linear_beta
+        if any(beta is not None and beta <= 0 for beta in betas):
+            raise ConfigError("config.json: activation_situ_beta and activation_situ_linear_beta must be positive.")
+        if not self.use_full_rank_gate or self.attn_res_block_size < 1:
+            raise ConfigError("config.json: 'kimi_k3' needs use_full_rank_gate and attn_res_block_size.")
+
+
+def situ(gate: mx.array, up: mx.array, *, beta: float | None, linear_beta: float | None) -> mx.array:
+    """b*tanh(gate/b) * sigmoid(gate) * c*tanh(up/c), in float32; without `linear_beta` just `up`."""
+    raw, wide, beta = gate.astype(mx.float32), up.astype(mx.float32), beta or 1.0
+    wide = wide if linear_beta is None else linear_beta * mx.tanh(wide / linear_beta)
+    return (beta * mx.tanh(raw / beta) * mx.sigmoid(raw) * wide).astype(up.dtype)
+
+
+class BoundedMLP(GatedMLP):
+    def __init__(self, hidden_size: int, intermediate_size: int, args: ModelArgs):
+        super().__init__(hidden_size, intermediate_size)
+        self._beta, self._linear_beta = args.activation_situ_beta, args.activation_situ_linear_beta
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        return self.down_proj(situ(gate, up, beta=self._beta, linear_beta=self._linear_beta))
+
+
+class NarrowMoE(MoE):
+    """Experts read and write a narrower space, where their sum is normed."""
+
+    def __init__(self, args: ModelArgs):
+        width, narrow, size = args.hidden_size, args.routed_expert_hidden_size, args.moe_intermediate_size
+        count, shared = args.n_routed_experts or 1, None
+        act = partial(situ, beta=args.activation_situ_beta, linear_beta=args.activation_situ_linear_beta)
+        if args.n_shared_experts:
+            shared = BoundedMLP(width, size * args.n_shared_experts, args)
+        experts = SwitchGLU(narrow or width, size, count, act=act)
+        super().__init__(width, count, args.routing(), experts, correction=True, shared=shared)
+        if narrow:
+            self.routed_expert_down_proj = Linear(width, narrow, bias=False)
+            self.routed_expert_up_proj = Linear(narrow, width, bias=False)
+            if args.latent_moe_use_norm:
+                self.routed_expert_norm = RMSNorm(narrow, args.rms_norm_eps)
+
+    def _visit(self, flat: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
+        if "routed_expert_down_proj" not in self:
+            return super()._visit(flat, indices, weights)
+        y = super()._visit(self.routed_expert_down_proj(flat), indices, weights)
+        return self.routed_expert_up_proj(self.routed_expert_norm(y) if "routed_expert_norm" in self else y)
+
+
+class Delta(bailing_hybrid.SafeDelta):
+    """Decays come through a narrow projection."""
+
+    out_name = "o_proj"
+
+    def _build_gates(self, o: DeltaOptions) -> None:
+        super()._build_gates(o)
+        del self["f_proj"]
+        self.f_a_proj = Linear(o.hidden_size, o.key_dim, bias=False)
+        self.f_b_proj = Linear(o.key_dim, o.key_size, bias=False)
+
+    def _steps(self, x: mx.array) -> mx.array:
+        return self.f_b_proj(self.f_a_proj(x))
+
+
+class GatedLatentAttention(LatentAttention):
+    """Each feature of the output has a sigmoid gate."""
+
+    def __init__(self, options: LatentOptions):
+        super().__init__(options)
+        self.g_proj = Linear(options.hidden_size, options.num_heads * options.value_dim, bias=False)
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        queries, rope_queries, latents, rope_keys = self._project(x, offsets(state))
+        out = self._attend(queries, rope_queries, attend_states(state, latents, rope_keys))
+        return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2) * mx.sigmoid(self.g_proj(x)))
+
+
+class DepthAttention:
+    """A softmax, for each token, over what earlier blocks of layers gave and the stream since."""
+
+    @staticmethod
+    def add(owner: nn.Module, name: str, args: ModelArgs) -> None:
+        owner[f"{name}_proj"] = Linear(args.hidden_size, 1, bias=False)
+        owner[f"{name}_norm"] = RMSNorm(args.hidden_size, args.rms_norm_eps)
+
+    @staticmethod
+    def read(owner: nn.Module, name: str, stream: mx.array, bank: Sequence[mx.array]) -> mx.array:
+        if not bank:
+            return stream
+        values = mx.stack([*bank, stream], axis=-2)  # (B, L, N, D)
+        scores = owner[f"{name}_proj"](owner[f"{name}_norm"](values)).astype(mx.float32)
+        return (mx.softmax(scores, axis=-2) * values.astype(mx.float32)).sum(axis=-2).astype(stream.dtype)
+
+
+class Layer(DecoderLayer):
+    """A layer that starts a block puts the stream into the bank, and starts a new one."""
+
+    def finish(self, args: ModelArgs, index: int) -> None:
+        for name in ("self_attention_res", "mlp_res"):
+            DepthAttention.add(self, name, args)
+        self._starts = index % args.attn_res_block_size == 0
+
+    def deep(self, x: mx.array, bank: list[mx.array], state: LayerState) -> mx.array:
+        h = self._mix(self.input_layernorm(DepthAttention.read(self, "self_attention_res", x, bank)), state)
+        if self._starts:
+            bank.append(x)
+        x = h if self._starts else x + h
+        return x + self._feed(self.post_attention_layernorm(DepthAttention.read(self, "mlp_res", x, bank)))
+
+
+class DeepBackbone(Backbone):
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        DepthAttention.add(self, "output_attn_res", args)
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        bank: list[mx.array] = []
+        for i, layer in enumerate(self[self._names.layers]):
+            h = layer.deep(h, bank, layer_state(cache, i))
+        return self[self._names.norm](DepthAttention.read(self, "output_attn_res", h, bank))
+
+
+class TextModel(kimi_linear.Model):
+    backbone_type = DeepBackbone
+    layer_type = Layer
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        return (
+            Split(r"(.*\.self_attn)\.qkv_proj\.(\w+)", tuple(rf"\1.{n}_proj.\2" for n in "qkv")),
+            Split(r"(.*\.self_attn)\.qkv_conv\.conv\.weight", tuple(rf"\1.{n}_conv1d.weight" for n in "qkv")),
+            *super().weight_rules(),
+            Rename(r"\.mlp\.e_score_correction_bias$", ".mlp.gate.e_score_correction_bias"),
+            Rename(r"(\.self_attn\.[qkv])_conv\.conv\.weight$", r"\1_conv1d.weight"),
+            lambda weights: {k: v.reshape(-1) if k.endswith(".A_log") else v for k, v in weights.items()},
+        )
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        layer.finish(args, index)  # type: ignore[operator]
+        return layer
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        if not args.is_linear(index):
+            kind = GatedLatentAttention if args.mla_use_output_gate else LatentAttention
+            return kind(cls.latent_options(args, index))
+        heads, size, kernel = args.linear_num_heads, args.linear_head_dim, args.linear_conv_kernel_dim
+        options = {"norm_eps": args.rms_norm_eps, "act": "silu", "gate_act": "sigmoid"}
+        mixer = Delta(DeltaOptions(args.hidden_size, heads, heads, size, size, kernel, **options))
+        mixer.lower_bound = args.gate_lower_bound
+        return mixer
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        sparse = args.has_experts(index)
+        return NarrowMoE(args) if sparse else BoundedMLP(args.hidden_size, args.intermediate_size, args)
+
+
+class Model(TextTower):
+    text_model = TextModel

@@ -1,0 +1,116 @@
+"""LongCat-Flash with embeddings of the last few tokens together, found by a hash, beside each token's own.
+
+Source: https://huggingface.co/meituan-longcat/LongCat-Flash-Lite.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import Embedding, Linear
+from ..state import ArraySlot, LayerState, ListSpec, RecurrentSpec, StateSpec, gather_slot, part, scatter_slots
+from . import longcat_flash
+from .base import Backbone, CausalLM, layer_state
+from .weights import Rename
+
+
+@dataclass
+class ModelArgs(longcat_flash.ModelArgs):
+    aliases: ClassVar = {
+        **longcat_flash.ModelArgs.aliases,
+        "oe_vocab_size_ratio": "ngram_vocab_size_ratio",
+        "oe_neighbor_num": "emb_neighbor_num",
+        "oe_split_num": "emb_split_num",
+    }
+    ngram_vocab_size_ratio: float = 78.0
+    emb_neighbor_num: int = 4
+    emb_split_num: int = 4
+    eos_token_id: int | list[int] | None = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tables = self.emb_split_num * (self.emb_neighbor_num - 1)
+        if min(self.emb_split_num, self.emb_neighbor_num - 1, self.ngram_vocab_size_ratio) <= 0:
+            raise ConfigError("config.json: emb_neighbor_num must be over 1, the other n-gram sizes positive.")
+        if self.hidden_size % tables or isinstance(self.eos_token_id, list):
+            raise ConfigError(f"config.json: hidden_size is no multiple of {tables} tables, or eos_token_id is a list.")
+
+
+class NgramEmbedding(nn.Module):
+    """The mean of a token's embedding and those of the 2 to n tokens that end with it.
+
+    `split` tables for each n keep an n-gram at its number to the base of the vocabulary, modulo the table's size, an
+    odd number of the table's own. Nothing before the end of a text counts.
+    """
+
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self._reach, self._split, self._end = args.emb_neighbor_num - 1, args.emb_split_num, args.eos_token_id
+        self._base, count = args.vocab_size, self._reach * self._split
+        first = int(args.ngram_vocab_size_ratio * args.vocab_size) + 1
+        self._sizes = [first + 2 * i for i in range(count)]
+        self.embedders = [Embedding(size, args.hidden_size // count) for size in self._sizes]
+        self.post_projs = [Linear(args.hidden_size // count, args.hidden_size, bias=False) for _ in range(count)]
+
+    def slot(self) -> ArraySlot:
+        """The state: the last tokens' ids; 0 stands for none."""
+        return ArraySlot((self._reach,), mx.int32)
+
+    def __call__(self, h: mx.array, ids: mx.array, before: mx.array | None) -> tuple[mx.array, mx.array]:
+        """From the usual embeddings h (B, L, D) of ids (B, L) after `before` (B, reach); and what is now before."""
+        batch, length = ids.shape
+        before = mx.zeros((batch, self._reach), mx.int32) if before is None else before
+        context = mx.concatenate([before, ids.astype(mx.int32)], axis=1).astype(mx.int64)
+        number, open_ = [], mx.array(True)
+        for back in range(self._reach + 1):  # ids of the token itself, of the one before, ...
+            seen = context[:, self._reach - back : self._reach - back + length]
+            open_ = open_ if back == 0 else open_ & (seen != self._end)
+            number.append(mx.where(open_, seen, 0))
+        for i, (size, table, projection) in enumerate(zip(self._sizes, self.embedders, self.post_projs, strict=True)):
+            hashed, power = number[0], 1
+            for digit in number[1 : i // self._split + 2]:
+                power = power * self._base % size
+                hashed = (hashed + digit * power) % size
+            h = h + projection(table(hashed)).astype(h.dtype)
+        return h / (1 + len(self._sizes)), context[:, length:].astype(mx.int32)
+
+
+class FirstLayer(longcat_flash.DoubleLayer):
+    """Keeps the embedding's state with its own."""
+
+    def keep(self, slot: ArraySlot) -> None:
+        self._slot = slot
+
+    def state_spec(self) -> StateSpec:
+        return ListSpec((*(mixer.state_spec() for mixer in self.self_attn), RecurrentSpec((self._slot,))))
+
+
+class NgramBackbone(Backbone):
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        self.ngram_embeddings = NgramEmbedding(args)
+        self[self._names.layers][0].keep(self.ngram_embeddings.slot())
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        if input_embeddings is None:
+            state = part(layer_state(cache, 0), 2)
+            h = self[self._names.embed](inputs)
+            input_embeddings, before = self.ngram_embeddings(h, inputs, gather_slot(state, 0))
+            scatter_slots(state, [before], inputs.shape[1])
+        return self._runner(self[self._names.layers], self[self._names.norm], input_embeddings, cache)
+
+
+class Model(longcat_flash.Model):
+    backbone_type = NgramBackbone
+    rules = (Rename(r"\.ngram_embeddings\.word_embeddings\.", ".embed_tokens."), *longcat_flash.Model.rules)
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
+        kind = longcat_flash.DoubleLayer if index else FirstLayer
+        return kind(args, [cls.mixer(args, 2 * index + i) for i in range(2)])

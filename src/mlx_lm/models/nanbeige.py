@@ -1,0 +1,80 @@
+"""Nanbeige 4.2: Llama whose layers run several times, each time with keys and values of their own.
+
+Source: https://arxiv.org/abs/2607.22083.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions
+from ..state import LayerState, ListSpec, StateSpec, part
+from . import llama
+from .base import Backbone, CausalLM, layer_state
+from .config import DecoderArgs
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    num_loops: int = 1
+    skip_loop_final_norm: bool = False
+    # Variants that no published checkpoint has.
+    enable_depth_attention: bool = False
+    enable_double_loop_split: bool = False
+    loop_share_kv: bool = False
+    use_depth_attention: bool = False
+    use_loop_split: bool = False
+    use_mhc: bool = False
+    use_ngram: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_loops < 1:
+            raise ConfigError(f"config.json: num_loops must be at least 1, not {self.num_loops}.")
+        for name in ("enable_depth_attention", "enable_double_loop_split", "loop_share_kv", "use_depth_attention",
+                     "use_loop_split", "use_mhc", "use_ngram"):  # fmt: skip
+            if getattr(self, name):
+                raise ConfigError(f"config.json: {name}=true is not supported for model type 'nanbeige'.")
+
+
+class LoopedAttention(Attention):
+    """One layer's attention; each loop has a state of its own."""
+
+    def __init__(self, options: AttentionOptions, loops: int):
+        super().__init__(options)
+        self._loops = loops
+
+    def state_spec(self) -> StateSpec:
+        return ListSpec((super().state_spec(),) * self._loops)
+
+
+class LoopedBackbone(Backbone):
+    """The norm stands after every loop, or only after the last."""
+
+    def __init__(self, model: CausalLM, args: Any):
+        super().__init__(model, args)
+        self._loops, self._norm_each = args.num_loops, not args.skip_loop_final_norm
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        for loop in range(self._loops):
+            for i, layer in enumerate(self[self._names.layers]):
+                h = layer(h, part(layer_state(cache, i), loop))
+            if self._norm_each or loop == self._loops - 1:
+                h = self[self._names.norm](h)
+        return h
+
+
+class Model(llama.Model):
+    backbone_type = LoopedBackbone
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> LoopedAttention:
+        return LoopedAttention(cls.attention_options(args, index), args.num_loops)

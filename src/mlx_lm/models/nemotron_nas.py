@@ -1,0 +1,99 @@
+"""Nemotron NAS (Puzzle): Llama of which a search left out, narrowed or replaced parts, layer by layer.
+
+Source: https://arxiv.org/abs/2411.19146.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import GatedMLP, LayerNames, Linear
+from ..state import LayerState, NoSpec, StateSpec
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Rename
+
+_NOT_SUPPORTED = (
+    "num_sink_tokens",
+    "sparsify",
+    "unshifted_sink",
+    "use_prefill_window_in_sink_attention",
+    "window_length",
+)
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    block_configs: list[Any] = field(kw_only=True)
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    rope_theta: float = field(default=500000.0, kw_only=True)
+    max_position_embeddings: int = field(default=131072, kw_only=True)
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.block_configs) != self.num_hidden_layers:
+            raise ConfigError("config.json: block_configs must have an entry for each layer.")
+        for i, block in enumerate(self.block_configs):
+            parts = [block.get(name) for name in ("attention", "ffn")] if isinstance(block, dict) else [None]
+            if not all(isinstance(part, dict) for part in parts):
+                raise ConfigError(f"config.json: block_configs[{i}] must have 'attention' and 'ffn'.")
+            for name in _NOT_SUPPORTED:
+                if any(part.get(name) for part in parts):
+                    raise ConfigError(f"config.json: {name} in block_configs[{i}] is not supported.")
+            share, wide = parts[0].get("n_heads_in_group"), parts[1].get("ffn_mult")
+            if self.kind("attention", i) == "full" and (not isinstance(share, int) or share < 1
+                                                        or self.num_attention_heads % share):  # fmt: skip
+                raise ConfigError(f"config.json: n_heads_in_group={share!r} in block_configs[{i}] is not possible.")
+            if self.kind("ffn", i) == "full" and (not isinstance(wide, int | float) or wide <= 0):
+                raise ConfigError(f"config.json: ffn_mult={wide!r} in block_configs[{i}] is not possible.")
+
+    def kind(self, part: str, index: int) -> str:
+        """What layer `index` has for "attention" or "ffn": "none", "linear" or "full"."""
+        block = self.block_configs[index][part]
+        return "none" if block.get("no_op") else "linear" if block.get("replace_with_linear") else "full"
+
+
+class LinearPart(nn.Module):
+    """One matrix in place of attention or feed-forward."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.linear = Linear(size, size, bias=False)
+
+    def state_spec(self) -> StateSpec:
+        return NoSpec()
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        return self.linear(x)
+
+
+class Model(DenseModel):
+    rules = (Rename(r"\.(self_attn|mlp)\.linear_(?:attn|mlp)\.", r".\1.linear."),)
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        mixes, feeds = (args.kind(part, index) != "none" for part in ("attention", "ffn"))
+        first = ("self_attn", "input_layernorm") if mixes else (None, None)
+        second = ("mlp", "post_attention_layernorm") if feeds else (None, None)
+        return LayerNames(first[0], second[0], first[1], None, second[1])
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        kind = args.kind("attention", index)
+        if kind != "full":
+            return LinearPart(args.hidden_size) if kind == "linear" else None
+        share = args.block_configs[index]["attention"]["n_heads_in_group"]
+        return cls.attention_type(cls.attention_options(args, index, num_kv_heads=args.num_attention_heads // share))
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module | None:  # type: ignore[override]
+        kind = args.kind("ffn", index)
+        if kind != "full":
+            return LinearPart(args.hidden_size) if kind == "linear" else None
+        size = int(2 * args.block_configs[index]["ffn"]["ffn_mult"] * args.hidden_size / 3)
+        return GatedMLP(args.hidden_size, -(-size // 256) * 256, args.hidden_act, bias=args.mlp_bias)

@@ -1,0 +1,141 @@
+"""Phi 3 small: layers that see near blocks and every n-th far one, limited GeGLU, muP multipliers.
+
+Sources: https://arxiv.org/abs/2404.14219, https://huggingface.co/microsoft/Phi-3-small-8k-instruct.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..kernels import KVView
+from ..nn import MLP, Attention, AttentionOptions, Linear, RopeParameters
+from ..nn.biased import BiasedAttention
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+
+# Ids for which the published tokenizer has no token: nobody is to sample them.
+_UNUSED = 100256, 100258, 100259, 100260, *range(100264, 100266), *range(100267, 100352)
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "ff_intermediate_size": "intermediate_size",
+        "layer_norm_epsilon": "layer_norm_eps",
+        "rope_embedding_base": "rope_theta",
+    }
+    hidden_act: str = field(default="gegelu", kw_only=True)
+    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rope_theta: float = field(default=1000000.0, kw_only=True)
+    layer_norm_eps: float = 1e-5
+    gegelu_limit: float | None = 20.0
+    mup_use_scaling: bool = True
+    mup_attn_multiplier: float = 1.0
+    mup_embedding_multiplier: float | None = 10.0
+    mup_width_multiplier: float | None = 8.0
+    rope_position_scale: float = 1.0
+    dense_attention_every_n_layers: int | None = 2
+    blocksparse_homo_head_pattern: bool = False
+    blocksparse_block_size: int = 64
+    blocksparse_num_local_blocks: int = 16
+    blocksparse_vert_stride: int = 8
+    original_max_position_embeddings: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.hidden_act != "gegelu":
+            raise ConfigError(f"config.json: hidden_act={self.hidden_act!r} is not supported for 'phi3small'.")
+        self.hidden_act = "quick_gelu"
+        super().__post_init__()
+        sizes = self.blocksparse_block_size, self.blocksparse_num_local_blocks, self.blocksparse_vert_stride
+        if min(sizes) < 1 or (self.rope_scaling and self.rope_position_scale != 1):
+            raise ConfigError("config.json: the blocksparse sizes, or two rope scalings together, are not possible.")
+
+    def layer_rope(self, index: int) -> RopeParameters:
+        if self.rope_position_scale == 1:
+            return self.rope_parameters()
+        return RopeParameters("linear", self.rope_theta, scaling={"factor": self.rope_position_scale})
+
+    def is_dense(self, index: int) -> bool:
+        every = self.dense_attention_every_n_layers
+        return bool(every) and (index + 1) % every == 0
+
+
+class GroupedAttention(Attention):
+    """The fused projection holds, for each key head, its query heads, the key and the value."""
+
+    qkv_name, out_name = "query_key_value", "dense"
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        o = self._options
+        groups = mx.unflatten(self[self.qkv_name](x), -1, (o.num_kv_heads, -1, o.head_dim))  # (B, L, G, share + 2, D)
+        parts = mx.split(groups, [o.num_heads // o.num_kv_heads, groups.shape[3] - 1], axis=3)
+        queries, keys, values = (part.flatten(2, 3).transpose(0, 2, 1, 3) for part in parts)
+        return queries, keys, values, None
+
+
+class StridedAttention(BiasedAttention, GroupedAttention):
+    """A query sees the blocks just before, and every `stride`-th; which ones differs by head."""
+
+    def __init__(self, options: AttentionOptions, args: ModelArgs):
+        super().__init__(options)
+        self._size, self._local = args.blocksparse_block_size, args.blocksparse_num_local_blocks
+        self._stride = args.blocksparse_vert_stride
+        self._step = 0 if args.blocksparse_homo_head_pattern else max(1, self._stride // options.num_heads)
+
+    def rule(self, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView) -> mx.array:
+        query, key, head = query // self._size, key // self._size, mx.arange(self._options.num_heads)[:, None, None]
+        mask = (query - key < self._local) | ((key + head * self._step + 1) % self._stride == 0)
+        return (mask if seen is None else mask & seen)[None]
+
+
+class LimitedGLU(MLP):
+    """Gate and up are neighbours in one projection, limited; up has 1 added."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, act: str, limit: float | None):
+        super().__init__(hidden_size, intermediate_size, act, bias=True)
+        self.up_proj = Linear(hidden_size, 2 * intermediate_size, bias=True)
+        self.limit = limit
+
+    def __call__(self, x: mx.array) -> mx.array:
+        both = mx.unflatten(self.up_proj(x), -1, (-1, 2))
+        gate, up = both[..., 0], both[..., 1]
+        if self.limit is not None:
+            gate, up = mx.minimum(gate, self.limit), mx.clip(up, -self.limit, self.limit)
+        return self.down_proj(kernels.gated_activation(gate, up + 1, self.act))
+
+
+class Model(DenseModel):
+    names = ModelNames(norm="final_layernorm")
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module:
+        scale = args.mup_attn_multiplier / args.heads[2] if args.mup_use_scaling else None
+        changes = {"scale": scale, "fused": True, "bias": True, "out_bias": True}
+        options: AttentionOptions = cls.attention_options(args, index, **changes)
+        if args.is_dense(index):
+            return GroupedAttention(options)
+        return StridedAttention(options, args)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        return LimitedGLU(args.hidden_size, args.intermediate_size, args.hidden_act, args.gegelu_limit)
+
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return args.mup_embedding_multiplier or 1.0
+
+    @staticmethod
+    def logit_scale(args: Any) -> float:
+        return 1 / (args.mup_width_multiplier or 1.0)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        logits = super().logits(hidden)
+        if logits.shape[-1] <= _UNUSED[-1]:
+            return logits
+        logits[..., mx.array(_UNUSED)] = -mx.inf
+        return logits

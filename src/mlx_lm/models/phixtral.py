@@ -1,0 +1,84 @@
+"""Phixtral: Phi 2 with experts, merged from fine-tuned copies. Source: https://huggingface.co/mlabonne/phixtral-4x2_8."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mlx import nn
+
+from ..nn import Attention, AttentionOptions, LayerNames, LayerNorm, MoE, RopeParameters, Routing, SwitchMLP
+from .base import ModelNames
+from .config import DecoderArgs
+from .dense import DenseModel
+from .weights import Rename, Stack
+
+
+@dataclass
+class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {
+        "n_embd": "hidden_size",
+        "model_dim": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "num_layers": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "num_heads": "num_attention_heads",
+        "n_head_kv": "num_key_value_heads",
+        "n_inner": "intermediate_size",
+        "n_positions": "max_position_embeddings",
+        "num_vocab": "vocab_size",
+        "activation_function": "hidden_act",
+        "layer_norm_epsilon": "layer_norm_eps",
+    }
+    hidden_size: int = field(default=2560, kw_only=True)
+    num_hidden_layers: int = field(default=32, kw_only=True)
+    num_attention_heads: int = field(default=32, kw_only=True)
+    vocab_size: int = field(default=51200, kw_only=True)
+    hidden_act: str = field(default="gelu_new", kw_only=True)
+    layer_norm_eps: float = 1e-5
+    rotary_dim: int = 32
+    num_local_experts: int = 4
+    num_experts_per_tok: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
+
+    def layer_rope(self, index: int) -> RopeParameters:
+        return RopeParameters(partial=self.rotary_dim / self.heads[2])
+
+
+class FusedAttention(Attention):
+    qkv_name, out_name = "Wqkv", "out_proj"
+
+
+class Model(DenseModel):
+    names = ModelNames("transformer", "wte", "h", "ln_f", "lm_head")
+    layer_names = LayerNames("mixer", "moe", "ln", None, None)
+    attention_type = FusedAttention
+    rules = (
+        Rename(r"\.embd\.wte\.", ".wte."),
+        Rename(r"^lm_head\.ln\.", "transformer.ln_f."),
+        Rename(r"^lm_head\.linear\.", "lm_head."),
+        Stack(r"(?P<at>.*\.moe)\.mlp\.(?P<expert>\d+)\.(?P<kind>fc[12]\.\w+)", r"\g<at>.switch_mlp.\g<kind>"),
+    )
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        return super().attention_options(args, index, fused=True, bias=True, out_bias=True, **changes)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        sizes = args.hidden_size, args.intermediate_size, args.num_local_experts
+        experts = SwitchMLP(*sizes, act=args.hidden_act, bias=True)
+        return MoE(args.hidden_size, args.num_local_experts, Routing(args.num_experts_per_tok, "softmax_topk"), experts)
+
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return LayerNorm(args.hidden_size, args.layer_norm_eps)
+
+    @classmethod
+    def parallel(cls, args: Any) -> bool:
+        return True
+
+    @staticmethod
+    def head_bias(args: Any) -> bool:
+        return True

@@ -1,0 +1,174 @@
+"""Qwen4-Exp, the text model: gated residual streams, gated delta and block-sparse attention, n-gram memories.
+
+Source: https://huggingface.co/Qwen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from ..errors import ConfigError
+from ..nn import AttentionOptions, DecoderLayer, DeltaOptions, LayerNames, RMSNorm
+from ..nn.block_sparse import BlockOptions, PooledBlockAttention
+from ..nn.hyper import GatedStreams
+from ..nn.ngram import NgramMemory, NgramOptions
+from ..state import LayerState, ListSpec, StateSpec, part
+from . import qwen3_5_moe_text
+from .base import Backbone, ModelNames, layer_state
+from .weights import Drop, Stack, Transform, conv_layout, expert_rules
+
+_SIZES = (
+    "hc_lowrank", "ple_embed_dim", "ple_conv_kernel_size", "heads_per_ngram", "ngram_vocab_size_base",
+    "make_ngram_vocab_size_divisible_by", "num_experts", "num_experts_per_tok",
+)  # fmt: skip
+_INDEX = ("indexer_n_heads", "indexer_kv_heads", "indexer_head_dim", "indexer_budget", "indexer_compress_ratio")
+
+
+@dataclass
+class ModelArgs(qwen3_5_moe_text.ModelArgs):
+    rope_theta: float = field(default=10000.0, kw_only=True)
+    partial_rotary_factor: float = 1.0
+    num_experts: int = 512
+    num_experts_per_tok: int = 10
+    output_gate_type: str | None = None
+    hc_count: int = 4
+    hc_lowrank: int = 320
+    ple_layer_ids: list[int] | None = None
+    ple_embed_dim: int | None = None
+    ple_conv_kernel_size: int = 4
+    ngram_size: int = 3
+    heads_per_ngram: int = 8
+    ngram_vocab_size_base: int = 20_000_000
+    make_ngram_vocab_size_divisible_by: int = 128
+    seed: int = 1234
+    indexer_n_heads: int | None = None
+    indexer_kv_heads: int | None = None
+    indexer_head_dim: int | None = None
+    indexer_budget: int | None = None
+    indexer_compress_ratio: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self) -> None:
+        kinds = self.layer_types or []
+        self.layer_types = ["full_attention" if kind == "indexed_attention" else kind for kind in kinds] or None
+        super().__post_init__()
+        self.ple_embed_dim = self.hidden_size if self.ple_embed_dim is None else self.ple_embed_dim
+        self.ple_layer_ids = sorted(set(self.ple_layer_ids or []))
+        bounds = {"hc_count": (2, 64), "ngram_size": (2, 64), **dict.fromkeys(_SIZES, (1, 2**31 - 1))}
+        indexed = "full_attention" in (self.layer_types or [])
+        bounds |= dict.fromkeys(_INDEX if indexed else (), (1, 2**31 - 1))
+        for name, (least, most) in bounds.items():
+            if not least <= (getattr(self, name) or 0) <= most:
+                raise ConfigError(f"config.json: {name} must be from {least} to {most}, not {getattr(self, name)}.")
+        gate, heads = self.output_gate_type or self.hidden_act, (self.ngram_size - 1) * self.heads_per_ngram
+        budget, ratio, size = self.indexer_budget or 1, self.indexer_compress_ratio or 1, self.indexer_head_dim or 1
+        fits = size % 2 == 0 and size >= int(self.heads[2] * self.partial_rotary_factor)
+        linear = all(1 <= i <= self.num_hidden_layers and self.is_linear(i - 1) for i in self.ple_layer_ids)
+        remembers = bool(self.ple_layer_ids)
+        wrong = {
+            f"output_gate_type={gate!r} is not 'sigmoid' or 'silu'": gate not in ("sigmoid", "silu"),
+            f"indexer_kv_heads={self.indexer_kv_heads} is not 1": indexed and self.indexer_kv_heads != 1,
+            f"indexer_budget={budget} is not a multiple of {ratio}": indexed and budget % ratio,
+            f"indexer_head_dim={size} is odd, or less than what is rotated": indexed and not fits,
+            f"ple_embed_dim is not a multiple of {heads}, the heads of all n-grams": remembers
+            and self.ple_embed_dim % heads,
+            f"ple_layer_ids={self.ple_layer_ids} are not all linear_attention layers, from 1 on": not linear,
+            "ple_layer_ids needs eos_token_id": remembers and self.eos_token_id in (None, []),
+        }
+        for message in (text for text, is_so in wrong.items() if is_so):
+            raise ConfigError(f"config.json: {message}.")
+
+    def ngrams(self, index: int) -> NgramOptions | None:
+        """The n-gram memory of layer `index`."""
+        ids = self.ple_layer_ids or []
+        if index + 1 not in ids:
+            return None
+        end = self.eos_token_id[0] if isinstance(self.eos_token_id, list) else self.eos_token_id
+        sizes = self.hidden_size, self.hc_count, self.vocab_size, self.ngram_size, self.heads_per_ngram
+        rows = self.ngram_vocab_size_base, self.make_ngram_vocab_size_divisible_by
+        order, dims, kernel = ids.index(index + 1), self.ple_embed_dim or 0, self.ple_conv_kernel_size
+        return NgramOptions(*sizes, *rows, dims, kernel, order, self.seed, end=end or 0, eps=self.rms_norm_eps)
+
+
+class Layer(DecoderLayer):
+    """Streams (B, L, N, D) of tokens `ids` (B, L) through an n-gram memory or none, a mixer and experts."""
+
+    def add(self, args: ModelArgs, index: int) -> None:
+        for name in ("attn_hyper_connection", "mlp_hyper_connection"):
+            self[name] = GatedStreams(args.hc_count, args.hidden_size, args.hc_lowrank, args.rms_norm_eps)
+        if options := args.ngrams(index):
+            self.ple = NgramMemory(options)
+
+    def state_spec(self) -> StateSpec:
+        own = super().state_spec()
+        return ListSpec((own, self.ple.state_spec())) if "ple" in self else own
+
+    def __call__(self, x: mx.array, state: LayerState = None, ids: mx.array | None = None) -> mx.array:
+        if "ple" in self:
+            assert ids is not None
+            x = x + self.ple(x, ids, part(state, 1))
+            state = part(state, 0)
+        x = self.attn_hyper_connection.through(x, lambda h: self._mix(h, state))
+        return self.mlp_hyper_connection.through(x, self._feed)
+
+
+class StreamBackbone(Backbone):
+    """Every stream begins with the embeddings."""
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+        last = self[self._names.norm]
+        h = mx.repeat(h[:, :, None], last.streams, axis=2)
+        for i, layer in enumerate(self[self._names.layers]):
+            h = layer(h, layer_state(cache, i), inputs)
+        return last(h)
+
+
+class Model(qwen3_5_moe_text.Model):
+    names = ModelNames(norm="hyper_connection_mixer")
+    backbone_type = StreamBackbone
+    layer_type = Layer
+    rules = (
+        Drop(r"^mtp\."),
+        Drop(r"\.ple_embedding\.(layer_multipliers|ngram_heads_(vocab_sizes|offsets))$"),  # follow from the config
+        Stack(r"(?P<at>.*\.ngram_embedding)\.shard_(?P<expert>\d+)\.(?P<kind>\w+)", r"\g<at>.\g<kind>", join=True),
+        Transform(r"\.conv1d\.weight$", conv_layout),
+        *expert_rules(),
+    )
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        layer = super().layer(args, index)
+        layer.add(args, index)  # type: ignore[operator]
+        return layer
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        return replace(super().names_at(args, index), pre_mixer=None, pre_feed_forward=None)
+
+    @classmethod
+    def final_norm(cls, args: Any) -> nn.Module:
+        return GatedStreams(args.hc_count, args.hidden_size, args.hc_lowrank, args.rms_norm_eps, spreads=False)
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+        if args.is_linear(index):
+            return super().mixer(args, index)
+        size, top_k = args.indexer_compress_ratio, args.indexer_budget // args.indexer_compress_ratio
+        blocks = BlockOptions(args.indexer_n_heads, args.indexer_head_dim, size, top_k, 0, args.rms_norm_eps)
+        return PooledBlockAttention(cls.attention_options(args, index), blocks)
+
+    @classmethod
+    def delta_options(cls, args: Any) -> DeltaOptions:
+        return replace(super().delta_options(args), gate_act=args.output_gate_type or args.hidden_act)
+
+    @classmethod
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+        norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
+        return super().attention_options(args, index, qk_norm=norm, **changes)

@@ -1,0 +1,182 @@
+"""Step 3.5: two kinds of attention with gates for each head, sigmoid routing, limited feed-forwards.
+
+Source: https://huggingface.co/stepfun-ai/Step-3.5-Flash.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import mlx.core as mx
+from mlx import nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import Attention, AttentionOptions, GatedMLP, Linear, MoE, RMSNorm, RopeParameters, Routing, SwitchGLU
+from .config import flatten_config, rope_parameters
+from .dense import DenseModel, SlidingArgs
+from .weights import DropLayers, Rename, Rule
+
+_PER_LAYER = "layer_types", "layer_thetas", "partial_rotary_factors", "swiglu_limits", "swiglu_limits_shared"
+
+
+@dataclass
+class ModelArgs(SlidingArgs):
+    aliases: ClassVar = {"num_attention_groups": "num_key_value_heads", "share_expert_dims": "share_expert_dim"}
+    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    max_position_embeddings: int = field(default=262144, kw_only=True)
+    sliding_window: int | None = 512
+    attention_other_setting: dict[str, Any] | None = None
+    layer_thetas: list[float] | None = None
+    partial_rotary_factors: list[float] | None = None
+    yarn_only_types: list[str] | None = None
+    use_rope_layers: list[bool | int] | None = None
+    use_head_wise_attn_gate: bool = True
+    moe_layers_enum: str | list[int] | None = None
+    moe_num_experts: int = 288
+    moe_top_k: int = 8
+    moe_intermediate_size: int = 1280
+    share_expert_dim: int = 1280
+    moe_router_activation: str = "sigmoid"
+    moe_router_scaling_factor: float = 1.0
+    use_moe_router_bias: bool = True
+    norm_expert_weight: bool = True
+    swiglu_limits: list[float | None] | None = None
+    swiglu_limits_shared: list[float | None] | None = None
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for every family; `rope_theta` may be a list, and lists may go on for layers that predict further."""
+        flat = flatten_config(config)
+        if isinstance(flat.get("rope_theta"), list):
+            flat["layer_thetas"] = flat.pop("rope_theta")
+        count = flat.get("num_hidden_layers")
+        for name in _PER_LAYER:
+            if isinstance(flat.get(name), list) and isinstance(count, int):
+                flat[name] = flat[name][: max(count, 0)]
+        return super().from_dict(flat)
+
+    def __post_init__(self) -> None:
+        count = self.num_hidden_layers
+        if not self.layer_types:
+            self.layer_types = [("sliding_attention", "full_attention")[i % 2] for i in range(count)]
+        super().__post_init__()
+        for name in _PER_LAYER:
+            if getattr(self, name) and len(getattr(self, name)) != count:
+                raise ConfigError(f"config.json: {name} must have an entry for each of {count} layers.")
+        if self.use_rope_layers and not all(self.use_rope_layers):
+            raise ConfigError("config.json: layers without rope (use_rope_layers) are not supported.")
+        if not self.norm_expert_weight or self.moe_router_activation not in ("sigmoid", "softmax"):
+            raise ConfigError("config.json: this norm_expert_weight or moe_router_activation is not supported.")
+        if isinstance(self.moe_layers_enum, str):
+            try:
+                self.moe_layers_enum = [int(part) for part in self.moe_layers_enum.split(",") if part.strip()]
+            except ValueError:
+                raise ConfigError(f"config.json: moe_layers_enum={self.moe_layers_enum!r} is not a list.") from None
+
+    def heads_at(self, index: int) -> tuple[int, int]:
+        """Query heads and key-value heads of layer `index`."""
+        other = self.attention_other_setting
+        if other is None or self.layer_type(index) == "full_attention":
+            return self.heads[:2]
+        heads, groups = other.get("num_attention_heads"), other.get("num_attention_groups")
+        if not isinstance(heads, int) or not isinstance(groups, int) or min(heads, groups) < 1 or heads % groups:
+            raise ConfigError(f"config.json: attention_other_setting={other!r} is not possible.")
+        return heads, groups
+
+    def layer_rope(self, index: int) -> RopeParameters:
+        theta = self.layer_thetas[index] if self.layer_thetas else self.rope_theta
+        share = self.partial_rotary_factors[index] if self.partial_rotary_factors else 1.0
+        scaled = self.yarn_only_types is None or self.layer_type(index) in self.yarn_only_types
+        return rope_parameters(theta, share, self.rope_scaling if scaled else None, self.max_position_embeddings)
+
+    def has_experts(self, index: int) -> bool:
+        return index in self.moe_layers_enum if isinstance(self.moe_layers_enum, list) else index >= 1
+
+    def limit(self, index: int, *, shared: bool) -> float:
+        """What the feed-forward's parts are limited to; infinity for none."""
+        limits = self.swiglu_limits_shared if shared else self.swiglu_limits
+        return (limits[index] if limits else None) or float("inf")
+
+
+def limited(gate: mx.array, up: mx.array, *, limit: float) -> mx.array:
+    """silu(gate), at most `limit`, times `up` within +-`limit`."""
+    return mx.minimum(kernels.activation(gate, "silu"), limit) * mx.clip(up, -limit, limit)
+
+
+class LimitedMLP(GatedMLP):
+    limit = float("inf")
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if self.limit == float("inf"):
+            return super().__call__(x)
+        return self.down_proj(limited(self.gate_proj(x), self.up_proj(x), limit=self.limit))
+
+
+class HeadGates(Attention):
+    """A sigmoid gate for each head."""
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__(options)
+        self.g_proj = Linear(options.hidden_size, options.num_heads, bias=False)
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        queries, keys, values, _ = super()._project(x)
+        return queries, keys, values, mx.repeat(self.g_proj(x), self._options.head_dim, axis=-1)
+
+
+class Gate(nn.Module):
+    """The router's linear layer, and the selection bias beside it."""
+
+    def __init__(self, hidden_size: int, num_experts: int, bias: bool):
+        super().__init__()
+        self.gate = Linear(hidden_size, num_experts, bias=False)
+        if bias:
+            self.router_bias = mx.zeros((num_experts,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.gate(x)
+
+
+class Experts(MoE):
+    shared_name, correction_name = "share_expert", "router_bias"
+
+
+class Model(DenseModel):
+    rules = (
+        Rename(r"\.moe\.gate\.weight$", ".mlp.gate.gate.weight"),
+        Rename(r"\.moe\.router_bias$", ".mlp.gate.router_bias"),
+        Rename(r"\.moe\.(gate|up|down)_proj\.", r".mlp.switch_mlp.\1_proj."),
+        Rename(r"(\.\d+)\.share_expert\.", r"\1.mlp.share_expert."),
+    )
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers))
+
+    @classmethod
+    def norm(cls, args: Any) -> nn.Module:
+        return RMSNorm(args.hidden_size, args.rms_norm_eps, offset=1.0)
+
+    @classmethod
+    def mixer(cls, args: Any, index: int) -> Attention:
+        (heads, kv_heads), norm = args.heads_at(index), partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
+        options = cls.attention_options(args, index, num_heads=heads, num_kv_heads=kv_heads, qk_norm=norm)
+        return HeadGates(options) if args.use_head_wise_attn_gate else Attention(options)
+
+    @classmethod
+    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        sparse, width, count = args.has_experts(index), args.hidden_size, args.moe_num_experts
+        mlp = LimitedMLP(width, args.share_expert_dim if sparse else args.intermediate_size)
+        mlp.limit = args.limit(index, shared=True)
+        if not sparse:
+            return mlp
+        sigmoid = args.use_moe_router_bias or args.moe_router_activation == "sigmoid"
+        score, scale = "sigmoid" if sigmoid else "softmax", args.moe_router_scaling_factor
+        routing = Routing(args.moe_top_k, score, normalize=sigmoid, scale=scale, epsilon=1e-20)
+        limit = args.limit(index, shared=False)
+        act = "silu" if limit == float("inf") else partial(limited, limit=limit)
+        experts = SwitchGLU(width, args.moe_intermediate_size, count, act=act)
+        moe = Experts(width, count, routing, experts, shared=mlp)
+        moe.gate = Gate(width, count, args.use_moe_router_bias)
+        return moe

@@ -1,0 +1,225 @@
+"""xLSTM: a matrix memory with exponential gates in place of attention. Source: https://arxiv.org/abs/2503.13427.
+
+The memory is computed and kept in float32, whatever a config says of its kernels' types.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import kernels
+from ..errors import ConfigError
+from ..nn import DecoderLayer, GatedMLP, LayerNames, Linear, RMSNorm
+from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
+from .base import CausalLM, ModelNames
+from .config import BaseModelArgs, flatten_config
+from .weights import Rule, SplitSizes
+
+_CHUNK = 64  # tokens whose products are computed together
+
+
+@dataclass
+class ModelArgs(BaseModelArgs):
+    vocab_size: int = 50304
+    hidden_size: int = 4096
+    num_hidden_layers: int = 32
+    num_heads: int = 8
+    use_bias: bool = False
+    add_out_norm: bool = True
+    norm_eps: float = 1e-6
+    eps: float = 1e-6
+    qk_dim_factor: float = 0.5
+    v_dim_factor: float = 1.0
+    ffn_proj_factor: float = 2.667
+    ffn_round_up_to_multiple_of: int = 64
+    gate_soft_cap: float = 15.0
+    output_logit_soft_cap: float = 30.0
+    weight_mode: str = "single"
+    tie_word_embeddings: bool = field(default=False, init=False)  # nothing in the family ties them
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As for every family; `num_blocks` goes before `num_hidden_layers`."""
+        flat = flatten_config(config)
+        flat.pop("tie_word_embeddings", None)
+        if flat.get("num_blocks") is not None:
+            flat["num_hidden_layers"] = flat["num_blocks"]
+        width = flat.setdefault("hidden_size", flat.get("embedding_dim") or cls.hidden_size)
+        if flat.get("embedding_dim") not in (None, width):
+            raise ConfigError(f"config.json: embedding_dim={flat['embedding_dim']} is not hidden_size={width}.")
+        return super().from_dict(flat)
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "ffn_round_up_to_multiple_of", "gate_soft_cap", "output_logit_soft_cap"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"config.json: {name} must be positive, not {getattr(self, name)}.")
+        for name, size in (("qk_dim", self.key_size), ("v_dim", self.value_size), ("ffn_proj", self.feed_forward_size)):
+            whole = name == "ffn_proj" or size % self.num_heads == 0
+            if not whole or not 1 <= size < 2**31:
+                raise ConfigError(
+                    f"config.json: {name}_factor with hidden_size={self.hidden_size} and num_heads={self.num_heads} "
+                    f"gives {size} features, which is not possible."
+                )
+        if not self.add_out_norm or self.weight_mode not in ("single", "fused"):
+            raise ConfigError(
+                f"config.json: add_out_norm={self.add_out_norm} with weight_mode={self.weight_mode!r} is not supported "
+                f"for model type {self.model_type!r}; known: true with 'single' or 'fused'."
+            )
+
+    @property
+    def key_size(self) -> int:
+        return int(self.hidden_size * self.qk_dim_factor)
+
+    @property
+    def value_size(self) -> int:
+        return int(self.hidden_size * self.v_dim_factor)
+
+    @property
+    def feed_forward_size(self) -> int:
+        unit = self.ffn_round_up_to_multiple_of
+        return int((self.hidden_size * self.ffn_proj_factor + unit - 1) // unit * unit)
+
+
+class ShiftedNorm(RMSNorm):
+    """A root-mean-square norm with a bias."""
+
+    def __init__(self, dims: int, eps: float):
+        super().__init__(dims, eps)
+        self.bias = mx.zeros((dims,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(x) + self.bias
+
+
+class HeadwiseNorm(nn.Module):
+    """Layer norm of each head of x (B, L, H, D), with weights of its own -> (B, L, H*D)."""
+
+    def __init__(self, dims: int, eps: float, *, bias: bool):
+        super().__init__()
+        self._eps = eps
+        self.weight = mx.ones((dims,))
+        if bias:
+            self.bias = mx.zeros((dims,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = kernels.layer_norm(x, None, None, self._eps).flatten(2) * self.weight
+        return y + self.bias if "bias" in self else y
+
+
+def remember(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    gates: tuple[mx.array, mx.array],
+    state: tuple[mx.array, mx.array],
+    eps: float,
+) -> tuple[mx.array, tuple[mx.array, mx.array]]:
+    """One chunk: q (scaled) and k (B, H, L, K), v (B, H, L, V), log gates for new and old (B, H, L).
+
+    `state` is the memory (B, H, K, V+1), whose last column sums keys, and the exponent that it is relative to (B, H).
+    Returns (B, H, L, V) and the next state.
+    """
+    (write, forget), (memory, top) = gates, state
+    kept = mx.cumsum(forget, axis=-1)
+    above = kept + mx.maximum(top[..., None], mx.cummax(write - kept, axis=-1))  # each token's exponent
+    shares = kept[..., :, None] - kept[..., None, :] + (write[..., None, :] - above[..., :, None])
+    length = q.shape[2]
+    shares = mx.exp(mx.where(mx.tri(length, dtype=mx.bool_), shares, -mx.inf))  # (B, H, L, L)
+    v = mx.concatenate([v, mx.ones_like(v[..., :1])], axis=-1)
+    old = mx.exp(kept + top[..., None] - above)[..., None]
+    total = (q @ k.swapaxes(-1, -2) * shares) @ v + (q * old) @ memory
+    y = total[..., :-1] / (mx.maximum(mx.abs(total[..., -1:]), mx.exp(-above)[..., None]) + eps)
+    memory = memory * old[..., -1:, :] + (k * shares[..., -1, :, None]).swapaxes(-1, -2) @ v
+    return y, (memory, above[..., -1])
+
+
+class MatrixMemory(nn.Module):
+    """x (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self._heads, self._cap, self._eps = args.num_heads, args.gate_soft_cap, args.eps
+        self._sizes = args.key_size // args.num_heads, args.value_size // args.num_heads
+        sizes = {"q": args.key_size, "k": args.key_size, "v": args.value_size, "ogate_preact": args.value_size}
+        for name, size in sizes.items():
+            self[name] = Linear(args.hidden_size, size, bias=args.use_bias)
+        for name in ("igate_preact", "fgate_preact"):
+            self[name] = Linear(args.hidden_size, args.num_heads, bias=True)
+        self.multihead_norm = HeadwiseNorm(args.value_size, args.norm_eps, bias=args.use_bias)
+        self.out_proj = Linear(args.value_size, args.hidden_size, bias=args.use_bias)
+
+    def state_spec(self) -> StateSpec:
+        """The memory and its exponent."""
+        keys, values = self._sizes
+        memory = ArraySlot((self._heads, keys, values + 1), mx.float32)
+        return RecurrentSpec((memory, ArraySlot((self._heads,), mx.float32)))
+
+    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+        q, k, v = (
+            mx.unflatten(self[name](x).astype(mx.float32), -1, (self._heads, -1)).transpose(0, 2, 1, 3)
+            for name in "qkv"
+        )
+        write, forget = (
+            self._cap * mx.tanh(self[f"{name}gate_preact"](x).astype(mx.float32) / self._cap).swapaxes(1, 2)
+            for name in "if"
+        )
+        q, forget = q * self._sizes[0] ** -0.5, -nn.softplus(-forget)
+        memory, top = gather_slot(state, 0), gather_slot(state, 1)
+        if memory is None or top is None:
+            memory = mx.zeros((*k.shape[:2], k.shape[3], v.shape[3] + 1), mx.float32)
+            top = mx.zeros(k.shape[:2], mx.float32)
+        parts, now = [], (memory, top)
+        for start in range(0, x.shape[1], _CHUNK):
+            some = slice(start, start + _CHUNK)
+            gates = write[..., some], forget[..., some]
+            y, now = remember(q[:, :, some], k[:, :, some], v[:, :, some], gates, now, self._eps)
+            parts.append(y)
+        scatter_slots(state, now, x.shape[1])
+        y = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
+        y = self.multihead_norm(y.transpose(0, 2, 1, 3).astype(x.dtype))
+        return self.out_proj(mx.sigmoid(self.ogate_preact(x)) * y)
+
+
+class FeedForward(GatedMLP):
+    gate_name, up_name, down_name = "proj_up_gate", "proj_up", "proj_down"
+
+
+class Model(CausalLM):
+    names = ModelNames("backbone", "embeddings", "blocks", "out_norm")
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        """Checkpoints hold projections of the same input apart or together."""
+        args = self.args
+        keys, values, heads, inner = args.key_size, args.value_size, args.num_heads, args.feed_forward_size
+        fused = {
+            "qkv_opreact": {"q": keys, "k": keys, "v": values, "ogate_preact": values},
+            "ifgate_preact": {"igate_preact": heads, "fgate_preact": heads},
+            "proj_up_gate_z": {"proj_up_gate": inner, "proj_up": inner},
+        }
+        rules = (
+            SplitSizes(rf"(.*\.){name}\.(\w+)", tuple(rf"\1{part}.\2" for part in parts), tuple(parts.values()))
+            for name, parts in fused.items()
+        )
+        return (*super().weight_rules(), *rules)
+
+    @classmethod
+    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+        norm = ShiftedNorm if args.use_bias else RMSNorm
+        feed_forward = FeedForward(args.hidden_size, args.feed_forward_size, bias=args.use_bias)
+        return DecoderLayer(
+            mixer=MatrixMemory(args),
+            feed_forward=feed_forward,
+            norm=lambda: norm(args.hidden_size, args.norm_eps),
+            names=LayerNames("mlstm_layer", "ffn", "norm_mlstm", None, "norm_ffn", None),
+        )
+
+    @staticmethod
+    def final_norm(args: Any) -> nn.Module:
+        return RMSNorm(args.hidden_size, args.norm_eps)
+
+    @staticmethod
+    def logit_softcap(args: Any) -> float | None:
+        return args.output_logit_soft_cap

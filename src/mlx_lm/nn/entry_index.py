@@ -1,0 +1,143 @@
+"""The choice of compressed entries that a run of layers reads, and what those layers share.
+
+Entries are scored as in `indexed`. A layer may also mark the best blocks of entries; later ones choose among these
+only. Source: DeepSeek-V4.1, https://huggingface.co/deepseek-ai/DeepSeek-V4.1-Flash.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .compressed import CompressedOptions, turned
+from .indexed import best_of
+from .linear import Linear
+from .norm import RMSNorm
+from .rounding import rounded_fp4
+
+__all__ = ["EntryIndexer", "Shared", "Sharing", "row_of"]
+
+_SCORE_BYTES = 256 << 20  # scores of all heads at a time
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What a layer does for those after it.
+
+    Attributes:
+        rate: tokens in an entry; 0 for a layer that attends to its window only.
+        makes, chooses: the layer makes entries; it chooses which of them are read.
+        pool: blocks of `block` entries that the choosing layers after this one may choose from; 0 for all.
+        pooled: this layer chooses from such blocks.
+    """
+
+    rate: int = 0
+    makes: bool = False
+    chooses: bool = False
+    pool: int = 0
+    block: int = 1
+    pooled: bool = False
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the layers of one pass share: lists with one item for all rows, or one for each where their states differ.
+
+    Attributes:
+        entries, keys: all entries so far (b, 1, T, D), and the indexer's keys (b, 1, T, d).
+        read: the entries that queries may read (b, 1, S, D), and which query reads which (b, L, S) or (L, S).
+        pool: the entries that are still to choose from (b, L, T), or None for all.
+    """
+
+    entries: list[mx.array]
+    keys: list[mx.array]
+    read: list[tuple[mx.array, mx.array]] = field(default_factory=list)
+    pool: list[mx.array | None] = field(default_factory=list)
+
+
+def row_of(count: int, index: int) -> slice:
+    """The rows of the batch to which item `index` of `count` belongs."""
+    return slice(None) if count == 1 else slice(index, index + 1)
+
+
+class EntryIndexer(nn.Module):
+    """Chooses entries by the sum of rectified products of all its heads."""
+
+    def __init__(self, o: CompressedOptions, sharing: Sharing):
+        super().__init__()
+        self._options, self._sharing = o, sharing
+        self.q_b_proj = Linear(o.q_rank, o.index_heads * o.index_dim, bias=False)
+        self.weights_proj = Linear(o.hidden_size, o.index_heads, bias=False)
+        if sharing.makes:
+            self.k_proj = Linear(o.head_dim, o.index_dim, bias=False)
+            self.k_norm = RMSNorm(o.index_dim, o.norm_eps)
+
+    def __call__(
+        self, x: mx.array, compressed: mx.array, shared: Shared, position: int | mx.array, starts: list[int]
+    ) -> Shared:
+        o, s = self._options, self._sharing
+        pools = shared.pool or [None] * len(starts)
+        if all(p is None for p in pools) and all(k.shape[2] <= self._least for k in shared.keys):
+            done = (self._done(e, start, x.shape[1]) for e, start in zip(shared.entries, starts, strict=True))
+            return replace(shared, read=list(zip(shared.entries, done, strict=True)), pool=pools)
+        q = mx.unflatten(self.q_b_proj(compressed), -1, (o.index_heads, -1)).transpose(0, 2, 1, 3)
+        q = rounded_fp4(turned(q, o.rope, o.rope_dim, position)).astype(mx.float32)
+        weights = self.weights_proj(x).astype(mx.float32) * (o.index_heads * o.index_dim) ** -0.5
+        read, marked = [], []
+        for i, start in enumerate(starts):
+            row = row_of(len(starts), i)
+            mask, pool = self._choose(q[row], weights[row], shared.keys[i], pools[i], start)
+            read.append(self._gathered(shared.entries[i], mask))
+            marked.append(pool if s.pool else pools[i])
+        return replace(shared, read=read, pool=marked)
+
+    @property
+    def _least(self) -> int:
+        """The number of entries up to which there is nothing to choose."""
+        s = self._sharing
+        return min(self._options.index_topk, s.pool * s.block) if s.pool else self._options.index_topk
+
+    def _done(self, entries: mx.array, start: int, length: int) -> mx.array:
+        """Which entries were complete at each position: (L, T)."""
+        ends = (mx.arange(start, start + length)[:, None] + 1) // self._options.rate
+        return mx.arange(entries.shape[2])[None] < ends
+
+    def _choose(
+        self, q: mx.array, weights: mx.array, keys: mx.array, pool: mx.array | None, start: int
+    ) -> tuple[mx.array, mx.array | None]:
+        """Queries (b, H, L, d), weights (b, L, H) and keys (b, 1, T, d) -> masks (b, L, T): read, and the pool."""
+        s, top_k, (length, total) = self._sharing, self._options.index_topk, (q.shape[2], keys.shape[2])
+        done, across = self._done(keys, start, length), keys.astype(mx.float32).swapaxes(-1, -2)
+        step = max(1, _SCORE_BYTES // (4 * total * q.shape[0] * q.shape[1]))
+        masks, marks = [], []
+        for at in range(0, length, step):
+            some = slice(at, at + step)
+            scores = mx.maximum(q[:, :, some] @ across, 0)  # (b, H, l, T)
+            scores = (weights[:, some].transpose(0, 2, 1)[..., None] * scores).sum(axis=1)
+            scores = mx.where(done[some], scores, -mx.inf)
+            if s.pool and total > s.pool * s.block:
+                marks.append(self._marked(scores, done[some]))
+            if pool is not None and s.pooled:
+                scores = mx.where(pool[:, some], scores, -mx.inf)
+            possible = scores > -mx.inf
+            masks.append(best_of(scores, top_k) & possible if total > top_k else possible)
+        return mx.concatenate(masks, axis=1), mx.concatenate(marks, axis=1) if marks else None
+
+    def _marked(self, scores: mx.array, done: mx.array) -> mx.array:
+        """The entries (b, l, T) of the blocks with the best scores, and of each query's last block."""
+        s, total = self._sharing, scores.shape[-1]
+        padded = mx.pad(scores, [(0, 0), (0, 0), (0, -total % s.block)], constant_values=-mx.inf)
+        best = mx.unflatten(padded, -1, (-1, s.block)).max(axis=-1)
+        last = (mx.maximum(done.sum(axis=-1, keepdims=True), 1) - 1) // s.block  # (l, 1)
+        best = mx.where(mx.arange(best.shape[-1]) == last, mx.inf, best)
+        keep = best_of(best, s.pool) & (best > -mx.inf)
+        return mx.repeat(keep, s.block, axis=-1)[..., :total]
+
+    def _gathered(self, entries: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
+        """For a single query only the entries that it reads."""
+        top_k = self._options.index_topk
+        if mask.shape[1] > 1 or entries.shape[2] <= top_k:
+            return entries, mask
+        at = mx.stop_gradient(mx.sort(mx.argpartition(~mask[:, 0], kth=top_k - 1, axis=-1)[:, :top_k], axis=-1))
+        entries = mx.take_along_axis(entries, at[:, None, :, None], axis=2)
+        return entries, mx.take_along_axis(mask, at[:, None], axis=-1)
