@@ -13,6 +13,7 @@ from ..kernels import QuantizedTensor, fused
 
 __all__ = ["TokenBuffer", "fitting_group_size"]
 
+_ROOM = 64  # tokens free after an append
 _STEP = 256  # tokens; the smallest growth, which is also a prefix-cache block
 
 
@@ -179,6 +180,11 @@ class TokenBuffer:
         self._parts = grown
 
     def _capacity_for(self, needed: int) -> int:
-        # An eighth of slack keeps appends amortized O(1) and measured bytes near the declared ones.
-        wanted, step = (needed, _STEP // 4) if self.steady else (max(needed, self.length + self.length // 8), _STEP)
-        return -(-wanted // step) * step
+        # An eighth of slack keeps appends amortized O(1) and measured bytes near the declared ones. A prompt gets room
+        # for the first tokens of its answer: one of a whole number of steps would be copied by the very next token.
+        def whole(tokens: int, step: int) -> int:
+            return -(-tokens // step) * step
+
+        if self.steady:
+            return whole(needed, _ROOM)
+        return max(whole(max(needed, self.length + self.length // 8), _STEP), whole(needed + _ROOM, _ROOM))
