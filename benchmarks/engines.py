@@ -114,16 +114,15 @@ class MlxLm(Engine):
     family: str = "mlx-lm"
     python: str = ""
 
-    def measures(self) -> tuple[Measure, ...]:
-        return ("decode", "prefill", "ttft")
-
     def measure(self, what: Measure, sizes: Sizes) -> Sample:
         env = {"PYTHONPATH": None}  # else this package would answer to mlx-lm's name
         if what == "ttft":
             return _generate(self.python, self.model, env, sizes.timeout)
+        filled = [f"--depth={sizes.depth}", f"--tokens={sizes.peer_tokens}", "--fill"]
         argv = {
-            "decode": ["decode", f"--depth={sizes.depth}", f"--tokens={sizes.peer_tokens}", "--fill"],
+            "decode": ["decode", *filled],
             "prefill": ["prefill", f"--tokens={sizes.peer_prefill}", "--no-warm"],
+            "batch8": ["batch", *filled, f"--size={sizes.batch}"],
         }[what]
         return _sample(run([self.python, _WORKER, *argv, "--model", self.model], env=env, timeout=sizes.timeout))
 
@@ -131,6 +130,7 @@ class MlxLm(Engine):
         return {
             "decode": f"{sizes.peer_tokens} tokens after a cache filled with random keys",
             "prefill": f"on {sizes.peer_prefill} tokens, not {sizes.prefill}; not scaled",
+            "batch8": f"{sizes.peer_tokens} tokens each after caches filled with random keys",
         }.get(what, "")
 
 

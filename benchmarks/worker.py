@@ -2,9 +2,9 @@
 
     python worker.py decode|prefill|batch|bandwidth [--model MODEL] [--depth 512] [--tokens 128] [--fill]
 
-It uses only names that both packages have, except for `batch` and `bandwidth`, which are ours alone. Prompts are the
-same random ids at every start. `--fill` puts random keys and values into the cache instead of computing the depth, for
-an engine that would take minutes for it: the cost of a decode step does not depend on what the cache holds.
+It uses only names that both packages have, except for `bandwidth`, which is ours alone. Prompts are the same random ids
+at every start. `--fill` puts random keys and values into each cache instead of computing the depth, for an engine that
+would take minutes for it: the cost of a decode step does not depend on what the cache holds.
 """
 
 import argparse
@@ -80,14 +80,15 @@ def _prefill(model: Any, tokens: int, warm: bool) -> float:
     return tokens / (time.perf_counter() - start)
 
 
-def _batch(model: Any, size: int, depth: int, tokens: int) -> float:
+def _batch(model: Any, size: int, depth: int, tokens: int, fill: bool) -> float:
     """Tokens per second of all sequences together, while all are decoding."""
-    from mlx_lm.engine import BatchGenerator
+    from mlx_lm.generate import BatchGenerator
 
-    generator = BatchGenerator(
-        model, max_tokens=tokens + size, completion_batch_size=size, prefer_prefill_when_pending=True
-    )
-    generator.insert([_ids(depth, seed=i) for i in range(size)])
+    # Ours alone has this option; filled caches leave a prompt of one token each, which starts all at once.
+    first: dict[str, Any] = {} if fill else {"prefer_prefill_when_pending": True}
+    generator = BatchGenerator(model, max_tokens=tokens + size, completion_batch_size=size, **first)
+    caches = [_filled(model, depth - 1) for _ in range(size)] if fill else None
+    generator.insert([_ids(1 if fill else depth, seed=i) for i in range(size)], caches=caches)
     started: set[int] = set()
     while len(started) < size:
         started |= {r.uid for r in generator.next_generated()}
@@ -133,7 +134,7 @@ def main() -> None:
     elif args.measure == "prefill":
         found["value"] = _prefill(model, args.tokens, not args.no_warm)
     else:
-        found["value"] = _batch(model, args.size, args.depth, args.tokens)
+        found["value"] = _batch(model, args.size, args.depth, args.tokens, args.fill)
     print(json.dumps(found))
 
 

@@ -48,7 +48,7 @@ def test_engines_of_a_format(tmp_path: Path) -> None:
     assert [e.label for e in found] == [
         "ours, exact", "ours, int8", "mlx-lm 0.32.2", "llama.cpp as packaged", "llama.cpp Q4_0",
     ]  # fmt: skip
-    assert "batch8" not in found[2].measures() and "batch8" not in found[3].measures()
+    assert "batch8" in found[2].measures() and "batch8" not in found[3].measures()
     bench.with_name("llama-batched-bench").touch()
     found = command.engines("bf16", files, peer_python=None, llama_bench=str(bench))
     assert [e.family for e in found] == ["ours", "ours", "llama.cpp", "llama.cpp"]
@@ -123,6 +123,17 @@ def test_mlx_lm_never_sees_our_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     for what in peer.measures():
         peer.measure(what, Sizes())
     assert all(argv[0] == "py" and options["env"] == {"PYTHONPATH": None} for argv, options in calls)
+
+
+def test_mlx_lm_decodes_after_filled_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _spy(monkeypatch, '{"value": 1.0}')
+    peer = MlxLm("mlx-lm", "m", python="py")
+    for what in ("decode", "batch8"):
+        peer.measure(what, Sizes(peer_tokens=4))
+    decode, batch = (argv[2:] for argv, _ in calls)
+    assert decode == ["decode", "--depth=512", "--tokens=4", "--fill", "--model", "m"]
+    assert batch == ["batch", "--depth=512", "--tokens=4", "--fill", "--size=8", "--model", "m"]
+    assert "random keys" in peer.note("batch8", Sizes())
 
 
 def test_llama_commands(monkeypatch: pytest.MonkeyPatch) -> None:
