@@ -210,10 +210,6 @@ class Model(inkling_text.Model):
     def logit_scale(args: Any) -> float:
         return 1.0
 
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
-        return args.final_logit_softcapping
-
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:
         size = args.swa_head_dim if args.slides(index) else args.head_dim

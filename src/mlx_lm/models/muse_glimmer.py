@@ -12,7 +12,7 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, RMSNorm, Rope, UnitRMSNorm
+from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, RMSNorm, UnitRMSNorm
 from ..state import LayerState
 from .afmoe import GatedAttention
 from .base import Backbone, CausalLM
@@ -72,6 +72,7 @@ class TextModel(DenseModel):
     backbone_type = NormedEmbeddings
     layer_names = SANDWICH_NORM
     attention_type = GatedAttention
+    norm_options: ClassVar = {"offset": 1.0}
 
     @classmethod
     def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
@@ -87,12 +88,8 @@ class TextModel(DenseModel):
         return super().attention_options(args, index, scale=scale, **unit, **changes)
 
     @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return super().rope(args, index) if args.layer_rope_theta[index] else None
-
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return RMSNorm(args.hidden_size, args.rms_norm_eps, offset=1.0)
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return args.layer_rope_theta[index] > 0
 
     @classmethod
     def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
@@ -102,10 +99,7 @@ class TextModel(DenseModel):
     def logit_scale(args: Any) -> float:
         return args.output_multiplier
 
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
-        return args.final_logit_softcapping
-
 
 class Model(TextTower):
+    norm_options: ClassVar = {"offset": 1.0}
     text_model = TextModel

@@ -58,6 +58,7 @@ class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="h")
     layer_names = LayerNames("attn")
     backbone_type = NormedEmbeddings
+    feed_forward_type = FeedForward
     rules = (
         Rename(r"^model\.embed_tokens\.", "transformer.wte."),
         Rename(r"^model\.layers\.", "transformer.h."),
@@ -85,13 +86,5 @@ class Model(DenseModel):
         return Rope(rope.dims, freqs=-freqs, base=None, scale=rope.scale, traditional=False)
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act)
-
-    @classmethod
     def norm(cls, args: Any) -> nn.Module:
         return UnitRMSNorm(args.rms_norm_eps)
-
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
-        return args.final_logit_softcapping or None

@@ -168,6 +168,7 @@ class RoutedBackbone(Backbone):
 
 class Model(CausalLM):
     backbone_type = RoutedBackbone
+    head_bias = "lm_head_bias"
     rules: ClassVar[tuple[Rule, ...]] = (
         *expert_rules(),
         Transform(r"conv_qk_depthwise\.weight$", conv_layout),
@@ -187,10 +188,6 @@ class Model(CausalLM):
             out_bias=args.attention_bias,
         )
         return Layer(args, index, ConvolvedAttention(options, (args.cca_time0, args.cca_time1)))
-
-    @staticmethod
-    def head_bias(args: Any) -> bool:
-        return args.lm_head_bias
 
     def weight_rules(self) -> tuple[Rule, ...]:
         heads = self.args.num_attention_heads + self.args.num_key_value_heads
