@@ -21,8 +21,8 @@ from .config import BaseModelArgs, DecoderArgs
 from .weights import COMMON_RULES, TEXT_TOWER_RULES, Drop, DropLayers, Rule, Weights, apply_rules
 
 __all__ = [
-    "Backbone", "BaseModelArgs", "Cache", "CausalLM", "DecoderArgs", "ModelNames", "PassingBackbone", "flag",
-    "layer_state", "state_dtype",
+    "Backbone", "BaseModelArgs", "Cache", "CausalLM", "DecoderArgs", "ModelNames", "PassingBackbone", "PassingLayer",
+    "flag", "layer_state", "state_dtype",
 ]  # fmt: skip
 
 Cache = Sequence[LayerState] | None
@@ -83,9 +83,22 @@ class PassingBackbone(Backbone):
 
     def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         passed = None
-        for i, layer in enumerate(self[self._names.layers]):
+        for i, layer in enumerate(self.chain()):
             h, passed = layer.pass_on(h, layer_state(cache, i), passed)
         return self[self._names.norm](h)
+
+    def chain(self) -> list[Any]:
+        """The layers in order."""
+        return self[self._names.layers]
+
+
+class PassingLayer(DecoderLayer):
+    """A layer with norms before both branches, whose mixer has a `pass_on` of the same kind."""
+
+    def pass_on(self, x: mx.array, state: LayerState, passed: Any) -> tuple[mx.array, Any]:
+        h, passed = self.self_attn.pass_on(self.input_layernorm(x), state, passed)
+        x = x + h
+        return x + self._feed(self.post_attention_layernorm(x)), passed
 
 
 class HeadBias(nn.Module):

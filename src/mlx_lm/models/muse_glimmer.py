@@ -3,7 +3,6 @@
 Source: https://huggingface.co/meta-models/Muse-Glimmer-30B.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,7 +12,6 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, RMSNorm, UnitRMSNorm
-from ..state import LayerState
 from .afmoe import GatedAttention
 from .base import Backbone, CausalLM
 from .dense import DenseModel, SlidingArgs
@@ -60,12 +58,9 @@ class NormedEmbeddings(Backbone):
         super().__init__(model, args)
         self._eps = args.rms_norm_eps
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        if input_embeddings is None:
-            input_embeddings = kernels.rms_norm(self[self._names.embed](inputs), None, self._eps)
-        return super().__call__(inputs, cache, input_embeddings)
+    def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
+        h = super().embedded(inputs, input_embeddings)
+        return kernels.rms_norm(h, None, self._eps) if input_embeddings is None else h
 
 
 class TextModel(DenseModel):
