@@ -1,14 +1,13 @@
 """Klear: each token weighs its routed experts against the shared one. https://huggingface.co/Kwai-Klear/Klear-46B-A2.5B-Base."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import AttentionOptions, GatedMLP, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import GatedMLP, Linear, MoE, Routing, SwitchGLU
 from .config import DecoderArgs
 from .dense import DenseModel
 from .weights import expert_rules
@@ -48,11 +47,8 @@ class WeighedExperts(MoE):
 
 
 class Model(DenseModel):
+    qk_norm = True
     rules = expert_rules(target="experts")
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:

@@ -3,7 +3,6 @@
 Source: https://arxiv.org/abs/2507.13575, and the model's description in Apple's tamm library (`AFMTextV7`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,9 +11,9 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import Attention, AttentionOptions, DecoderLayer, Linear, RMSNorm
+from ..nn import Attention, AttentionOptions, Linear, RMSNorm
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
-from .base import Backbone, CausalLM, ModelNames, layer_state
+from .base import CausalLM, ModelNames, PassingBackbone, PassingLayer
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -66,7 +65,7 @@ class SharedAttention(Attention):
     def state_spec(self) -> StateSpec:
         return NoSpec() if self._reads else super().state_spec()
 
-    def read(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
+    def pass_on(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
         """x (B, L, D) -> the same, and what the layers after this one may read."""
         o = self._options
         if self._reads and seen is not None:
@@ -84,38 +83,25 @@ class SharedAttention(Attention):
         return self.out_proj(out), (views, position)
 
 
-class Layer(DecoderLayer):
-    def read(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
-        h, seen = self.self_attn.read(self.input_layernorm(x), state, seen)  # type: ignore[operator]
-        x = x + h
-        return x + self._feed(self.post_attention_layernorm(x)), seen  # type: ignore[operator]
-
-
-class SharingBackbone(Backbone):
+class SharingBackbone(PassingBackbone):
     def __init__(self, model: CausalLM, args: Any):
         super().__init__(model, args)
         first = args.num_hidden_layers - args.num_kv_reuse_layers
         self.layers, self.kv_reuse_layers = self.layers[:first], self.layers[first:]
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
-        seen = None
-        for i, layer in enumerate([*self.layers, *self.kv_reuse_layers]):
-            h, seen = layer.read(h, layer_state(cache, i), seen)
-        return self[self._names.norm](h)
+    def chain(self) -> list[nn.Module]:
+        return [*self.layers, *self.kv_reuse_layers]
 
 
 class Model(DenseModel):
     names = ModelNames(embed="embedding", norm="output_norm")
     backbone_type = SharingBackbone
-    layer_type = Layer
+    layer_type = PassingLayer
     traditional_rope = True
 
     @property
     def layers(self) -> list[nn.Module]:
-        return [*self.model.layers, *self.model.kv_reuse_layers]
+        return self.model.chain()
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> SharedAttention:

@@ -4,14 +4,14 @@ Source: https://www.arcee.ai/blog/the-trinity-manifesto.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames, Linear, MoE, RMSNorm, Rope, Routing, SwitchGLU
+from ..nn import Attention, AttentionOptions, LayerNames, Linear, MoE, Routing
 from .dense import DenseModel, SlidingArgs
+from .experts import gated_moe
 from .granitemoe import Router
 from .weights import expert_rules
 
@@ -58,25 +58,18 @@ class Model(DenseModel):
         post_feed_forward="post_mlp_layernorm",
     )
     attention_type = GatedAttention
+    rope_where_sliding = True
+    qk_norm = True
     rules = expert_rules(target="experts")
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
-
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return super().rope(args, index) if args.layer_type(index) == "sliding_attention" else None
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if index < args.num_dense_layers:
             return super().feed_forward(args, index)
-        width, size, count, act = args.hidden_size, args.moe_intermediate_size, args.num_experts, args.hidden_act
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.route_scale, epsilon=1e-20)
-        shared = GatedMLP(width, size * args.num_shared_experts, act) if args.num_shared_experts else None
-        moe = Experts(width, count, routing, SwitchGLU(width, size, count, act=act), correction=True, shared=shared)
-        moe.router = Router(width, count, "gate")
+        shared = args.moe_intermediate_size * args.num_shared_experts
+        moe = gated_moe(args, routing, Experts, correction=True, shared=shared)
+        moe.router = Router(args.hidden_size, args.num_experts, "gate")
         return moe
 
     @staticmethod

@@ -1,14 +1,13 @@
 """Apertus: a learned activation, norms on heads. Source: https://arxiv.org/abs/2509.14233."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import MLP, AttentionOptions, LayerNames, RMSNorm
+from ..nn import MLP, LayerNames
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -50,10 +49,7 @@ class FeedForward(MLP):
 
 class Model(DenseModel):
     layer_names = LayerNames(pre_mixer="attention_layernorm", pre_feed_forward="feedforward_layernorm")
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
+    qk_norm = True
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:

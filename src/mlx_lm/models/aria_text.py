@@ -5,9 +5,10 @@ from typing import Any
 
 from mlx import nn
 
-from ..nn import GatedMLP, MoE, Routing, SwitchGLU
+from ..nn import MoE, Routing
 from .config import DecoderArgs
 from .dense import DenseModel
+from .experts import gated_moe
 from .weights import Rename, Split, Transform
 
 
@@ -37,7 +38,5 @@ class Model(DenseModel):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        width, size, count, act = args.hidden_size, args.intermediate_size, args.moe_num_experts, args.hidden_act
-        shared = GatedMLP(width, size * args.moe_num_shared_experts, act, bias=args.mlp_bias)
-        routing = Routing(args.moe_topk, "softmax_topk")
-        return Experts(width, count, routing, SwitchGLU(width, size, count, act=act), shared=shared)
+        shared = args.intermediate_size * args.moe_num_shared_experts
+        return gated_moe(args, Routing(args.moe_topk, "softmax_topk"), Experts, shared=shared)

@@ -1,24 +1,23 @@
 """Ling and Ling 2: experts routed by softmax, or by sigmoid in groups. https://arxiv.org/abs/2503.05139."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import Attention, GatedMLP, LayerNames, Linear, MoE, Routing, SwitchGLU
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
-from .weights import Drop, DropLayers, Rename, Rule, Weights, expert_rules
+from .weights import Drop, Rename, Weights, expert_rules
 
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"use_bias": "out_bias", "use_qkv_bias": "attention_bias"}
-    out_bias: bool = False
+    aliases: ClassVar = {"use_bias": "attention_out_bias", "use_qkv_bias": "attention_bias"}
+    attention_out_bias: bool = False
     attention_bias: bool = False
     num_experts: int = 0
     num_shared_experts: int = 0
@@ -106,19 +105,13 @@ class Model(DenseModel):
     names = ModelNames(embed="word_embeddings")
     layer_names = LayerNames("attention")
     attention_type = FusedAttention
-    rules = (Rename(r"\.mlp\.gate\.weight$", ".mlp.gate.gate_proj.weight"), *expert_rules())
-
-    def weight_rules(self) -> tuple[Rule, ...]:
-        normed = (unit_head,) if self.args.norm_head else ()
-        return (Drop(r"(^|\.)mtp\."), *super().weight_rules(), DropLayers(self.args.num_hidden_layers), *normed)
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps) if args.use_qk_norm else None
-        return super().attention_options(args, index, fused=True, qk_norm=norm, out_bias=args.out_bias, **changes)
+    next_token_layers = True
+    qk_norm = "use_qk_norm"
+    attention: ClassVar = {"fused": True}
+    rules = (Drop(r"(^|\.)mtp\."), Rename(r"\.mlp\.gate\.weight$", ".mlp.gate.gate_proj.weight"), *expert_rules())
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if not args.num_experts or index < args.first_k_dense_replace:
-            return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.out_bias)
+            return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.attention_out_bias)
         return Experts(args)

@@ -26,7 +26,7 @@ class ModelArgs(bailing_moe.ModelArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.attention_bias = self.attention_bias or self.out_bias
+        self.attention_bias = self.attention_bias or self.attention_out_bias
         if self.linear_silu or self.use_linear_silu:
             raise ConfigError("config.json: linear_silu=true is not supported for model type 'bailing_moe_linear'.")
         heads, _, size = self.heads

@@ -18,9 +18,15 @@ from ..nn.interleaved import interleave_weights
 from ..nn.parameters import flat_parameters
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec, dtype_name
 from .config import BaseModelArgs, DecoderArgs
-from .weights import COMMON_RULES, TEXT_TOWER_RULES, Drop, Rule, Weights, apply_rules
+from .weights import COMMON_RULES, TEXT_TOWER_RULES, Drop, DropLayers, Rule, Weights, apply_rules
 
-__all__ = ["BaseModelArgs", "CausalLM", "DecoderArgs", "ModelNames", "layer_state", "state_dtype"]
+__all__ = [
+    "Backbone", "BaseModelArgs", "Cache", "CausalLM", "DecoderArgs", "ModelNames", "PassingBackbone", "PassingLayer",
+    "flag", "layer_state", "state_dtype",
+]  # fmt: skip
+
+Cache = Sequence[LayerState] | None
+"""One entry for each layer; None computes from scratch and keeps nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,13 @@ def layer_state(cache: Sequence[LayerState] | None, index: int) -> LayerState:
     return None if cache is None else cache[index]
 
 
+def flag(args: Any, value: bool | str) -> bool:
+    """What a family fixes, or the name of the config's field that says it; False where there is no such field."""
+    return bool(getattr(args, value, False)) if isinstance(value, str) else value
+
+
 class Backbone(nn.Module):
-    """Token ids (B, L) -> normalized hidden states (B, L, D)."""
+    """Token ids (B, L) -> normalized hidden states (B, L, D). A family overrides `embedded` or `through`."""
 
     def __init__(self, model: "CausalLM", args: Any):
         super().__init__()
@@ -55,10 +66,39 @@ class Backbone(nn.Module):
     def __call__(
         self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
     ) -> mx.array:
+        return self.through(self.embedded(inputs, input_embeddings), cache, inputs)
+
+    def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
+        """What the first layer reads (B, L, D)."""
         h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
-        if self._embed_scale != 1.0:
-            h = h * mx.array(self._embed_scale, h.dtype)
+        return h if self._embed_scale == 1.0 else h * mx.array(self._embed_scale, h.dtype)
+
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
+        """Normalized hidden states (B, L, D) of the last layer, from what the first reads."""
         return self._runner(self[self._names.layers], self[self._names.norm], h, cache)
+
+
+class PassingBackbone(Backbone):
+    """Each layer's `pass_on(h, state, passed)` gives h and what the next layer gets as `passed`, the first None."""
+
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
+        passed = None
+        for i, layer in enumerate(self.chain()):
+            h, passed = layer.pass_on(h, layer_state(cache, i), passed)
+        return self[self._names.norm](h)
+
+    def chain(self) -> list[Any]:
+        """The layers in order."""
+        return self[self._names.layers]
+
+
+class PassingLayer(DecoderLayer):
+    """A layer with norms before both branches, whose mixer has a `pass_on` of the same kind."""
+
+    def pass_on(self, x: mx.array, state: LayerState, passed: Any) -> tuple[mx.array, Any]:
+        h, passed = self.self_attn.pass_on(self.input_layernorm(x), state, passed)
+        x = x + h
+        return x + self._feed(self.post_attention_layernorm(x)), passed
 
 
 class HeadBias(nn.Module):
@@ -79,6 +119,8 @@ class CausalLM(nn.Module):
     names: ClassVar[ModelNames] = ModelNames()
     rules: ClassVar[tuple[Rule, ...]] = ()
     backbone_type: ClassVar[type[Any]] = Backbone
+    head_bias: ClassVar[bool | str] = False  # of the output head; or the field of the config that says so
+    next_token_layers: ClassVar[bool] = False  # checkpoints have layers after the last: next-token prediction heads
 
     def __init__(self, args: Any):
         super().__init__()
@@ -89,10 +131,10 @@ class CausalLM(nn.Module):
         self._logit_softcap = self.logit_softcap(args)
         self[self.names.backbone] = self.backbone_type(self, args)
         if args.tie_word_embeddings:
-            if self.head_bias(args):
+            if flag(args, self.head_bias):
                 self[self.names.head] = HeadBias(args.vocab_size)
         else:
-            self[self.names.head] = Linear(args.hidden_size, args.vocab_size, bias=self.head_bias(args))
+            self[self.names.head] = Linear(args.hidden_size, args.vocab_size, bias=flag(args, self.head_bias))
 
     # What a family overrides.
 
@@ -112,7 +154,7 @@ class CausalLM(nn.Module):
 
     @staticmethod
     def embed_scale(args: Any) -> float:
-        return 1.0
+        return getattr(args, "embedding_multiplier", None) or 1.0
 
     @staticmethod
     def logit_scale(args: Any) -> float:
@@ -120,11 +162,7 @@ class CausalLM(nn.Module):
 
     @staticmethod
     def logit_softcap(args: Any) -> float | None:
-        return None
-
-    @staticmethod
-    def head_bias(args: Any) -> bool:
-        return False
+        return getattr(args, "final_logit_softcapping", None) or None
 
     def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:
         """Whether (or how) a layer is quantized by convert; families pin routers and other small, sharp layers."""
@@ -132,9 +170,10 @@ class CausalLM(nn.Module):
 
     def weight_rules(self) -> tuple[Rule, ...]:
         """All rules, in order."""
-        kept = "(?!bias)" if self.head_bias(self.args) else ""
+        kept = "(?!bias)" if flag(self.args, self.head_bias) else ""
         tied = (Drop(rf"^{self.names.head}\.{kept}"),) if self.args.tie_word_embeddings else ()
-        return (*TEXT_TOWER_RULES, *COMMON_RULES, *self.rules, *tied)
+        extra = (DropLayers(self.args.num_hidden_layers),) if self.next_token_layers else ()
+        return (*TEXT_TOWER_RULES, *COMMON_RULES, *self.rules, *tied, *extra)
 
     # What is the same for all.
 

@@ -11,10 +11,11 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, MoE, RMSNorm, Rope, RopeParameters, Routing, SwitchGLU
+from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, RopeParameters
 from ..state import LayerState
 from .afmoe import GatedAttention
 from .dense import DenseModel, SlidingArgs
+from .experts import gated_moe, grouped_routing
 from .weights import expert_rules
 
 
@@ -86,6 +87,7 @@ class Model(DenseModel):
     layer_names = SANDWICH_NORM
     attention_type = BeamAttention
     layer_type = Layer
+    qk_norm = True
     rules = expert_rules()
 
     @classmethod
@@ -95,23 +97,11 @@ class Model(DenseModel):
         return layer
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, qk_norm=lambda n: RMSNorm(n, args.rms_norm_eps), **changes)
-
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return super().rope(args, index) if args.layer_type(index) in args.rope_by_layer_type else None
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return args.layer_type(index) in args.rope_by_layer_type
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if args.mlp_layer_types[index] == "dense":
             return super().feed_forward(args, index)
-        normed, scale = args.norm_topk_prob, args.routed_scaling_factor
-        groups = {"num_groups": args.n_group, "top_groups": args.topk_group, "group_score": "top2"}
-        routing = Routing(args.num_experts_per_tok, "sigmoid", normed, scale, **groups, epsilon=1e-20)
-        sizes = args.hidden_size, args.moe_intermediate_size, args.num_experts
-        return MoE(args.hidden_size, args.num_experts, routing, SwitchGLU(*sizes, act=args.hidden_act), correction=True)
-
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
-        return args.final_logit_softcapping
+        return gated_moe(args, grouped_routing(args), correction=True)

@@ -1,11 +1,9 @@
 """BioGPT: learned positions, scaled embeddings, biases everywhere. Source: https://arxiv.org/abs/2210.10341."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-import mlx.nn as nn
-
-from ..nn import AttentionOptions, LayerNames
+from ..nn import LayerNames
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -34,15 +32,10 @@ class Model(DenseModel):
     layer_names = LayerNames(pre_mixer="self_attn_layer_norm", pre_feed_forward="final_layer_norm")
     attention_type = FlatAttention
     backbone_type = Positions
+    feed_forward_type = FeedForward
+    feed_forward_options: ClassVar = {"bias": True}
+    attention: ClassVar = {"rope": None, "bias": True, "out_bias": True}
     rules = (Rename(r"(\.layers\.\d+)\.(fc1|fc2)\.", r"\1.mlp.\2."),)
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, rope=None, bias=True, out_bias=True, **changes)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)
 
     @staticmethod
     def embed_scale(args: Any) -> float:

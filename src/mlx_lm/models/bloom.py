@@ -1,6 +1,5 @@
 """BLOOM: ALiBi, projections fused head by head, a norm on the embeddings. Source: https://arxiv.org/abs/2211.05100."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -47,11 +46,8 @@ class NormedEmbeddings(Backbone):
         super().__init__(model, args)
         self.word_embeddings_layernorm = LayerNorm(args.hidden_size, args.layer_norm_eps)
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
-        return super().__call__(inputs, cache, self.word_embeddings_layernorm(h))
+    def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
+        return self.word_embeddings_layernorm(super().embedded(inputs, input_embeddings))
 
 
 class Model(DenseModel):

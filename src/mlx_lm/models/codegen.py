@@ -1,6 +1,6 @@
 """CodeGen: GPT-J with projections fused in four blocks. Source: https://arxiv.org/abs/2203.13474."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
@@ -29,11 +29,11 @@ class BlockwiseAttention(Attention):
 class Model(Gptj):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     attention_type = BlockwiseAttention
+    attention: ClassVar = {"fused": True}
     rules = (Rename(r"^(h|wte|ln_f)\.", r"transformer.\1."),)
 
     @classmethod
     def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
         if args.num_attention_heads % _BLOCKS:
             raise ConfigError(f"config.json: num_attention_heads must be a multiple of {_BLOCKS} for 'codegen'.")
-        usual = {"rope": cls.rope(args, index), "bias": False, "out_bias": False}
-        return super(Gptj, cls).attention_options(args, index, **(usual | changes))
+        return super().attention_options(args, index, **changes)

@@ -1,12 +1,9 @@
 """Command R: one norm feeds attention and feed-forward in parallel. https://huggingface.co/CohereLabs/c4ai-command-r-v01."""
 
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-import mlx.nn as nn
-
-from ..nn import Attention, AttentionOptions, HeadNorm, LayerNames, LayerNorm
+from ..nn import Attention, AttentionOptions, HeadNorm, LayerNames
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -33,19 +30,9 @@ class Model(DenseModel):
     attention_type = HeadNorms
     layer_names = LayerNames(pre_feed_forward=None)
     traditional_rope = True
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(LayerNorm, eps=args.layer_norm_eps) if getattr(args, "use_qk_norm", False) else None
-        return super().attention_options(args, index, qk_norm=norm, **changes)
-
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return LayerNorm(args.hidden_size, args.layer_norm_eps, bias=False)
-
-    @classmethod
-    def parallel(cls, args: Any) -> bool:
-        return True
+    qk_norm = "use_qk_norm"
+    norm_options: ClassVar = {"bias": False}
+    parallel = True
 
     @staticmethod
     def logit_scale(args: Any) -> float:

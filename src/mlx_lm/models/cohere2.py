@@ -1,9 +1,7 @@
 """Command R7B and A: Command R with windows; full layers have no rope. Source: https://arxiv.org/abs/2504.00698."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from ..nn import Rope
 from .cohere import Model as Cohere
 from .dense import SlidingArgs
 
@@ -20,6 +18,4 @@ class ModelArgs(SlidingArgs):
 
 
 class Model(Cohere):
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return None if args.window(index) is None else super().rope(args, index)
+    rope_where_sliding = True

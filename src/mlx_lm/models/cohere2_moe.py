@@ -7,10 +7,10 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import GatedMLP, MoE, RMSNorm, Rope, Routing, SwitchGLU
+from ..nn import GatedMLP, MoE, RMSNorm, Routing
 from .cohere2 import Model as Cohere2
 from .cohere2 import ModelArgs as Cohere2Args
-from .dense import DenseModel
+from .experts import gated_moe
 from .weights import expert_rules
 
 
@@ -56,10 +56,9 @@ class Model(Cohere2):
     rules = expert_rules()
 
     @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        if args.mlp_layer_types[index] == "dense" and args.prefix_dense_sliding_window_pattern == 1:
-            return DenseModel.rope.__func__(cls, args, index)  # type: ignore[attr-defined]
-        return super().rope(args, index)
+    def has_rope(cls, args: Any, index: int) -> bool:
+        prefix = args.mlp_layer_types[index] == "dense" and args.prefix_dense_sliding_window_pattern == 1
+        return prefix or super().has_rope(args, index)
 
     @classmethod
     def norm(cls, args: Any) -> nn.Module:
@@ -67,14 +66,11 @@ class Model(Cohere2):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        width, size, count, act = args.hidden_size, args.intermediate_size, args.num_experts, args.hidden_act
         if args.mlp_layer_types[index] == "dense":
-            return GatedMLP(width, args.prefix_dense_intermediate_size or size, act)
-        softmax = args.expert_selection_fn == "softmax"
-        routing = Routing(
-            args.num_experts_per_tok, "softmax_topk" if softmax else "sigmoid", normalize=args.norm_topk_prob
-        )
-        shared = GatedMLP(width, size * args.num_shared_experts, act) if args.num_shared_experts else None
-        averaged = shared is not None and args.shared_expert_combination_strategy == "average"
-        kind = AveragedExperts if averaged else MoE
-        return kind(width, count, routing, SwitchGLU(width, size, count, act=act), shared=shared)
+            size = args.prefix_dense_intermediate_size or args.intermediate_size
+            return GatedMLP(args.hidden_size, size, args.hidden_act)
+        score = "softmax_topk" if args.expert_selection_fn == "softmax" else "sigmoid"
+        routing = Routing(args.num_experts_per_tok, score, normalize=args.norm_topk_prob)
+        shared = args.intermediate_size * args.num_shared_experts
+        averaged = shared and args.shared_expert_combination_strategy == "average"
+        return gated_moe(args, routing, AveragedExperts if averaged else MoE, shared=shared)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..nn import Rope, RopeParameters
+from ..nn import RopeParameters
 from . import cohere2
 from .cohere import Model as Cohere
 
@@ -30,5 +30,5 @@ class Model(Cohere):
     traditional_rope = False
 
     @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return super().rope(args, index) if args.layer_type(index) in args.rope_by_layer_type else None
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return args.layer_type(index) in args.rope_by_layer_type

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..kernels import ACTIVATIONS
 from ..nn import RopeParameters
 
-__all__ = ["BaseModelArgs", "DecoderArgs", "flatten_config"]
+__all__ = ["BaseModelArgs", "DecoderArgs", "check_kinds", "flatten_config"]
 
 _MOST_LAYERS = 2000  # far above any model; every layer is made before its weights are looked for
 
@@ -137,6 +137,7 @@ class BaseModelArgs:
 
     model_type: str = ""
     aliases: ClassVar[Mapping[str, str]] = {}  # other spelling -> field, read where the field's own name is absent
+    fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # keys without a field -> the values that are supported
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> typing.Self:
@@ -173,8 +174,8 @@ class BaseModelArgs:
             if _is_huge(values[spec.name], hints[spec.name]):
                 raise ConfigError(f"config.json: {spec.name} must be below 2**31, not {value!r}.")
         family = flat.get("model_type", cls.__module__)
-        for key, neutral in _NEUTRAL.items():
-            if key in flat and key not in hints and flat[key] not in neutral and not _all_full(key, flat[key]):
+        for key, known in (_NEUTRAL | dict(cls.fixed)).items():
+            if flat.get(key) not in (None, *known) and key not in hints and not _all_full(key, flat[key]):
                 raise ConfigError(f"config.json: {key}={flat[key]!r} is not supported for model type {family!r}.")
         return cls(**values)
 
@@ -251,6 +252,13 @@ class DecoderArgs(BaseModelArgs):
             theta, partial = (own.get("rope_theta", theta), own.get("partial_rotary_factor", partial))
             scaling = own["rope_scaling"]
         return rope_parameters(theta, partial, scaling, self.max_position_embeddings, self)
+
+
+def check_kinds(args: Any, name: str, known: Collection[str]) -> None:
+    """Field `name` has one of `known` for each layer, or ConfigError."""
+    kinds = getattr(args, name)
+    if len(kinds) != args.num_hidden_layers or not set(kinds) <= set(known):
+        raise ConfigError(f"config.json: {name} must have one of {sorted(known)} for each layer, not {kinds!r}.")
 
 
 def rope_parameters(

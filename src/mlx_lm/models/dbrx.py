@@ -78,6 +78,7 @@ class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="blocks", norm="norm_f")
     layer_names = LayerNames("norm_attn_norm", "ffn", None, None, None)
     layer_type = Layer
+    norm_options: ClassVar = {"bias": False}
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:
@@ -90,10 +91,6 @@ class Model(DenseModel):
         moe = Experts(width, count, Routing(args.top_k, normalize=args.normalize), experts)
         moe.router = Router(width, count)
         return moe
-
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return LayerNorm(args.hidden_size, args.layer_norm_eps, bias=False)
 
     def weight_rules(self) -> tuple[Rule, ...]:
         shape = (self.args.num_experts, self.args.intermediate_size, self.args.hidden_size)

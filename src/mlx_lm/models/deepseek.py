@@ -6,9 +6,10 @@ from typing import Any
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import GatedMLP, MoE, Routing, SwitchGLU
+from ..nn import Routing
 from .config import DecoderArgs
 from .dense import DenseModel
+from .experts import gated_moe
 from .weights import expert_rules
 
 
@@ -43,7 +44,5 @@ class Model(DenseModel):
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if not args.has_experts(index):
             return super().feed_forward(args, index)
-        width, size, count, act = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts, args.hidden_act
-        shared = GatedMLP(width, size * args.n_shared_experts, act) if args.n_shared_experts else None
         routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob, epsilon=1e-20)
-        return MoE(width, count, routing, SwitchGLU(width, size, count, act=act), shared=shared)
+        return gated_moe(args, routing, shared=args.moe_intermediate_size * (args.n_shared_experts or 0))

@@ -7,9 +7,10 @@ from typing import Any
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import GatedMLP, LatentAttention, LatentOptions, MoE, Rope, Routing, SwitchGLU, make_rope
+from ..nn import LatentAttention, LatentOptions, Rope, Routing, make_rope
 from .config import DecoderArgs
 from .dense import DenseModel
+from .experts import gated_moe
 from .weights import expert_rules
 
 _METHODS = ("greedy", "group_limited_greedy")
@@ -122,16 +123,5 @@ class Model(DenseModel):
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if not args.has_experts(index):
             return super().feed_forward(args, index)
-        size = args.moe_intermediate_size
-        shared = None
-        if args.n_shared_experts:
-            shared = GatedMLP(args.hidden_size, size * args.n_shared_experts, args.hidden_act, bias=args.mlp_bias)
-        routing = args.routing()
-        return MoE(
-            args.hidden_size,
-            args.n_routed_experts,
-            routing,
-            SwitchGLU(args.hidden_size, size, args.n_routed_experts, act=args.hidden_act),
-            correction=routing.score == "sigmoid",
-            shared=shared,
-        )
+        routing, shared = args.routing(), args.moe_intermediate_size * (args.n_shared_experts or 0)
+        return gated_moe(args, routing, correction=routing.score == "sigmoid", shared=shared)

@@ -7,6 +7,7 @@ import mlx.core as mx
 from ..errors import ConfigError
 from ..nn import Routing
 from . import deepseek_v2
+from .experts import grouped_routing
 from .weights import DropLayers, Rule, Weights
 
 
@@ -35,16 +36,7 @@ class ModelArgs(deepseek_v2.ModelArgs):
     def routing(self) -> Routing:
         if self.num_experts_per_tok is None:
             raise ConfigError("config.json has no 'num_experts_per_tok'.")
-        return Routing(
-            self.num_experts_per_tok,
-            "sigmoid",
-            normalize=self.norm_topk_prob,
-            scale=self.routed_scaling_factor,
-            num_groups=self.n_group or 1,
-            top_groups=self.topk_group or 1,
-            group_score="top2",
-            epsilon=1e-20,
-        )
+        return grouped_routing(self)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Source: https://huggingface.co/deepseek-ai/DeepSeek-V4-Pro.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -16,7 +16,7 @@ from ..nn.compressed import CompressedAttention, CompressedOptions
 from ..nn.hashed import HashedMoE
 from ..nn.hyper import HyperConnection, HyperHead
 from ..state import LayerState, StateSpec
-from .base import Backbone, CausalLM, layer_state
+from .base import Backbone, Cache, CausalLM, layer_state
 from .config import DecoderArgs, flatten_config
 from .weights import Drop, DropLayers, Rename, Rule, Transform, expert_rules
 
@@ -164,10 +164,7 @@ class StreamBackbone(Backbone):
         self._streams = args.hc_mult
         self.hc_head = HyperHead(args.hc_mult, args.hidden_size, eps=args.hc_eps, norm_eps=args.rms_norm_eps)
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         h = mx.repeat(h[:, :, None], self._streams, axis=2)
         for i, layer in enumerate(self[self._names.layers]):
             h = layer(h, inputs, layer_state(cache, i))

@@ -5,7 +5,7 @@ the image tower are dropped. Source: https://huggingface.co/deepseek-ai/DeepSeek
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -23,7 +23,7 @@ from ..nn.shared_entries import SharedEntryAttention
 from ..state import LayerState, ListSpec, StateSpec, part
 from ..tokenizer.folded import folded_ids
 from . import deepseek_v4
-from .base import Backbone, CausalLM, layer_state
+from .base import Backbone, Cache, CausalLM, layer_state
 from .deepseek_v4 import _SLIDING, _SPARSE
 from .weights import Drop, Rename, Rule, Weights
 
@@ -188,10 +188,7 @@ class StreamBackbone(Backbone):
             self.token_map = mx.zeros((args.vocab_size,), mx.int32)
             self.freeze(keys=["token_map"], recurse=False)
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         ids = (self.token_map[inputs], self.token_map[self._pad]) if "token_map" in self else (inputs, inputs)
         pre = mx.broadcast_to(mx.arange(self._streams) == 0, (*h.shape[:2], self._streams))
         h, shared = mx.repeat(h[:, :, None], self._streams, axis=2), None

@@ -3,7 +3,9 @@
 A family overrides the pieces in which it differs. This module knows no family.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from mlx import nn
@@ -22,7 +24,7 @@ from ..nn import (
     RopeParameters,
     make_rope,
 )
-from .base import CausalLM
+from .base import CausalLM, flag
 from .config import DecoderArgs, rope_parameters
 
 __all__ = ["DenseModel", "SlidingArgs", "TwoRopeArgs"]
@@ -90,6 +92,14 @@ class DenseModel(CausalLM):
     traditional_rope: ClassVar[bool] = False  # rotate neighbouring features instead of the two halves
     attention_type: ClassVar[type[Attention]] = Attention
     layer_type: ClassVar[type[DecoderLayer]] = DecoderLayer
+    attention: ClassVar[Mapping[str, Any]] = {}  # options of the attention in every layer
+    feed_forward_type: ClassVar[type[Any]] = GatedMLP
+    feed_forward_options: ClassVar[Mapping[str, Any]] = {}
+    # True, False or the field of the config that says so:
+    qk_norm: ClassVar[bool | str] = False  # norms on queries and keys, of the layers' kind
+    parallel: ClassVar[bool | str] = False  # the feed-forward reads what the mixer reads
+    norm_options: ClassVar[Mapping[str, Any]] = {}  # of the layers' norms
+    rope_where_sliding: ClassVar[bool] = False  # layers that see everything have no positions
 
     @classmethod
     def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
@@ -99,7 +109,7 @@ class DenseModel(CausalLM):
             norm=lambda: cls.norm(args),
             names=cls.names_at(args, index),
             residual_scale=cls.residual_scale(args),
-            parallel=cls.parallel(args),
+            parallel=flag(args, cls.parallel),
         )
 
     @classmethod
@@ -115,33 +125,48 @@ class DenseModel(CausalLM):
     def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
         """The attention of layer `index`; `changes` are what a family has otherwise."""
         heads, kv_heads, head_dim = args.heads
-        bias = getattr(args, "attention_bias", False)
+        bias = getattr(args, "attention_bias", getattr(args, "use_bias", False))
         usual = {
             "hidden_size": args.hidden_size,
             "num_heads": heads,
             "num_kv_heads": kv_heads,
             "head_dim": head_dim,
             "rope": cls.rope(args, index),
+            "scale": getattr(args, "attention_multiplier", None),
             "window": args.window(index),
             "bias": bias,
-            "out_bias": bias,
+            "out_bias": getattr(args, "attention_out_bias", bias),
+            "clip": getattr(args, "clip_qkv", None),
+            "qk_norm": partial(cls.norm_of, args) if flag(args, cls.qk_norm) else None,
         }
-        return AttentionOptions(**(usual | changes))
+        return AttentionOptions(**{**usual, **cls.attention, **changes})
 
     @classmethod
     def rope(cls, args: Any, index: int) -> Rope | None:
+        if not cls.has_rope(args, index):
+            return None
         return make_rope(args.heads[2], args.layer_rope(index), traditional=cls.traditional_rope)
 
     @classmethod
+    def has_rope(cls, args: Any, index: int) -> bool:
+        """Whether layer `index` has positions."""
+        return not (cls.rope_where_sliding and args.window(index) is None)
+
+    @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        bias = getattr(args, "mlp_bias", False)
-        return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=bias)
+        options = {"bias": getattr(args, "mlp_bias", getattr(args, "use_bias", False)), **cls.feed_forward_options}
+        return cls.feed_forward_type(args.hidden_size, args.intermediate_size, args.hidden_act, **options)
 
     @classmethod
     def norm(cls, args: Any) -> nn.Module:
+        return cls.norm_of(args, args.hidden_size)
+
+    @classmethod
+    def norm_of(cls, args: Any, size: int) -> nn.Module:
+        """A norm over `size` features."""
         if hasattr(args, "layer_norm_eps"):
-            return LayerNorm(args.hidden_size, args.layer_norm_eps)
-        return RMSNorm(args.hidden_size, args.rms_norm_eps)
+            return LayerNorm(size, args.layer_norm_eps, **cls.norm_options)
+        return RMSNorm(size, args.rms_norm_eps, **cls.norm_options)
 
     @classmethod
     def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
@@ -149,8 +174,4 @@ class DenseModel(CausalLM):
 
     @classmethod
     def residual_scale(cls, args: Any) -> float:
-        return 1.0
-
-    @classmethod
-    def parallel(cls, args: Any) -> bool:
-        return False
+        return getattr(args, "residual_multiplier", 1.0)

@@ -1,9 +1,9 @@
 """dots.llm1: GLM-4.5's experts with norms on heads and, from some layer on, windows. https://arxiv.org/abs/2506.05767."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from ..nn import AttentionOptions, MoE
+from ..nn import MoE
 from .dense import SlidingArgs
 from .glm4_moe import Model as Glm4Moe
 from .glm4_moe import ModelArgs as Glm4MoeArgs
@@ -37,7 +37,4 @@ class Experts(MoE):
 class Model(Glm4Moe):
     rules = expert_rules(target="experts")
     moe_type = Experts
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, out_bias=args.attention_bias, **changes)
+    attention: ClassVar = {}

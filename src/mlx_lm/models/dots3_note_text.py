@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..nn import GatedMLP, LatentOptions, Linear, RMSNorm, Rope, make_rope
 from ..nn.indexed import IndexedLatentAttention, IndexOptions
 from . import deepseek_v2, glm4_moe_lite
-from .weights import Drop, DropLayers, Rule
+from .weights import Drop
 
 _INDEXED, _FULL, _SLIDING = "indexed_attention", "full_attention", "sliding_attention"
 _OWN = ("num_attention_heads", "num_key_value_heads", "q_lora_rank", "kv_lora_rank", "head_dim", "qk_nope_head_dim",
@@ -133,10 +133,8 @@ class NoteAttention(IndexedLatentAttention):
 
 
 class Model(deepseek_v2.Model):
+    next_token_layers = True
     rules = (Drop(r"^model\.mtp\."), *deepseek_v2.Model.rules)
-
-    def weight_rules(self) -> tuple[Rule, ...]:
-        return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers))
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:

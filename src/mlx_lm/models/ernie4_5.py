@@ -1,11 +1,7 @@
 """ERNIE 4.5: Llama rotated by neighbours. Source: https://ernie.baidu.com/blog/publication/ERNIE_Technical_Report.pdf."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
-import mlx.nn as nn
-
-from ..nn import AttentionOptions, GatedMLP
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -22,11 +18,3 @@ class ModelArgs(DecoderArgs):
 
 class Model(DenseModel):
     traditional_rope = True
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, bias=args.use_bias, out_bias=args.use_bias, **changes)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.use_bias)

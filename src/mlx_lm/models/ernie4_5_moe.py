@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..nn import GatedMLP, MoE, Routing, SwitchGLU
+from ..nn import Routing
 from .ernie4_5 import Model as Ernie
 from .ernie4_5 import ModelArgs as ErnieArgs
+from .experts import gated_moe
 from .weights import Drop, Rename, Transform, Weights, expert_rules
 
 
@@ -30,6 +31,7 @@ class ModelArgs(ErnieArgs):
 
 
 class Model(Ernie):
+    head_bias = "use_bias"
     rules = (
         Drop(r"^(model\.)?mtp_"),
         Rename(r"\.mlp\.(gate\.)?moe_statics\.", ".mlp.gate."),
@@ -37,19 +39,12 @@ class Model(Ernie):
         *expert_rules(),
     )
 
-    @staticmethod
-    def head_bias(args: Any) -> bool:
-        return args.use_bias
-
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if not args.has_experts(index):
             return super().feed_forward(args, index)
-        width, size, act = args.hidden_size, args.moe_intermediate_size, args.hidden_act
-        count, common = args.moe_num_experts, size * args.moe_num_shared_experts
-        shared = GatedMLP(width, common, act, bias=args.use_bias) if common else None
-        experts = SwitchGLU(width, size, count, act=act)
-        return MoE(width, count, Routing(args.moe_k), experts, correction=True, shared=shared)
+        shared = args.moe_intermediate_size * args.moe_num_shared_experts
+        return gated_moe(args, Routing(args.moe_k), correction=True, shared=shared)
 
     def sanitize(self, weights: Weights) -> Weights:
         new = super().sanitize(weights)

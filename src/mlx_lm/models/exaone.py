@@ -49,11 +49,8 @@ class FeedForward(GatedMLP):
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
+    feed_forward_type = FeedForward
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:
         return Nested(cls.attention_options(args, index))
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.mlp_bias)

@@ -1,10 +1,9 @@
 """EXAONE 4: norms after the branches; full layers have no rope where others slide. https://arxiv.org/abs/2507.11407."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from ..nn import POST_NORM, AttentionOptions, RMSNorm, Rope
+from ..nn import POST_NORM
 from .dense import DenseModel, SlidingArgs
 
 
@@ -29,12 +28,8 @@ class ModelArgs(SlidingArgs):
 
 class Model(DenseModel):
     layer_names = POST_NORM
+    qk_norm = True
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
-
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        slides = args.sliding_window is None or args.layer_type(index) == "sliding_attention"
-        return super().rope(args, index) if slides else None
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return args.sliding_window is None or args.layer_type(index) == "sliding_attention"

@@ -9,9 +9,10 @@ from typing import Any
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import PRE_NORM, GatedMLP, MoE, Routing, SwitchGLU
+from ..nn import PRE_NORM
 from .exaone4 import Model as Exaone4
 from .exaone4 import ModelArgs as Exaone4Args
+from .experts import gated_moe, grouped_routing
 from .weights import Drop, Rename, expert_rules
 
 
@@ -53,16 +54,5 @@ class Model(Exaone4):
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if args.mlp_layer_types[index] == "dense":
             return super().feed_forward(args, index)
-        width, size, count, act = args.hidden_size, args.moe_intermediate_size, args.num_experts, args.hidden_act
-        routing = Routing(
-            args.num_experts_per_tok,
-            "sigmoid",
-            normalize=args.norm_topk_prob,
-            scale=args.routed_scaling_factor,
-            num_groups=args.n_group,
-            top_groups=args.topk_group,
-            group_score="top2",
-            epsilon=1e-20,
-        )
-        shared = GatedMLP(width, size * args.num_shared_experts, act) if args.num_shared_experts else None
-        return MoE(width, count, routing, SwitchGLU(width, size, count, act=act), correction=True, shared=shared)
+        shared = args.moe_intermediate_size * args.num_shared_experts
+        return gated_moe(args, grouped_routing(args), correction=True, shared=shared)

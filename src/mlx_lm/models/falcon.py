@@ -63,6 +63,7 @@ class FalconAlibi(FalconAttention, AlibiAttention):
 
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="word_embeddings", layers="h", norm="ln_f")
+    parallel = "parallel_attn"
     rules = (Rename(r"^(h|word_embeddings|ln_f)\.", r"transformer.\1."),)
 
     @classmethod
@@ -85,7 +86,3 @@ class Model(DenseModel):
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.bias)
-
-    @classmethod
-    def parallel(cls, args: Any) -> bool:
-        return args.parallel_attn

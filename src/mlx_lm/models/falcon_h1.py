@@ -148,6 +148,10 @@ class Model(DenseModel):
         )
 
     @staticmethod
+    def embed_scale(args: Any) -> float:
+        return 1.0  # the weights hold it
+
+    @staticmethod
     def logit_scale(args: Any) -> float:
         # A tied head reads the embedding, which holds the embedding's multiplier.
         return args.lm_head_multiplier / args.embedding_multiplier if args.tie_word_embeddings else 1.0

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..nn import MoE, Routing, SwitchGLU
+from ..nn import Routing
+from .experts import gated_moe
 from .olmo2 import Model as Olmo2
 from .olmo2 import ModelArgs as Olmo2Args
 from .weights import expert_rules
@@ -27,6 +28,4 @@ class Model(Olmo2):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        width, count = args.hidden_size, args.num_experts
-        experts = SwitchGLU(width, args.intermediate_size, count, act=args.hidden_act)
-        return MoE(width, count, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob), experts)
+        return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

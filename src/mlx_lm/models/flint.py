@@ -4,13 +4,13 @@ Source: https://huggingface.co/RecursiveSI/flint.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..nn import AttentionOptions, GatedMLP, RMSNorm, Rope, Routing, SwitchGLU
+from ..nn import Routing
 from .dense import DenseModel, SlidingArgs
+from .experts import gated_moe
 from .qwen2_moe import Experts
 from .weights import Rename, expert_rules
 
@@ -45,23 +45,14 @@ class ModelArgs(SlidingArgs):
 
 
 class Model(DenseModel):
+    rope_where_sliding = True
+    qk_norm = True
+    attention: ClassVar = {"sinks": True}
     rules = (Rename(r"\.self_attn\.softmax_offset$", ".self_attn.sinks"), *expert_rules())
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps)
-        return super().attention_options(args, index, qk_norm=norm, sinks=True, **changes)
-
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return None if args.window(index) is None else super().rope(args, index)
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if not args.has_experts(index):
             return super().feed_forward(args, index)
-        width, count, act = args.hidden_size, args.num_experts, args.hidden_act
-        experts = SwitchGLU(width, args.moe_intermediate_size, count, act=act)
-        shared = GatedMLP(width, args.shared_expert_intermediate_size, act)
         routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=args.norm_topk_prob)
-        return Experts(width, count, routing, experts, shared=shared)
+        return gated_moe(args, routing, Experts, shared=args.shared_expert_intermediate_size)

@@ -4,11 +4,8 @@ The later Gemma families derive from this one.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from mlx import nn
-
-from ..nn import RMSNorm
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -28,9 +25,7 @@ class ModelArgs(DecoderArgs):
 
 
 class Model(DenseModel):
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return RMSNorm(args.hidden_size, args.rms_norm_eps, offset=1.0)
+    norm_options: ClassVar = {"offset": 1.0}
 
     @staticmethod
     def embed_scale(args: Any) -> float:

@@ -36,7 +36,3 @@ class Model(Gemma):
     def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
         usual = {"scale": args.query_pre_attn_scalar**-0.5, "softcap": args.attn_logit_softcapping or None}
         return super().attention_options(args, index, **(usual | changes))
-
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
-        return args.final_logit_softcapping or None

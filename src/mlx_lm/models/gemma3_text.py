@@ -1,11 +1,8 @@
 """Gemma 3: five sliding layers to a full one, each kind with its own rope. Source: https://arxiv.org/abs/2503.19786."""
 
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 from ..errors import ConfigError
-from ..nn import AttentionOptions, RMSNorm
 from .dense import TwoRopeArgs
 from .gemma2 import Model as Gemma2
 from .gemma2 import ModelArgs as Gemma2Args
@@ -36,7 +33,4 @@ class ModelArgs(TwoRopeArgs, Gemma2Args):
 
 
 class Model(Gemma2):
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
-        return super().attention_options(args, index, qk_norm=norm, **changes)
+    qk_norm = True

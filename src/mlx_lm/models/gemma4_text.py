@@ -187,9 +187,5 @@ class Model(DenseModel):
     def embed_scale(args: Any) -> float:
         return args.hidden_size**0.5
 
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
-        return args.final_logit_softcapping or None
-
     def weight_rules(self) -> tuple[Rule, ...]:
         return (*super().weight_rules(), drop_unread(self.args))

@@ -1,11 +1,8 @@
 """GLM-4 9B: half of each head rotated by neighbours, fused feed-forward. Source: https://arxiv.org/abs/2406.12793."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-import mlx.nn as nn
-
-from ..nn import AttentionOptions, GatedMLP
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -21,11 +18,5 @@ class ModelArgs(DecoderArgs):
 
 class Model(DenseModel):
     traditional_rope = True
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, out_bias=False, **changes)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, fused=True)
+    feed_forward_options: ClassVar = {"fused": True}
+    attention: ClassVar = {"out_bias": False}

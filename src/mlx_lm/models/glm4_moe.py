@@ -1,15 +1,15 @@
 """GLM-4.5 to 4.7: sigmoid routing in groups with a selection bias, shared experts. https://arxiv.org/abs/2508.06471."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.nn as nn
 
-from ..nn import AttentionOptions, GatedMLP, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import MoE
 from .config import DecoderArgs
 from .dense import DenseModel
-from .weights import DropLayers, Rule, expert_rules
+from .experts import gated_moe, grouped_routing
+from .weights import expert_rules
 
 
 @dataclass
@@ -33,24 +33,13 @@ class ModelArgs(DecoderArgs):
 class Model(DenseModel):
     rules = expert_rules()
     moe_type = MoE
-
-    def weight_rules(self) -> tuple[Rule, ...]:
-        return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers))
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps) if args.use_qk_norm else None
-        return super().attention_options(args, index, **({"qk_norm": norm, "out_bias": False} | changes))
+    qk_norm = "use_qk_norm"
+    attention: ClassVar = {"out_bias": False}
+    next_token_layers = True
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if index < args.first_k_dense_replace:
             return super().feed_forward(args, index)
-        width, size, count = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts
-        groups = {"num_groups": args.n_group, "top_groups": args.topk_group, "group_score": "top2"}
-        normalize = {"normalize": args.norm_topk_prob, "scale": args.routed_scaling_factor, "epsilon": 1e-20}
-        routing = Routing(args.num_experts_per_tok, "sigmoid", **groups, **normalize)
-        shared = GatedMLP(width, size * args.n_shared_experts, args.hidden_act) if args.n_shared_experts else None
-        return cls.moe_type(
-            width, count, routing, SwitchGLU(width, size, count, act=args.hidden_act), correction=True, shared=shared
-        )
+        shared = args.moe_intermediate_size * args.n_shared_experts
+        return gated_moe(args, grouped_routing(args), cls.moe_type, correction=True, shared=shared)

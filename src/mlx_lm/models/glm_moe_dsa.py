@@ -3,18 +3,13 @@
 Source: https://arxiv.org/abs/2603.12201.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import mlx.core as mx
-
 from ..errors import ConfigError
-from ..nn import DecoderLayer
-from ..nn.indexed import Chosen, IndexOptions
-from ..state import LayerState
+from ..nn.indexed import IndexOptions
 from . import deepseek_v32
-from .base import Backbone, layer_state
+from .base import PassingBackbone, PassingLayer
 
 _KINDS = {"F": "full", "S": "shared"}
 
@@ -47,29 +42,9 @@ class ModelArgs(deepseek_v32.ModelArgs):
             raise ConfigError("config.json: indexer_types must be 'full' or 'shared' for each layer, the first 'full'.")
 
 
-class SharingLayer(DecoderLayer):
-    """A layer that passes on what its queries look at."""
-
-    def attend(self, x: mx.array, state: LayerState, chosen: Chosen | None) -> tuple[mx.array, Chosen | None]:
-        h, chosen = self.self_attn.attend(self.input_layernorm(x), state, chosen)
-        x = x + h
-        return x + self.mlp(self.post_attention_layernorm(x)), chosen
-
-
-class SharingBackbone(Backbone):
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self.embed_tokens(inputs) if input_embeddings is None else input_embeddings
-        chosen = None
-        for i, layer in enumerate(self[self._names.layers]):
-            h, chosen = layer.attend(h, layer_state(cache, i), chosen)
-        return self.norm(h)
-
-
 class Model(deepseek_v32.Model):
-    backbone_type = SharingBackbone
-    layer_type = SharingLayer
+    backbone_type = PassingBackbone  # what queries look at
+    layer_type = PassingLayer
     traditional_index: ClassVar[bool] = True
 
     @classmethod

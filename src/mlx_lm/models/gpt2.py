@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import mlx.nn as nn
-
 from ..nn import Attention, AttentionOptions, LayerNames
 from .base import ModelNames
 from .config import DecoderArgs
@@ -42,6 +40,9 @@ class Model(DenseModel):
     layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
     attention_type = FusedAttention
     backbone_type = LearnedPositions
+    attention: ClassVar = {"rope": None, "fused": True, "bias": True, "out_bias": True}
+    feed_forward_type = FeedForward
+    feed_forward_options: ClassVar = {"bias": True}
     rules = (
         Transform(r"^(transformer\.)?h\.\d+\..*(c_attn|c_proj|c_fc)\.weight$", lambda w: w.T),
         Rename(r"^(transformer\.)?(h|wte|wpe|ln_f)\.", r"model.\2."),
@@ -52,9 +53,4 @@ class Model(DenseModel):
         scale = args.heads[2] ** -0.5 if args.scale_attn_weights else 1.0
         if args.scale_attn_by_inverse_layer_idx:
             scale /= index + 1
-        usual = {"rope": None, "fused": True, "bias": True, "out_bias": True, "scale": scale}
-        return super().attention_options(args, index, **(usual | changes))
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)
+        return super().attention_options(args, index, scale=scale, **changes)

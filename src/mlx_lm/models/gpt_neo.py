@@ -3,10 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from mlx import nn
-
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, LayerNames
+from ..nn import Attention, LayerNames
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -54,15 +52,10 @@ class Model(DenseModel):
     layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
     attention_type = NeoAttention
     backbone_type = LearnedPositions
+    attention: ClassVar = {"rope": None, "out_bias": True, "scale": 1.0}
+    feed_forward_type = FeedForward
+    feed_forward_options: ClassVar = {"bias": True}
     rules = (
         Rename(r"^(h|wte|wpe|ln_f)\.", r"transformer.\1."),
         Rename(r"\.attn\.attention\.", ".attn."),
     )
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, rope=None, out_bias=True, scale=1.0, **changes)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)

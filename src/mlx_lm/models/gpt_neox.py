@@ -1,11 +1,9 @@
 """GPT-NeoX, Pythia: parallel branches, projections fused head by head. Source: https://arxiv.org/abs/2204.06745."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import mlx.nn as nn
-
-from ..nn import MLP, AttentionOptions, HeadwiseAttention, LayerNames
+from ..nn import MLP, HeadwiseAttention, LayerNames
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -38,20 +36,12 @@ class Model(DenseModel):
     names = ModelNames(embed="embed_in", layers="h", norm="final_layer_norm", head="embed_out")
     layer_names = LayerNames(mixer="attention")
     attention_type = NeoxAttention
+    attention: ClassVar = {"fused": True}
+    feed_forward_type = FeedForward
+    feed_forward_options: ClassVar = {"bias": True}
+    parallel = "use_parallel_residual"
     rules = (
         Rename(r"^gpt_neox\.", "model."),
         Rename(r"^model\.layers\.", "model.h."),
         Rename(r"^(model\.embed_out|lm_head)\.", "embed_out."),
     )
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, fused=True, **changes)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)
-
-    @classmethod
-    def parallel(cls, args: Any) -> bool:
-        return args.use_parallel_residual

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import AttentionOptions, MoE, Routing, SwitchGLU
+from ..nn import MoE, Routing, SwitchGLU
 from .dense import DenseModel, SlidingArgs
 from .weights import Rename, Split, Transform
 
@@ -39,6 +39,7 @@ class Experts(MoE):
 
 
 class Model(DenseModel):
+    attention: ClassVar = {"sinks": True}
     rules = (
         # Published: MXFP4 blocks (E, out, in/32, 16) of two values a byte, which is MLX's packing byte for byte.
         Transform(r"\.experts\.\w+_proj_blocks$", lambda w: w.flatten(-2).view(mx.uint32)),
@@ -47,10 +48,6 @@ class Model(DenseModel):
         Rename(r"(\.experts\.\w+_proj)_(scales|bias)$", r"\1.\2"),
         Split(r"(.*\.experts)\.gate_up_proj\.(\w+)", (r"\1.gate_proj.\2", r"\1.up_proj.\2"), 1, interleaved=True),
     )
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, sinks=True, **changes)
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:

@@ -1,11 +1,9 @@
 """GPT-J: parallel branches after one norm, rotation by neighbours. https://github.com/kingoflolz/mesh-transformer-jax."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
-import mlx.nn as nn
-
-from ..nn import MLP, Attention, AttentionOptions, LayerNames, RopeParameters
+from ..nn import MLP, Attention, LayerNames, RopeParameters
 from .base import Backbone
 from .gpt2 import Model as Gpt2
 from .gpt2 import ModelArgs as Gpt2Args
@@ -35,21 +33,7 @@ class Model(Gpt2):
     attention_type = GptjAttention
     backbone_type = Backbone
     traditional_rope = True
+    attention: ClassVar = {}
+    feed_forward_type = FeedForward
+    parallel = head_bias = True
     rules = (Rename(r"^transformer\.", "model."),)
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        rope = cls.rope(args, index)
-        return super().attention_options(args, index, rope=rope, fused=False, bias=False, out_bias=False, **changes)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)
-
-    @classmethod
-    def parallel(cls, args: Any) -> bool:
-        return True
-
-    @staticmethod
-    def head_bias(args: Any) -> bool:
-        return True

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..nn import AttentionOptions
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -25,18 +24,6 @@ class ModelArgs(DecoderArgs):
 
 
 class Model(DenseModel):
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, scale=args.attention_multiplier, **changes)
-
-    @classmethod
-    def residual_scale(cls, args: Any) -> float:
-        return args.residual_multiplier
-
-    @staticmethod
-    def embed_scale(args: Any) -> float:
-        return args.embedding_multiplier
-
     @staticmethod
     def logit_scale(args: Any) -> float:
         return 1 / args.logits_scaling

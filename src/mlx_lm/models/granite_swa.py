@@ -1,10 +1,10 @@
 """Granite with windows and sinks, and a rope base for each layer. Source: https://huggingface.co/ibm-granite."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import ConfigError
-from ..nn import AttentionOptions, Rope, RopeParameters
+from ..nn import RopeParameters
 from .config import rope_parameters
 from .dense import DenseModel, SlidingArgs
 from .granite import Model as Granite
@@ -36,13 +36,11 @@ class WindowArgs(SlidingArgs):
 class Sinks(DenseModel):
     """What a Granite family adds to its attention."""
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, sinks=True, **changes)
+    attention: ClassVar = {"sinks": True}
 
     @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return super().rope(args, index) if args.layer_rope_theta[index] else None
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return args.layer_rope_theta[index] > 0
 
 
 @dataclass

@@ -6,7 +6,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..nn import LayerNames, Linear, MoE, Routing, SwitchGLU
+from ..nn import LayerNames, Linear, MoE, Routing
+from .experts import gated_moe
 from .granite import Model as Granite
 from .granite import ModelArgs as GraniteArgs
 from .weights import Rename, expert_rules
@@ -45,8 +46,6 @@ class Model(Granite):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        width, count = args.hidden_size, args.num_local_experts
-        experts = SwitchGLU(width, args.intermediate_size, count, act=args.hidden_act)
-        moe = Experts(width, count, Routing(args.num_experts_per_tok, "softmax_topk"), experts)
-        moe.router = Router(width, count)
+        moe = gated_moe(args, Routing(args.num_experts_per_tok, "softmax_topk"), Experts)
+        moe.router = Router(args.hidden_size, args.num_local_experts)
         return moe

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import DecoderLayer, GatedMLP, LayerNames, Mamba2, Rope
+from ..nn import DecoderLayer, GatedMLP, LayerNames, Mamba2
 from .bamba import Mamba2Args
 from .config import flatten_config
 from .granite import ModelArgs as GraniteArgs
@@ -88,8 +88,8 @@ class Model(GraniteMoe):
         return layer
 
     @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return super().rope(args, index) if args.position_embedding_type == "rope" else None
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return args.position_embedding_type == "rope"
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module | None:

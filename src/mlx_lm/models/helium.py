@@ -1,9 +1,8 @@
 """Helium: Llama rotated by neighbours. Source: https://kyutai.org/helium."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
-from ..nn import AttentionOptions
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -20,7 +19,4 @@ class ModelArgs(DecoderArgs):
 
 class Model(DenseModel):
     traditional_rope = True
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, out_bias=False, **changes)
+    attention: ClassVar = {"out_bias": False}

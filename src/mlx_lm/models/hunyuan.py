@@ -3,7 +3,6 @@
 Sources: https://arxiv.org/abs/2411.02265, https://huggingface.co/tencent/Tencent-Hunyuan-Large.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,10 +12,10 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import AttentionOptions, DecoderLayer, GatedMLP, Routing, SwitchGLU
+from ..nn import AttentionOptions, GatedMLP, Routing, SwitchGLU
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
 from . import hunyuan_v1_dense, hunyuan_v1_moe
-from .base import Backbone, layer_state
+from .base import PassingBackbone, PassingLayer
 from .granitemoe import Router
 
 _Seen = tuple[tuple[KVView, ...], int | mx.array]
@@ -78,7 +77,7 @@ class GroupAttention(hunyuan_v1_dense.RotatedNorms):
     def state_spec(self) -> StateSpec:
         return NoSpec() if self._reads else super().state_spec()
 
-    def read(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
+    def pass_on(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
         """x (B, L, D) -> the same, and what the layers of the group see."""
         o, normed = self._options, "query_layernorm" in self
         if seen is None or not self._reads:
@@ -99,27 +98,9 @@ class GroupAttention(hunyuan_v1_dense.RotatedNorms):
         return mx.unflatten(x, -1, (-1, self._options.head_dim)).transpose(0, 2, 1, 3)
 
 
-class Layer(DecoderLayer):
-    def read(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
-        h, seen = self.self_attn.read(self.input_layernorm(x), state, seen)  # type: ignore[operator]
-        x = x + h
-        return x + self._feed(self.post_attention_layernorm(x)), seen  # type: ignore[operator]
-
-
-class GroupBackbone(Backbone):
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
-        seen = None
-        for i, layer in enumerate(self[self._names.layers]):
-            h, seen = layer.read(h, layer_state(cache, i), seen)
-        return self[self._names.norm](h)
-
-
 class Model(hunyuan_v1_moe.Model):
-    backbone_type = GroupBackbone
-    layer_type = Layer
+    backbone_type = PassingBackbone
+    layer_type = PassingLayer
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> GroupAttention:

@@ -1,17 +1,17 @@
 """Hunyuan 3: norms on queries and keys, sigmoid routing beside a shared feed-forward. https://huggingface.co/tencent."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar
 
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import AttentionOptions, GatedMLP, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import MoE, Routing
 from .config import DecoderArgs
 from .dense import DenseModel
+from .experts import gated_moe
 from .granitemoe import Router
-from .weights import DropLayers, Rename, Rule, expert_rules
+from .weights import Rename, expert_rules
 
 
 @dataclass
@@ -44,6 +44,8 @@ class Experts(MoE):
 
 
 class Model(DenseModel):
+    next_token_layers = True
+    qk_norm = True
     rules = (
         Rename(r"\.mlp\.gate\.", ".mlp.router.gate."),
         Rename(r"\.mlp\.e_score_correction_bias$", ".mlp.expert_bias"),
@@ -52,19 +54,11 @@ class Model(DenseModel):
     )
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
-
-    @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if args.mlp_layer_types[index] == "dense":
             return super().feed_forward(args, index)
-        width, size, count, act = args.hidden_size, args.moe_intermediate_size, args.num_experts, args.hidden_act
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.router_scaling_factor, epsilon=1e-20)
-        shared = GatedMLP(width, size * args.num_shared_experts, act, bias=args.mlp_bias)
-        moe = Experts(width, count, routing, SwitchGLU(width, size, count, act=act), correction=True, shared=shared)
-        moe.router = Router(width, count, "gate")
+        shared = args.moe_intermediate_size * args.num_shared_experts
+        moe = gated_moe(args, routing, Experts, correction=True, shared=shared)
+        moe.router = Router(args.hidden_size, args.num_experts, "gate")
         return moe
-
-    def weight_rules(self) -> tuple[Rule, ...]:
-        return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers))

@@ -3,7 +3,7 @@
 Source: https://huggingface.co/tencent/Hy4-preview.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from ..nn.hashed import limited
 from ..nn.indexed import Chosen, IndexedLatentAttention, IndexOptions
 from ..state import LayerState, StateSpec
 from . import glm_moe_dsa
-from .base import layer_state
+from .base import Cache, layer_state
 from .deepseek_v4 import StreamBackbone
 from .weights import Drop, Rename, Rule
 
@@ -101,8 +101,8 @@ class Layer(nn.Module):
     def state_spec(self) -> StateSpec:
         return self.self_attn.state_spec()
 
-    def attend(self, x: mx.array, state: LayerState, chosen: Chosen | None) -> tuple[mx.array, Chosen | None]:
-        x, chosen = self.attn_hc.around(x, lambda h: self.self_attn.attend(self["input_layernorm"](h), state, chosen))
+    def pass_on(self, x: mx.array, state: LayerState, chosen: Chosen | None) -> tuple[mx.array, Chosen | None]:
+        x, chosen = self.attn_hc.around(x, lambda h: self.self_attn.pass_on(self["input_layernorm"](h), state, chosen))
         x, _ = self.ffn_hc.around(x, lambda h: (self.mlp(self["post_attention_layernorm"](h)), None))
         return x, chosen
 
@@ -110,13 +110,10 @@ class Layer(nn.Module):
 class Backbone(StreamBackbone):
     """Passes on what each layer's queries look at."""
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         h, chosen = mx.repeat(h[:, :, None], self._streams, axis=2), None
         for i, layer in enumerate(self[self._names.layers]):
-            h, chosen = layer.attend(h, layer_state(cache, i), chosen)
+            h, chosen = layer.pass_on(h, layer_state(cache, i), chosen)
         return self[self._names.norm](self.hc_head(h))
 
 

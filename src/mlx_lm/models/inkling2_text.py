@@ -16,7 +16,7 @@ from ..nn import AttentionOptions, DecoderLayer, LayerNames, Linear, MoE, RMSNor
 from ..nn.relative import Heads, RelativeAttention, RelativeOptions, ResidualConv, Sources
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, part, scatter_slots
 from . import inkling_text
-from .base import layer_state
+from .base import Cache, layer_state
 from .weights import Rename, Rule, Weights
 
 
@@ -172,8 +172,8 @@ class BlockBackbone(inkling_text.NormedBackbone):
         super().__init__(model, args)
         self.final_input = Choice(args.hidden_size)
 
-    def __call__(self, inputs: mx.array, cache: Any = None, input_embeddings: mx.array | None = None) -> mx.array:
-        h, blocks = self.embedded(inputs, input_embeddings), []
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
+        blocks: list[mx.array] = []
         for i, layer in enumerate(self[self._names.layers]):
             h, blocks = layer.through(h, blocks, layer_state(cache, i))
         (h,) = self.final_input([*blocks, h])
@@ -209,10 +209,6 @@ class Model(inkling_text.Model):
     @staticmethod
     def logit_scale(args: Any) -> float:
         return 1.0
-
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
-        return args.final_logit_softcapping
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:

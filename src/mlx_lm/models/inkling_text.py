@@ -165,11 +165,7 @@ class NormedBackbone(Backbone):
         self.embed_norm = RMSNorm(args.hidden_size, args.rms_norm_eps)
 
     def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
-        """Hidden states (B, L, D) before the first layer."""
         return self.embed_norm(self.embed_tokens(inputs)) if input_embeddings is None else input_embeddings
-
-    def __call__(self, inputs: mx.array, cache: Any = None, input_embeddings: mx.array | None = None) -> mx.array:
-        return super().__call__(inputs, cache, self.embedded(inputs, input_embeddings))
 
 
 class Model(DenseModel):

@@ -1,9 +1,9 @@
 """InternLM 2: one projection for queries, keys and values, laid out by key head. Source: https://arxiv.org/abs/2403.17297."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ..nn import AttentionOptions, GatedMLP, LayerNames
+from ..nn import GatedMLP, LayerNames
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -29,11 +29,5 @@ class Model(DenseModel):
     names = ModelNames(embed="tok_embeddings", head="output")
     layer_names = LayerNames("attention", "feed_forward", "attention_norm", None, "ffn_norm")
     attention_type = Attention
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, fused=True, **changes)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> FeedForward:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act)
+    attention: ClassVar = {"fused": True}
+    feed_forward_type = FeedForward

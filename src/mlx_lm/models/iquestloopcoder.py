@@ -3,7 +3,6 @@
 Source: https://huggingface.co/IQuestLab/IQuest-Coder-V1-40B-Loop-Instruct.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import Attention, AttentionOptions, DecoderLayer
 from ..state import KVSpec, LayerState, ListSpec, StateSpec, attend_states, offsets, part
-from .base import Backbone, CausalLM, layer_state
+from .base import Backbone, Cache, CausalLM, layer_state
 from .config import DecoderArgs
 from .dense import DenseModel
 from .weights import Rename
@@ -88,10 +87,7 @@ class LoopBackbone(Backbone):
         self._loops = args.loop_num
         self.gate_projections = [HeadGate(args.heads[0], args.heads[2]) for _ in range(args.num_hidden_layers)]
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         layers = self[self._names.layers]
         first: list[Any] = [None] * len(layers)
         for loop in range(self._loops):

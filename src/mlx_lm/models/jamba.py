@@ -8,10 +8,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm, Rope, Routing, SwitchGLU
+from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm, Routing
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
+from .experts import gated_moe
 from .weights import Rename, Rule, Transform, conv_layout, expert_rules
 
 
@@ -78,8 +79,8 @@ class Model(DenseModel):
         return LayerNames(mixer, "feed_forward", pre_feed_forward="pre_ff_layernorm")
 
     @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return None
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return False
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module | None:
@@ -101,5 +102,4 @@ class Model(DenseModel):
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if not args.has_experts(index):
             return super().feed_forward(args, index)
-        experts = SwitchGLU(args.hidden_size, args.intermediate_size, args.num_experts, act=args.hidden_act)
-        return Experts(args.hidden_size, args.num_experts, Routing(args.num_experts_per_tok, normalize=False), experts)
+        return gated_moe(args, Routing(args.num_experts_per_tok, normalize=False), Experts)

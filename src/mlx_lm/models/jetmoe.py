@@ -8,10 +8,11 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import LayerNames, Linear, MoE, RMSNorm, Rope, Routing, SwitchGLU, SwitchLinear, in_expert_order, route
+from ..nn import LayerNames, Linear, MoE, RMSNorm, Rope, Routing, SwitchLinear, in_expert_order, route
 from ..state import KVSpec, LayerState, StateSpec, attend_states, offsets
 from .config import DecoderArgs
 from .dense import DenseModel
+from .experts import gated_moe
 from .granitemoe import Router
 from .weights import Rename, Split
 
@@ -105,8 +106,7 @@ class Model(DenseModel):
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         width, count = args.hidden_size, args.num_local_experts
-        experts = SwitchGLU(width, args.intermediate_size, count, act=args.hidden_act)
-        moe = BiasedExperts(width, count, Routing(args.num_experts_per_tok, "softmax_topk"), experts)
+        moe = gated_moe(args, Routing(args.num_experts_per_tok, "softmax_topk"), BiasedExperts)
         moe.router, moe.bias = Router(width, count), mx.zeros((width,))
         return moe
 

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..nn import DecoderLayer, DeltaOptions, GatedMLP, LatentAttention, LatentOptions, Linear, MoE, RMSNorm, SwitchGLU
 from ..state import LayerState, attend_states, offsets
 from . import bailing_hybrid, kimi_linear
-from .base import Backbone, CausalLM, layer_state
+from .base import Backbone, Cache, CausalLM, layer_state
 from .config import flatten_config
 from .multimodal import TextTower
 from .weights import Rename, Rule, Split
@@ -161,10 +161,7 @@ class DeepBackbone(Backbone):
         super().__init__(model, args)
         DepthAttention.add(self, "output_attn_res", args)
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         bank: list[mx.array] = []
         for i, layer in enumerate(self[self._names.layers]):
             h = layer.deep(h, bank, layer_state(cache, i))

@@ -4,14 +4,14 @@ Source: https://huggingface.co/docs/transformers/model_doc/kolibri1.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import AttentionOptions, GatedMLP, LayerNames, MoE, RMSNorm, Rope, Routing, SwitchGLU
+from ..nn import LayerNames, MoE, Routing
 from .dense import DenseModel, SlidingArgs
+from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
@@ -43,6 +43,7 @@ class LogitChoice(MoE):
 
 class Model(DenseModel):
     layer_names = LayerNames(post_mixer="post_attn_norm", post_feed_forward="post_ffn_norm")
+    qk_norm = True
     rules = (
         Rename(r"\.moe\.router\.expert_bias$", ".mlp.gate.e_score_correction_bias"),
         Rename(r"\.post_self_attn_layernorm\.", ".post_attn_norm."),
@@ -51,18 +52,10 @@ class Model(DenseModel):
     )
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
-
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        slides = args.sliding_window is None or args.layer_type(index) == "sliding_attention"
-        return super().rope(args, index) if slides else None
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return args.sliding_window is None or args.layer_type(index) == "sliding_attention"
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        width, count, act = args.hidden_size, args.num_experts, args.hidden_act
         routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=args.norm_topk_prob)
-        experts = SwitchGLU(width, args.moe_intermediate_size, count, act=act)
-        shared = GatedMLP(width, args.shared_expert_intermediate_size, act)
-        return LogitChoice(width, count, routing, experts, correction=True, shared=shared)
+        return gated_moe(args, routing, LogitChoice, correction=True, shared=args.shared_expert_intermediate_size)

@@ -4,15 +4,15 @@ Source: https://huggingface.co/poolside.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, GatedMLP, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import Attention, AttentionOptions, Linear, MoE, Routing
 from .dense import DenseModel, TwoRopeArgs
+from .experts import gated_moe
 from .weights import Drop, Rename, expert_rules
 
 _ROPES = {
@@ -96,6 +96,7 @@ class Experts(MoE):
 
 
 class Model(DenseModel):
+    qk_norm = True
     rules = (
         Drop(r"^mtp\."),
         Rename(r"\.mlp\.experts\.e_score_correction_bias$", ".mlp.gate.e_score_correction_bias"),
@@ -106,8 +107,7 @@ class Model(DenseModel):
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:
         heads = args.num_attention_heads_per_layer[index]
-        norm = partial(RMSNorm, eps=args.rms_norm_eps)
-        options: AttentionOptions = cls.attention_options(args, index, num_heads=heads, qk_norm=norm)
+        options: AttentionOptions = cls.attention_options(args, index, num_heads=heads)
         mixer = SoftplusGates(options)
         mixer.add_gates(heads * options.head_dim if args.gating == "per-element" else heads)
         return mixer
@@ -116,10 +116,7 @@ class Model(DenseModel):
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if args.mlp_layer_types[index] == "dense":
             return super().feed_forward(args, index)
-        width, count, act = args.hidden_size, args.num_experts, args.hidden_act
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.moe_routed_scaling_factor)
-        shared = GatedMLP(width, args.shared_expert_intermediate_size, act)
-        experts = SwitchGLU(width, args.moe_intermediate_size, count, act=act)
-        moe = Experts(width, count, routing, experts, correction=True, shared=shared)
+        moe = gated_moe(args, routing, Experts, correction=True, shared=args.shared_expert_intermediate_size)
         moe.softcap = args.moe_router_logit_softcapping
         return moe

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames, RMSNorm, ShortConv
+from ..nn import Attention, GatedMLP, LayerNames, ShortConv
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -67,6 +67,7 @@ class FeedForward(GatedMLP):
 class Model(DenseModel):
     names = ModelNames(norm="embedding_norm")
     attention_type = Lfm2Attention
+    qk_norm = True
     rules = (Transform(r"\.conv\.conv\.weight$", conv_layout),)
 
     @classmethod
@@ -79,10 +80,6 @@ class Model(DenseModel):
         if args.layer_types[index] == "conv":
             return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
         return super().mixer(args, index)
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, qk_norm=lambda size: RMSNorm(size, args.rms_norm_eps), **changes)
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:

@@ -5,8 +5,9 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ..nn import GatedMLP, MoE, Routing, SwitchGLU
+from ..nn import GatedMLP, MoE, Routing
 from . import lfm2
+from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
@@ -40,12 +41,6 @@ class Model(lfm2.Model):
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if index < args.num_dense_layers:
             return GatedMLP(args.hidden_size, args.feed_forward_size, args.hidden_act)
-        routing = Routing(
-            args.num_experts_per_tok,
-            "sigmoid",
-            normalize=args.norm_topk_prob,
-            scale=args.routed_scaling_factor,
-            epsilon=1e-6,
-        )
-        experts = SwitchGLU(args.hidden_size, args.moe_intermediate_size, args.num_experts, act=args.hidden_act)
-        return Experts(args.hidden_size, args.num_experts, routing, experts, correction=args.use_expert_bias)
+        sizes = {"normalize": args.norm_topk_prob, "scale": args.routed_scaling_factor, "epsilon": 1e-6}
+        routing = Routing(args.num_experts_per_tok, "sigmoid", **sizes)
+        return gated_moe(args, routing, Experts, correction=args.use_expert_bias)

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, LayerNames, Linear, RMSNorm, ShortConv
+from ..nn import Attention, AttentionOptions, LayerNames, Linear, ShortConv
 from . import lfm2
 from .base import ModelNames
 from .config import DecoderArgs
@@ -81,6 +81,8 @@ class GatedAttention(Attention):
 
 class Model(DenseModel):
     names = ModelNames(norm="embedding_norm")
+    feed_forward_type = lfm2.FeedForward
+    qk_norm = True
     rules = (
         Transform(r"\.conv\.conv\.weight$", conv_layout),
         Rename(r"\.self_attn\.g_proj\.", ".self_attn.gate_proj."),
@@ -98,11 +100,3 @@ class Model(DenseModel):
             return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
         kind = GatedAttention if args.use_attention_gate else Attention
         return kind(cls.attention_options(args, index))
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, qk_norm=lambda size: RMSNorm(size, args.rms_norm_eps), **changes)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return lfm2.FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act)

@@ -12,9 +12,10 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import Attention, AttentionOptions, BiasedAttention, GatedMLP, LayerNames, MoE, Rope, Routing, SwitchGLU
+from ..nn import Attention, AttentionOptions, BiasedAttention, GatedMLP, LayerNames, MoE, Routing
 from .config import DecoderArgs
 from .dense import DenseModel
+from .experts import gated_moe
 from .ministral3 import GrowingQueries
 from .weights import Rename, Split, Transform
 
@@ -122,14 +123,12 @@ class Model(DenseModel):
         return chunked
 
     @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return super().rope(args, index) if args.no_rope_layers[index] else None
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return bool(args.no_rope_layers[index])
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        width, act = args.hidden_size, args.hidden_act
         if index not in args.moe_layers:
-            return GatedMLP(width, args.intermediate_size_mlp, act)
-        size, count = args.intermediate_size, args.num_local_experts
+            return GatedMLP(args.hidden_size, args.intermediate_size_mlp, args.hidden_act)
         routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=False)
-        return Experts(width, count, routing, SwitchGLU(width, size, count, act=act), shared=GatedMLP(width, size, act))
+        return gated_moe(args, routing, Experts, shared=args.intermediate_size)

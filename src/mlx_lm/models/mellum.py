@@ -1,13 +1,13 @@
 """JetBrains' Mellum 2: Qwen 3 with experts, windows, and a rope for each layer type. https://huggingface.co/JetBrains."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..nn import AttentionOptions, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import Routing
 from .dense import DenseModel
+from .experts import gated_moe
 from .laguna import LayerTypeArgs
 from .weights import Drop, expert_rules
 
@@ -35,16 +35,11 @@ class ModelArgs(LayerTypeArgs):
 
 
 class Model(DenseModel):
+    qk_norm = True
     rules = (Drop(r"^mtp\."), *expert_rules())
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, qk_norm=partial(RMSNorm, eps=args.rms_norm_eps), **changes)
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if args.mlp_layer_types is not None and args.mlp_layer_types[index] == "dense":
             return super().feed_forward(args, index)
-        width, count, act = args.hidden_size, args.num_experts, args.hidden_act
-        routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
-        return MoE(width, count, routing, SwitchGLU(width, args.moe_intermediate_size, count, act=act))
+        return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

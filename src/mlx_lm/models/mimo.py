@@ -1,9 +1,8 @@
 """MiMo: Qwen 2 with heads that guess further tokens. Source: https://arxiv.org/abs/2505.07608."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
-from ..nn import AttentionOptions
 from . import qwen2
 from .weights import Drop
 
@@ -15,8 +14,5 @@ class ModelArgs(qwen2.ModelArgs):
 
 
 class Model(qwen2.Model):
+    attention: ClassVar = {"bias": True, "out_bias": False}
     rules = (Drop(r"(^|\.)mtp_layers\."),)
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, out_bias=False, **changes)

@@ -12,9 +12,10 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import Attention, AttentionOptions, Linear, MoE, Routing, SwitchGLU
+from ..nn import Attention, AttentionOptions, Linear
 from ..state import KVSpec, StateSpec
 from .dense import DenseModel
+from .experts import gated_moe, grouped_routing
 from .laguna import LayerTypeArgs
 from .weights import Drop, Rename, expert_rules
 
@@ -120,15 +121,4 @@ class Model(DenseModel):
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if args.mlp_layer_types[index] == "dense":
             return super().feed_forward(args, index)
-        width, count, act = args.hidden_size, args.n_routed_experts, args.hidden_act
-        routing = Routing(
-            args.num_experts_per_tok,
-            "sigmoid",
-            normalize=args.norm_topk_prob,
-            scale=args.routed_scaling_factor,
-            num_groups=args.n_group,
-            top_groups=args.topk_group,
-            group_score="top2",
-            epsilon=1e-20,
-        )
-        return MoE(width, count, routing, SwitchGLU(width, args.moe_intermediate_size, count, act=act), correction=True)
+        return gated_moe(args, grouped_routing(args), correction=True)

@@ -11,10 +11,11 @@ import mlx.nn as nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import DecoderLayer, LayerNames, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import DecoderLayer, LayerNames, Linear, RMSNorm, Routing
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .config import DecoderArgs
 from .dense import DenseModel
+from .experts import gated_moe
 from .weights import Drop, Rename, expert_rules
 
 _KINDS = ("linear_attention", "full_attention")
@@ -120,6 +121,4 @@ class Model(DenseModel):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        width, count = args.hidden_size, args.num_local_experts
-        experts = SwitchGLU(width, args.intermediate_size, count, act=args.hidden_act)
-        return MoE(width, count, Routing(args.num_experts_per_tok), experts)
+        return gated_moe(args, Routing(args.num_experts_per_tok))

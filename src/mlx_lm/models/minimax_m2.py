@@ -1,15 +1,15 @@
 """MiniMax-M2: norms on all heads together, sigmoid routing with a selection bias. https://arxiv.org/abs/2605.26494."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import AttentionOptions, LayerNames, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import LayerNames, MoE, Routing
 from .config import DecoderArgs
 from .dense import DenseModel
+from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
@@ -38,15 +38,10 @@ class Experts(MoE):
 
 class Model(DenseModel):
     layer_names = LayerNames(feed_forward="block_sparse_moe")
+    qk_norm = True
+    attention: ClassVar = {"qk_norm_full": True}
     rules = (Rename(r"\.mlp\.", ".block_sparse_moe."), *expert_rules("block_sparse_moe", ("w1", "w3", "w2")))
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps)
-        return super().attention_options(args, index, qk_norm=norm, qk_norm_full=True, **changes)
-
-    @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        width, count = args.hidden_size, args.num_local_experts
-        experts = SwitchGLU(width, args.intermediate_size, count, act=args.hidden_act)
-        return Experts(width, count, Routing(args.num_experts_per_tok, "sigmoid"), experts, correction=True)
+        return gated_moe(args, Routing(args.num_experts_per_tok, "sigmoid"), Experts, correction=True)

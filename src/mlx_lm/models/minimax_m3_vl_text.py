@@ -5,7 +5,7 @@ A small indexer scores all keys; for each of its heads a query keeps the blocks 
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
@@ -88,6 +88,7 @@ class Experts(MoE):
 
 
 class Model(DenseModel):
+    norm_options: ClassVar = {"offset": 1.0}
     rules = (
         Drop(r"(^|\.)mtp\."),
         Rename(r"\.mlp\.(gate|experts|shared_experts)\.", r".block_sparse_moe.\1."),
@@ -138,7 +139,3 @@ class Model(DenseModel):
         mlp = ClampedMLP(args.hidden_size, size)
         mlp.alpha, mlp.limit = args.swiglu_alpha, args.swiglu_limit
         return mlp
-
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return RMSNorm(args.hidden_size, args.rms_norm_eps, offset=1.0)

@@ -9,6 +9,7 @@ from mlx import nn
 from ..errors import ConfigError
 from ..nn import LatentAttention, RopeParameters, Routing
 from . import deepseek_v3
+from .experts import grouped_routing
 
 
 @dataclass
@@ -32,15 +33,7 @@ class ModelArgs(deepseek_v3.ModelArgs):
         return replace(super().rope_parameters(layer_type), partial=1.0)
 
     def routing(self) -> Routing:
-        return Routing(
-            self.num_experts_per_tok or 1,
-            normalize=self.norm_topk_prob,
-            scale=self.routed_scaling_factor,
-            num_groups=self.n_group or 1,
-            top_groups=self.topk_group or 1,
-            group_score="top2",
-            epsilon=1e-20,
-        )
+        return grouped_routing(self, "softmax")
 
 
 class GrowingLatentAttention(LatentAttention):

@@ -5,8 +5,9 @@ from typing import Any
 
 from mlx import nn
 
-from ..nn import LayerNames, MoE, Routing, SwitchGLU
+from ..nn import LayerNames, Routing
 from .dense import DenseModel, SlidingArgs
+from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
@@ -27,5 +28,4 @@ class Model(DenseModel):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        experts = SwitchGLU(args.hidden_size, args.intermediate_size, args.num_local_experts, act=args.hidden_act)
-        return MoE(args.hidden_size, args.num_local_experts, Routing(args.num_experts_per_tok), experts)
+        return gated_moe(args, Routing(args.num_experts_per_tok))

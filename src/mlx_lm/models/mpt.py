@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import MLP, AlibiAttention, LayerNames, LayerNorm, alibi_slopes
+from ..nn import MLP, AlibiAttention, LayerNames, alibi_slopes
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -51,6 +51,7 @@ class MptAttention(AlibiAttention):
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="blocks", norm="norm_f")
     layer_names = LayerNames("attn", "ffn", "norm_1", None, "norm_2")
+    norm_options: ClassVar = {"bias": False}
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:
@@ -62,7 +63,3 @@ class Model(DenseModel):
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         return MLP(args.hidden_size, 4 * args.hidden_size, args.hidden_act)
-
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return LayerNorm(args.hidden_size, args.layer_norm_eps, bias=False)

@@ -3,7 +3,6 @@
 Source: https://huggingface.co/meta-models/Muse-Glimmer-30B.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,8 +11,7 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, RMSNorm, Rope, UnitRMSNorm
-from ..state import LayerState
+from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, RMSNorm, UnitRMSNorm
 from .afmoe import GatedAttention
 from .base import Backbone, CausalLM
 from .dense import DenseModel, SlidingArgs
@@ -60,18 +58,16 @@ class NormedEmbeddings(Backbone):
         super().__init__(model, args)
         self._eps = args.rms_norm_eps
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        if input_embeddings is None:
-            input_embeddings = kernels.rms_norm(self[self._names.embed](inputs), None, self._eps)
-        return super().__call__(inputs, cache, input_embeddings)
+    def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
+        h = super().embedded(inputs, input_embeddings)
+        return kernels.rms_norm(h, None, self._eps) if input_embeddings is None else h
 
 
 class TextModel(DenseModel):
     backbone_type = NormedEmbeddings
     layer_names = SANDWICH_NORM
     attention_type = GatedAttention
+    norm_options: ClassVar = {"offset": 1.0}
 
     @classmethod
     def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
@@ -87,12 +83,8 @@ class TextModel(DenseModel):
         return super().attention_options(args, index, scale=scale, **unit, **changes)
 
     @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return super().rope(args, index) if args.layer_rope_theta[index] else None
-
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return RMSNorm(args.hidden_size, args.rms_norm_eps, offset=1.0)
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return args.layer_rope_theta[index] > 0
 
     @classmethod
     def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
@@ -102,10 +94,7 @@ class TextModel(DenseModel):
     def logit_scale(args: Any) -> float:
         return args.output_multiplier
 
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
-        return args.final_logit_softcapping
-
 
 class Model(TextTower):
+    norm_options: ClassVar = {"offset": 1.0}
     text_model = TextModel

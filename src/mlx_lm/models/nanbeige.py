@@ -3,7 +3,6 @@
 Source: https://arxiv.org/abs/2607.22083.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,9 @@ import mlx.core as mx
 
 from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions
-from ..state import LayerState, ListSpec, StateSpec, part
+from ..state import ListSpec, StateSpec, part
 from . import llama
-from .base import Backbone, CausalLM, layer_state
+from .base import Backbone, Cache, CausalLM, layer_state
 from .config import DecoderArgs
 
 
@@ -60,10 +59,7 @@ class LoopedBackbone(Backbone):
         super().__init__(model, args)
         self._loops, self._norm_each = args.num_loops, not args.skip_loop_final_norm
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         for loop in range(self._loops):
             for i, layer in enumerate(self[self._names.layers]):
                 h = layer(h, part(layer_state(cache, i), loop))

@@ -1,6 +1,5 @@
 """nanochat: norms without weights, rotation the other way round, squared ReLU. https://github.com/karpathy/nanochat."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +9,6 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, LayerNames, Rope, UnitRMSNorm
-from ..state import LayerState
 from .base import Backbone, ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -47,17 +45,15 @@ class NormedAfterRope(Attention):
 
 
 class NormedEmbeddings(Backbone):
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
-        return super().__call__(inputs, cache, self[self._names.norm](h))
+    def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
+        return self[self._names.norm](super().embedded(inputs, input_embeddings))
 
 
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="h")
     layer_names = LayerNames("attn")
     backbone_type = NormedEmbeddings
+    feed_forward_type = FeedForward
     rules = (
         Rename(r"^model\.embed_tokens\.", "transformer.wte."),
         Rename(r"^model\.layers\.", "transformer.h."),
@@ -85,13 +81,5 @@ class Model(DenseModel):
         return Rope(rope.dims, freqs=-freqs, base=None, scale=rope.scale, traditional=False)
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act)
-
-    @classmethod
     def norm(cls, args: Any) -> nn.Module:
         return UnitRMSNorm(args.rms_norm_eps)
-
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
-        return args.final_logit_softcapping or None

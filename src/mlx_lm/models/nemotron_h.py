@@ -22,11 +22,11 @@ from ..nn import (
     Mamba2Options,
     MoE,
     RMSNorm,
-    Routing,
     SwitchMLP,
 )
 from .base import CausalLM, ModelNames
 from .config import DecoderArgs
+from .experts import grouped_routing
 from .weights import Drop, Rename, Rule, Stack, Transform, conv_layout
 
 _LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
@@ -151,16 +151,7 @@ class Model(CausalLM):
 
     @staticmethod
     def moe(args: Any) -> nn.Module:
-        routing = Routing(
-            args.num_experts_per_tok,
-            "sigmoid",
-            normalize=args.norm_topk_prob,
-            scale=args.routed_scaling_factor,
-            num_groups=args.n_group,
-            top_groups=args.topk_group,
-            group_score="top2",
-            epsilon=1e-20,
-        )
+        routing = grouped_routing(args)
         act, count = args.mlp_hidden_act, args.n_routed_experts
         width = args.moe_latent_size or args.hidden_size
         experts = SwitchMLP(width, args.moe_intermediate_size, count, act=act)

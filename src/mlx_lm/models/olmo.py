@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ..nn import AttentionOptions, LayerNorm
+from ..nn import LayerNorm
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -17,10 +17,6 @@ class ModelArgs(DecoderArgs):
 
 
 class Model(DenseModel):
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, clip=args.clip_qkv, **changes)
-
     @classmethod
     def norm(cls, args: Any) -> nn.Module:
         return LayerNorm(args.hidden_size, 1e-5, affine=False)

@@ -1,10 +1,9 @@
 """OLMo 2: norms after the branches, and on all heads of queries and keys together. https://arxiv.org/abs/2501.00656."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import ClassVar
 
-from ..nn import POST_NORM, AttentionOptions, RMSNorm
+from ..nn import POST_NORM
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -17,8 +16,5 @@ class ModelArgs(DecoderArgs):
 
 class Model(DenseModel):
     layer_names = POST_NORM
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps)
-        return super().attention_options(args, index, qk_norm=norm, qk_norm_full=True, **changes)
+    qk_norm = True
+    attention: ClassVar = {"qk_norm_full": True}

@@ -5,13 +5,12 @@ Source: https://allenai.org/blog/olmo-hybrid.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import POST_NORM, AttentionOptions, DeltaOptions, LayerNames, RMSNorm, Rope, SeparateDelta
+from ..nn import POST_NORM, DeltaOptions, LayerNames, SeparateDelta
 from .config import DecoderArgs, flatten_config
 from .dense import DenseModel
 from .weights import Rename, Rule, SplitSizes, Transform, conv_layout
@@ -65,6 +64,9 @@ class ModelArgs(DecoderArgs):
 
 
 class Model(DenseModel):
+    qk_norm = True
+    attention: ClassVar = {"qk_norm_full": True}
+
     def weight_rules(self) -> tuple[Rule, ...]:
         o = self.args.delta_options()
         parts = tuple(rf"\1.{name}_conv1d.weight" for name in "qkv")
@@ -85,10 +87,5 @@ class Model(DenseModel):
         return SeparateDelta(args.delta_options()) if args.is_linear(index) else super().mixer(args, index)
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps)
-        return super().attention_options(args, index, qk_norm=norm, qk_norm_full=True, **changes)
-
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return super().rope(args, index) if args.use_rope else None
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return args.use_rope

@@ -1,14 +1,14 @@
 """OLMoE: experts, norms on all heads together, clipped projections. Source: https://arxiv.org/abs/2409.02060."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.nn as nn
 
-from ..nn import AttentionOptions, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import Routing
 from .config import DecoderArgs
 from .dense import DenseModel
+from .experts import gated_moe
 from .weights import expert_rules
 
 
@@ -24,15 +24,10 @@ class ModelArgs(DecoderArgs):
 
 
 class Model(DenseModel):
+    qk_norm = True
+    attention: ClassVar = {"qk_norm_full": True}
     rules = expert_rules()
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps)
-        return super().attention_options(args, index, qk_norm=norm, qk_norm_full=True, clip=args.clip_qkv, **changes)
-
-    @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        experts = SwitchGLU(args.hidden_size, args.intermediate_size, args.num_experts, act=args.hidden_act)
-        routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
-        return MoE(args.hidden_size, args.num_experts, routing, experts)
+        return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

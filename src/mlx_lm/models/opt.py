@@ -1,6 +1,5 @@
 """OPT: learned positions, biased layer norms before or after the sums. Source: https://arxiv.org/abs/2205.01068."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,8 +18,7 @@ from ..nn import (
     Linear,
     NormedSumLayer,
 )
-from ..state import LayerState
-from .base import CausalLM, ModelNames
+from .base import Cache, CausalLM, ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
 from .positions import LearnedPositions
@@ -70,10 +68,8 @@ class OptBackbone(LearnedPositions):
             self.project_in = Linear(size, args.hidden_size, bias=False)
             self.project_out = Linear(args.hidden_size, size, bias=False)
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = super().__call__(inputs, cache, input_embeddings)
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
+        h = super().through(h, cache, inputs)
         return self.project_out(h) if "project_out" in self else h
 
     def narrow(self, h: mx.array) -> mx.array:

@@ -5,7 +5,6 @@ embedding. The last layers keep no keys and values: they read those of the last 
 This module knows no family.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +14,7 @@ from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import Attention, AttentionOptions, Embedding, Linear
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
-from .base import Backbone, CausalLM, layer_state
+from .base import Backbone, Cache, CausalLM, layer_state
 from .weights import Drop, Rule
 
 __all__ = ["PerLayerInputs", "Shared", "SharingAttention", "check_sharing", "drop_unread"]
@@ -76,11 +75,7 @@ class PerLayerInputs(Backbone):
             self.per_layer_model_projection = Linear(args.hidden_size, layers * size, bias=False)
             self.per_layer_projection_norm = model.input_norm(args, size)  # type: ignore[attr-defined]
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
-        h = h * mx.array(self._embed_scale, h.dtype)
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         extra = self._layer_inputs(inputs, h) if self._input_size else None
         shared: Shared = {}
         h = self.widen(h)

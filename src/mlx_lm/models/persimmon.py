@@ -1,13 +1,11 @@
 """Persimmon: biased norms on queries and keys, squared ReLU, partial rope. https://www.adept.ai/blog/persimmon-8b."""
 
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import ClassVar
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from ..nn import AttentionOptions, HeadwiseAttention, LayerNorm
+from ..nn import HeadwiseAttention
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -37,12 +35,7 @@ class NormedHeads(HeadwiseAttention):
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
     attention_type = NormedHeads
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(LayerNorm, eps=args.layer_norm_eps) if args.qk_layernorm else None
-        return super().attention_options(args, index, fused=True, bias=True, out_bias=True, qk_norm=norm, **changes)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)
+    attention: ClassVar = {"fused": True, "bias": True, "out_bias": True}
+    qk_norm = "qk_layernorm"
+    feed_forward_type = FeedForward
+    feed_forward_options: ClassVar = {"bias": True}

@@ -1,12 +1,9 @@
 """Phi 1, 1.5 and 2: attention and feed-forward in parallel, biases everywhere. https://arxiv.org/abs/2309.05463."""
 
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import ClassVar
 
-import mlx.nn as nn
-
-from ..nn import MLP, Attention, AttentionOptions, LayerNames, LayerNorm
+from ..nn import MLP, Attention, LayerNames
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -32,20 +29,8 @@ class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
     layer_names = LayerNames(pre_feed_forward=None)
     attention_type = PhiAttention
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(LayerNorm, eps=args.layer_norm_eps) if args.qk_layernorm else None
-        return super().attention_options(args, index, bias=True, out_bias=True, qk_norm=norm, **changes)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=True)
-
-    @classmethod
-    def parallel(cls, args: Any) -> bool:
-        return True
-
-    @staticmethod
-    def head_bias(args: Any) -> bool:
-        return True
+    attention: ClassVar = {"bias": True, "out_bias": True}
+    qk_norm = "qk_layernorm"
+    feed_forward_type = FeedForward
+    feed_forward_options: ClassVar = {"bias": True}
+    parallel = head_bias = True

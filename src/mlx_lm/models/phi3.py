@@ -1,11 +1,8 @@
 """Phi 3, 3.5, 4 and 4-mini: fused projections, partial rotation, LongRoPE. Source: https://arxiv.org/abs/2404.14219."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from mlx import nn
-
-from ..nn import AttentionOptions, GatedMLP
 from .config import ConfigError
 from .dense import DenseModel, SlidingArgs
 
@@ -28,10 +25,5 @@ class ModelArgs(SlidingArgs):
 
 
 class Model(DenseModel):
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, fused=True, **changes)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, fused=True)
+    attention: ClassVar = {"fused": True}
+    feed_forward_options: ClassVar = {"fused": True}

@@ -34,15 +34,12 @@ class ModelArgs(SlidingArgs):
 
 class Model(DenseModel):
     layer_names = LayerNames(feed_forward="block_sparse_moe")
+    head_bias = "lm_head_bias"
     rules = (
         Rename(r"\.mlp\.router\.", ".block_sparse_moe.gate."),
         Rename(r"\.mlp\.experts\.", ".block_sparse_moe.experts."),
         *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
     )
-
-    @staticmethod
-    def head_bias(args: Any) -> bool:
-        return args.lm_head_bias
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..nn import Attention, AttentionOptions, LayerNames, LayerNorm, MoE, RopeParameters, Routing, SwitchMLP
+from ..nn import Attention, LayerNames, MoE, RopeParameters, Routing, SwitchMLP
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -54,6 +54,8 @@ class Model(DenseModel):
     names = ModelNames("transformer", "wte", "h", "ln_f", "lm_head")
     layer_names = LayerNames("mixer", "moe", "ln", None, None)
     attention_type = FusedAttention
+    attention: ClassVar = {"fused": True, "bias": True, "out_bias": True}
+    parallel = head_bias = True
     rules = (
         Rename(r"\.embd\.wte\.", ".wte."),
         Rename(r"^lm_head\.ln\.", "transformer.ln_f."),
@@ -62,23 +64,7 @@ class Model(DenseModel):
     )
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, fused=True, bias=True, out_bias=True, **changes)
-
-    @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         sizes = args.hidden_size, args.intermediate_size, args.num_local_experts
         experts = SwitchMLP(*sizes, act=args.hidden_act, bias=True)
         return MoE(args.hidden_size, args.num_local_experts, Routing(args.num_experts_per_tok, "softmax_topk"), experts)
-
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return LayerNorm(args.hidden_size, args.layer_norm_eps)
-
-    @classmethod
-    def parallel(cls, args: Any) -> bool:
-        return True
-
-    @staticmethod
-    def head_bias(args: Any) -> bool:
-        return True

@@ -1,7 +1,6 @@
 """PLaMo: parallel branches after one norm; query heads take key heads in turn. https://huggingface.co/pfnet/plamo-13b."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 
@@ -40,8 +39,5 @@ class TurnAttention(Attention):
 class Model(DenseModel):
     layer_names = LayerNames(pre_mixer="norm", pre_feed_forward=None)
     attention_type = TurnAttention
+    parallel = True
     rules = (Rename(r"\.layers\.layers\.", ".layers."),)
-
-    @classmethod
-    def parallel(cls, args: Any) -> bool:
-        return True

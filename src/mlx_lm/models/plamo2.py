@@ -117,6 +117,7 @@ def with_offsets(layer: DecoderLayer, args: Any) -> DecoderLayer:
 
 class Model(DenseModel):
     layer_names = LayerNames("mixer", "mlp", *OFFSETS)
+    norm_options: ClassVar = {"offset": 1.0}
     rules: ClassVar[tuple[Rule, ...]] = (
         Rename(r"\.layers\.layers\.", ".layers."),
         Transform(r"\.conv1d\.weight$", conv_layout),
@@ -135,7 +136,3 @@ class Model(DenseModel):
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, fused=True)
-
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return RMSNorm(args.hidden_size, args.rms_norm_eps, offset=1.0)

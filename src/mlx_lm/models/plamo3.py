@@ -1,13 +1,12 @@
 """PLaMo 3: windows with a rope of their own, norms around each branch. https://huggingface.co/pfnet/plamo-3-nict-8b-base."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar
 
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import AttentionOptions, DecoderLayer, LayerNames, RMSNorm
+from ..nn import DecoderLayer, LayerNames
 from . import plamo2
 from .dense import DenseModel, TwoRopeArgs
 from .weights import Rename, Rule
@@ -38,6 +37,9 @@ class ModelArgs(TwoRopeArgs):
 
 class Model(DenseModel):
     layer_names = LayerNames("mixer", "mlp", *plamo2.OFFSETS)
+    attention: ClassVar = {"fused": True}
+    qk_norm = True
+    norm_options: ClassVar = {"offset": 1.0}
     rules: ClassVar[tuple[Rule, ...]] = (Rename(r"\.layers\.layers\.", ".layers."),)
 
     @classmethod
@@ -45,14 +47,5 @@ class Model(DenseModel):
         return plamo2.with_offsets(super().layer(args, index), args)
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
-        return super().attention_options(args, index, fused=True, qk_norm=norm, **changes)
-
-    @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         return plamo2.Model.feed_forward(args, index)
-
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return plamo2.Model.norm(args)

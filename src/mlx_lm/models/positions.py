@@ -1,14 +1,13 @@
 """A backbone that adds embeddings of absolute positions, learned as GPT-2 has them or other; knows no family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import mlx.core as mx
 
 from ..nn import Embedding
-from ..state import LayerState, offsets
-from .base import Backbone, CausalLM, layer_state
+from ..state import offsets
+from .base import Backbone, Cache, CausalLM, layer_state
 
 __all__ = ["AddedPositions", "LearnedPositions"]
 
@@ -22,17 +21,11 @@ class AddedPositions(Backbone, ABC):
     def at(self, rows: mx.array) -> mx.array:
         """(..., D) for rows (...)."""
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
-        if self._embed_scale != 1.0:
-            h = h * mx.array(self._embed_scale, h.dtype)
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         start = offsets(layer_state(cache, 0))
         rows = mx.arange(h.shape[1]) + self.first_row
         rows = rows + (start if isinstance(start, int) else start[:, None])
-        h = self.narrow(h) + self.at(rows).astype(h.dtype)
-        return self._runner(self[self._names.layers], self[self._names.norm], h, cache)
+        return super().through(self.narrow(h) + self.at(rows).astype(h.dtype), cache, inputs)
 
     def narrow(self, h: mx.array) -> mx.array:
         """Embeddings (B, L, E) in the width of the layers (B, L, D)."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames
+from ..nn import Attention, GatedMLP, LayerNames
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -44,10 +44,7 @@ class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
     attention_type = FusedAttention
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, fused=True, bias=True, out_bias=False, **changes)
+    attention: ClassVar = {"fused": True, "bias": True}
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:

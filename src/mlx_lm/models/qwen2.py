@@ -1,9 +1,8 @@
 """Qwen 2 and 2.5: biases on queries, keys and values. Source: https://arxiv.org/abs/2407.10671."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from ..nn import AttentionOptions
 from .dense import DenseModel, SlidingArgs
 
 
@@ -33,6 +32,4 @@ class ModelArgs(QwenArgs):
 
 
 class Model(DenseModel):
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, bias=True, **changes)
+    attention: ClassVar = {"bias": True}

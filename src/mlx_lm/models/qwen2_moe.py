@@ -5,8 +5,9 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ..nn import AttentionOptions, GatedMLP, MoE, Routing, SwitchGLU
+from ..nn import AttentionOptions, MoE, Routing
 from .dense import DenseModel
+from .experts import gated_moe
 from .qwen3_moe import ModelArgs as Qwen3MoeArgs
 from .weights import expert_rules
 
@@ -43,8 +44,5 @@ class Model(DenseModel):
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if not args.has_experts(index):
             return super().feed_forward(args, index)
-        width, count, act = args.hidden_size, args.num_experts, args.hidden_act
-        experts = SwitchGLU(width, args.moe_intermediate_size, count, act=act)
-        shared = GatedMLP(width, args.shared_expert_intermediate_size, act)
         routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
-        return Experts(width, count, routing, experts, shared=shared, shared_gate=True)
+        return gated_moe(args, routing, Experts, shared=args.shared_expert_intermediate_size, shared_gate=True)

@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..nn import MoE, Routing, SwitchGLU
+from ..nn import Routing
 from .dense import SlidingArgs
+from .experts import gated_moe
 from .qwen3 import Model as Qwen3
 from .weights import expert_rules
 
@@ -42,6 +43,4 @@ class Model(Qwen3):
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if not args.has_experts(index):
             return super().feed_forward(args, index)
-        experts = SwitchGLU(args.hidden_size, args.moe_intermediate_size, args.num_experts, act=args.hidden_act)
-        routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
-        return MoE(args.hidden_size, args.num_experts, routing, experts)
+        return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

@@ -12,21 +12,18 @@ import mlx.nn as nn
 
 from ..errors import ConfigError
 from ..nn import (
-    AttentionOptions,
     DecoderLayer,
     DeltaOptions,
     GatedDelta,
-    GatedMLP,
     LayerNames,
     MoE,
     NextTokenHead,
-    RMSNorm,
     Routing,
-    SwitchGLU,
 )
 from ..state import PLAIN_KV, KVOptions, LayerState, State
 from .config import DecoderArgs
 from .dense import DenseModel
+from .experts import gated_moe
 from .weights import Rule, Transform, Weights, conv_layout, expert_rules
 
 
@@ -98,6 +95,8 @@ class SharedMoE(MoE):
 
 
 class Model(DenseModel):
+    attention: ClassVar = {"gated": True}
+    qk_norm = True
     rules: ClassVar[tuple[Rule, ...]] = (
         AddOne(r"(?<!linear_attn\.)(norm|norm_embedding|norm_hidden|layernorm)\.weight$"),
         Transform(r"\.conv1d\.weight$", conv_layout),
@@ -128,22 +127,11 @@ class Model(DenseModel):
         )
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = {"gated": True, "qk_norm": lambda size: RMSNorm(size, args.rms_norm_eps)}
-        return super().attention_options(args, index, **(norm | changes))
-
-    @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         if not args.has_experts(index):
             return super().feed_forward(args, index)
-        return SharedMoE(
-            args.hidden_size,
-            args.num_experts,
-            Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob),
-            SwitchGLU(args.hidden_size, args.moe_intermediate_size, args.num_experts, act=args.hidden_act),
-            shared=GatedMLP(args.hidden_size, args.shared_expert_intermediate_size, args.hidden_act),
-            shared_gate=True,
-        )
+        routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
+        return gated_moe(args, routing, SharedMoE, shared=args.shared_expert_intermediate_size, shared_gate=True)
 
     def sanitize(self, weights: Weights) -> Weights:
         """As for every model; a checkpoint with a next-token head (`mtp.*`) also gives the model one."""

@@ -3,7 +3,6 @@
 Source: https://huggingface.co/Qwen.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from ..nn.hyper import GatedStreams
 from ..nn.ngram import NgramMemory, NgramOptions
 from ..state import LayerState, ListSpec, StateSpec, part
 from . import qwen3_5_moe_text
-from .base import Backbone, ModelNames, layer_state
+from .base import Backbone, Cache, ModelNames, layer_state
 from .weights import Drop, Stack, Transform, conv_layout, expert_rules
 
 _SIZES = (
@@ -119,10 +118,7 @@ class Layer(DecoderLayer):
 class StreamBackbone(Backbone):
     """Every stream begins with the embeddings."""
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         last = self[self._names.norm]
         h = mx.repeat(h[:, :, None], last.streams, axis=2)
         for i, layer in enumerate(self[self._names.layers]):

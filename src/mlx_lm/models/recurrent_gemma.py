@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import AttentionOptions, CausalConv, GatedMLP, LayerNames, Linear, RMSNorm
+from ..nn import CausalConv, GatedMLP, LayerNames, Linear
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, offsets, scatter_slots
 from .base import ModelNames
 from .config import DecoderArgs
@@ -18,7 +18,8 @@ from .weights import Rule, Transform, conv_layout
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"hidden_activation": "hidden_act", "attention_window_size": "sliding_window"}
+    aliases: ClassVar = {"hidden_activation": "hidden_act", "attention_window_size": "sliding_window",
+                        "logits_soft_cap": "final_logit_softcapping"}  # fmt: skip
     hidden_act: str = field(default="gelu_pytorch_tanh", kw_only=True)
     max_position_embeddings: int = field(default=8192, kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)
@@ -27,7 +28,7 @@ class ModelArgs(DecoderArgs):
     sliding_window: int = 2048
     conv1d_width: int = 4
     lru_width: int | None = None
-    logits_soft_cap: float | None = 30.0
+    final_logit_softcapping: float | None = 30.0
     block_types: list[str] = field(default_factory=lambda: ["recurrent", "recurrent", "attention"])
 
     def __post_init__(self) -> None:
@@ -100,6 +101,8 @@ class Model(DenseModel):
     layer_names = LayerNames(
         "temporal_block", "mlp_block", pre_mixer="temporal_pre_norm", pre_feed_forward="channel_pre_norm"
     )
+    attention: ClassVar = {"out_bias": True}
+    norm_options: ClassVar = {"offset": 1.0}
     rules: ClassVar[tuple[Rule, ...]] = (Transform(r"\.conv_1d\.weight$", conv_layout),)
 
     @classmethod
@@ -107,22 +110,10 @@ class Model(DenseModel):
         return RecurrentBlock(args) if args.is_recurrent(index) else super().mixer(args, index)
 
     @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, out_bias=True, **changes)
-
-    @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         return GatedMLP(args.hidden_size, args.intermediate_size // 2, args.hidden_act, bias=True)
-
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return RMSNorm(args.hidden_size, args.rms_norm_eps, offset=1.0)
 
     @staticmethod
     def embed_scale(args: Any) -> float:
         rounded = mx.array(args.hidden_size**0.5, mx.bfloat16)  # as in training
         return rounded.astype(mx.float32).item()  # type: ignore[return-value]
-
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
-        return args.logits_soft_cap

@@ -27,6 +27,7 @@ _INFRASTRUCTURE = {
     "config",
     "dense",
     "describe",
+    "experts",
     "formats",
     "load",
     "multimodal",

@@ -1,6 +1,5 @@
 """RWKV-7: a matrix for each head that fades by channel and unlearns what a key recalls. https://arxiv.org/abs/2503.14456."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ from .. import kernels
 from ..errors import ConfigError
 from ..nn import LayerNorm, Linear
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
-from .base import Backbone, CausalLM, ModelNames, layer_state
+from .base import CausalLM, ModelNames, PassingBackbone
 from .config import BaseModelArgs
 from .rwkv import shifted
 from .weights import Rule, Transform
@@ -178,9 +177,7 @@ class Layer(nn.Module):
         width, heads, size = self._args
         return RecurrentSpec((ArraySlot((width,)), ArraySlot((heads, size, size), mx.float32), ArraySlot((width,))))
 
-    def __call__(
-        self, x: mx.array, state: LayerState = None, first: mx.array | None = None
-    ) -> tuple[mx.array, mx.array]:
+    def pass_on(self, x: mx.array, state: LayerState, first: mx.array | None) -> tuple[mx.array, mx.array]:
         """Hidden states, and the first layer's values."""
         x = self["pre_norm"](x) if "pre_norm" in self else x
         mixed = self["attn_norm"](x)
@@ -192,22 +189,9 @@ class Layer(nn.Module):
         return x, first
 
 
-class SharedValues(Backbone):
-    """Hands the first layer's values to the others."""
-
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
-        first = None
-        for i, layer in enumerate(self[self._names.layers]):
-            h, first = layer(h, layer_state(cache, i), first)
-        return self[self._names.norm](h)
-
-
 class Model(CausalLM):
     names = ModelNames(embed="embeddings")
-    backbone_type = SharedValues
+    backbone_type = PassingBackbone
     by_head: ClassVar[str] = r"\.attn\.(k_k|k_a|r_k|g_norm\.weight|g_norm\.bias)$"
 
     def weight_rules(self) -> tuple[Rule, ...]:

@@ -1,9 +1,7 @@
 """Seed-OSS: Llama with biases on queries, keys and values. Source: https://huggingface.co/ByteDance-Seed/Seed-OSS-36B-Base."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from ..nn import AttentionOptions
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -18,6 +16,4 @@ class ModelArgs(DecoderArgs):
 
 
 class Model(DenseModel):
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, out_bias=args.attention_out_bias, **changes)
+    pass

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
-from ..nn import Rope
 from .dense import DenseModel, SlidingArgs
 
 
@@ -34,5 +33,5 @@ class ModelArgs(SlidingArgs):
 
 class Model(DenseModel):
     @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        return super().rope(args, index) if args.no_rope_layers[index] else None
+    def has_rope(cls, args: Any, index: int) -> bool:
+        return bool(args.no_rope_layers[index])

@@ -4,10 +4,10 @@ Source: https://huggingface.co/XHToken/Spark-X2.5-4B.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 from ..errors import ConfigError
-from ..nn import AttentionOptions, RopeParameters
+from ..nn import RopeParameters
 from .base import ModelNames
 from .dense import DenseModel, SlidingArgs
 from .step3p5 import HeadGates
@@ -40,7 +40,4 @@ class FusedHeadGates(HeadGates):
 class Model(DenseModel):
     names = ModelNames(embed="embedding")
     attention_type = FusedHeadGates
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, fused=True, **changes)
+    attention: ClassVar = {"fused": True}

@@ -1,8 +1,7 @@
 """StableLM 2 and 3B: a quarter of each head rotated, layer norms. Source: https://arxiv.org/abs/2402.17834."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,10 +13,11 @@ from .dense import DenseModel
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    aliases: ClassVar = {"use_qkv_bias": "attention_bias"}
     layer_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096
     partial_rotary_factor: float = 0.25
-    use_qkv_bias: bool = False
+    attention_bias: bool = False
     qk_layernorm: bool = False
     use_parallel_residual: bool = False
 
@@ -45,16 +45,10 @@ class HeadNorms(Attention):
 
 class Model(DenseModel):
     attention_type = HeadNorms
-
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(LayerNorm, eps=args.layer_norm_eps) if args.qk_layernorm else None
-        return super().attention_options(args, index, bias=args.use_qkv_bias, qk_norm=norm, **changes)
+    qk_norm = "qk_layernorm"
+    attention: ClassVar = {"out_bias": False}
+    parallel = "use_parallel_residual"
 
     @classmethod
     def names_at(cls, args: Any, index: int) -> LayerNames:
         return LayerNames(pre_feed_forward=None) if args.use_parallel_residual else PRE_NORM
-
-    @classmethod
-    def parallel(cls, args: Any) -> bool:
-        return args.use_parallel_residual

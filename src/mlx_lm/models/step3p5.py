@@ -13,10 +13,10 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, GatedMLP, Linear, MoE, RMSNorm, RopeParameters, Routing, SwitchGLU
+from ..nn import Attention, AttentionOptions, GatedMLP, Linear, MoE, RopeParameters, Routing, SwitchGLU
 from .config import flatten_config, rope_parameters
 from .dense import DenseModel, SlidingArgs
-from .weights import DropLayers, Rename, Rule
+from .weights import Rename
 
 _PER_LAYER = "layer_types", "layer_thetas", "partial_rotary_factors", "swiglu_limits", "swiglu_limits_shared"
 
@@ -144,6 +144,9 @@ class Experts(MoE):
 
 
 class Model(DenseModel):
+    qk_norm = True
+    next_token_layers = True
+    norm_options: ClassVar = {"offset": 1.0}
     rules = (
         Rename(r"\.moe\.gate\.weight$", ".mlp.gate.gate.weight"),
         Rename(r"\.moe\.router_bias$", ".mlp.gate.router_bias"),
@@ -151,17 +154,10 @@ class Model(DenseModel):
         Rename(r"(\.\d+)\.share_expert\.", r"\1.mlp.share_expert."),
     )
 
-    def weight_rules(self) -> tuple[Rule, ...]:
-        return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers))
-
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return RMSNorm(args.hidden_size, args.rms_norm_eps, offset=1.0)
-
     @classmethod
     def mixer(cls, args: Any, index: int) -> Attention:
-        (heads, kv_heads), norm = args.heads_at(index), partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
-        options = cls.attention_options(args, index, num_heads=heads, num_kv_heads=kv_heads, qk_norm=norm)
+        heads, kv_heads = args.heads_at(index)
+        options = cls.attention_options(args, index, num_heads=heads, num_kv_heads=kv_heads)
         return HeadGates(options) if args.use_head_wise_attn_gate else Attention(options)
 
     @classmethod

@@ -3,7 +3,6 @@
 Source: https://huggingface.co/lewtun/talkie-1930-13b-it-hf.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ from mlx import nn
 
 from ..nn import Attention, AttentionOptions, GatedMLP, Rope, UnitRMSNorm
 from ..state import LayerState, StateSpec
-from .base import Backbone, CausalLM, ModelNames, layer_state
+from .base import Backbone, Cache, CausalLM, ModelNames, layer_state
 from .config import DecoderArgs
 from .weights import Rename
 
@@ -80,12 +79,9 @@ class Block(nn.Module):
 
 
 class SkipBackbone(Backbone):
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         norm = self[self._names.norm]
-        first = norm(self[self._names.embed](inputs) if input_embeddings is None else input_embeddings)
-        h = first
+        h = first = norm(h)
         for i, block in enumerate(self[self._names.layers]):
             h = block(h, first, layer_state(cache, i))
         return norm(h)

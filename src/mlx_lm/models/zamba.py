@@ -6,7 +6,6 @@ calling layer keeps keys and values of its own. Source: https://arxiv.org/abs/24
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from .. import kernels
 from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, GatedMLP, HeadLinear, Linear, Mamba, MambaOptions, RMSNorm, Rope
 from ..state import LayerState, ListSpec, StateSpec, gather_slot, part, scatter_slots
-from .base import Backbone, CausalLM, ModelNames, layer_state
+from .base import Backbone, Cache, CausalLM, ModelNames, layer_state
 from .config import DecoderArgs
 from .weights import Drop, Rename, Rule, Transform, conv_layout
 
@@ -191,11 +190,8 @@ class SharingBackbone(Backbone):
         self._block_name = model.block_name  # type: ignore[attr-defined]
         self._owners = {index: (args.owner(index), call) for call, index in enumerate(args.calls())}
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = start = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
-        layers = self[self._names.layers]
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
+        start, layers = h, self[self._names.layers]
         for i, layer in enumerate(layers):
             state = layer_state(cache, i)
             if i not in self._owners:

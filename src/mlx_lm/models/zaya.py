@@ -3,7 +3,6 @@
 Sources: https://arxiv.org/abs/2510.04476 (compressed convolutional attention), https://arxiv.org/abs/2605.05365.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from ..errors import ConfigError
 from ..nn import AttentionOptions, Linear, RMSNorm, Routing, SwitchGLU, make_rope, route
 from ..nn.convolved import ConvolvedAttention
 from ..state import LayerState, StateSpec
-from .base import Backbone, CausalLM, layer_state
+from .base import Backbone, Cache, CausalLM, layer_state
 from .config import DecoderArgs
 from .weights import Rule, Transform, conv_layout, expert_rules
 
@@ -155,10 +154,7 @@ class RoutedBackbone(Backbone):
         self.input_hidden_states_scale = mx.ones((args.hidden_size,))
         self.input_hidden_states_bias = mx.zeros((args.hidden_size,))
 
-    def __call__(
-        self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
-        h = self[self._names.embed](inputs) if input_embeddings is None else input_embeddings
+    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         dtype, states = h.dtype, None
         h = ((h + self.input_hidden_states_bias) * self.input_hidden_states_scale).astype(mx.float32)
         for i, layer in enumerate(self[self._names.layers]):
@@ -168,6 +164,7 @@ class RoutedBackbone(Backbone):
 
 class Model(CausalLM):
     backbone_type = RoutedBackbone
+    head_bias = "lm_head_bias"
     rules: ClassVar[tuple[Rule, ...]] = (
         *expert_rules(),
         Transform(r"conv_qk_depthwise\.weight$", conv_layout),
@@ -187,10 +184,6 @@ class Model(CausalLM):
             out_bias=args.attention_bias,
         )
         return Layer(args, index, ConvolvedAttention(options, (args.cca_time0, args.cca_time1)))
-
-    @staticmethod
-    def head_bias(args: Any) -> bool:
-        return args.lm_head_bias
 
     def weight_rules(self) -> tuple[Rule, ...]:
         heads = self.args.num_attention_heads + self.args.num_key_value_heads

@@ -124,9 +124,9 @@ class IndexedLatentAttention(LatentAttention):
         return ListSpec((latents, self.indexer.state_spec())) if self._chooses else latents
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        return self.attend(x, state, None)[0]
+        return self.pass_on(x, state, None)[0]
 
-    def attend(self, x: mx.array, state: LayerState, chosen: Chosen | None) -> tuple[mx.array, Chosen | None]:
+    def pass_on(self, x: mx.array, state: LayerState, chosen: Chosen | None) -> tuple[mx.array, Chosen | None]:
         """The layer's output, and what its queries looked at; `chosen` is for layers that do not choose."""
         low = self.q_a_proj(x)
         compressed = self.q_a_layernorm(low)
