@@ -39,63 +39,58 @@ MLX_INLINE I pair_at(const float* q, int64_t i) {
   return set1_i(w);
 }
 
-// Even pairs of features and odd ones in sums of their own, then added: the order of every score.
 template <int R>
 __attribute__((noinline)) void score_tile(const uint32_t* keys, const float* q, int64_t dim, float* to, int64_t ld) {
   constexpr int V = key_vectors;
-  for (int odd = 0; odd < 2; ++odd) {
-    F a[R][V];
-    _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r)
-    _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) a[r][v] = zero();
-    for (int64_t d = odd; d < dim / 2; d += 2) {
-      I k[V];
-      _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) k[v] = load_i(keys + v * dim * 8 + 16 * d);
-      _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r) {
-        I x = pair_at(q, d * R + r);
-        _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) a[r][v] = dot2_bf16(a[r][v], k[v], x);
-      }
-    }
-    _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r)
-    _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) {
-      float* at = to + r * ld + 16 * v;
-      store(at, odd == 0 ? a[r][v] : load(at) + a[r][v]);
+  F a[R][V];
+  _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r)
+  _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) a[r][v] = zero();
+  for (int64_t d = 0; d < dim / 2; ++d) {
+    I k[V];
+    _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) k[v] = load_i(keys + v * dim * 8 + 16 * d);
+    _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r) {
+      I x = pair_at(q, d * R + r);
+      _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) a[r][v] = dot2_bf16(a[r][v], k[v], x);
     }
   }
+  _Pragma("GCC unroll 12") for (int r = 0; r < R; ++r)
+  _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) store(to + r * ld + 16 * v, a[r][v]);
 }
 
-// The rows of a decode step against 16 keys, transposed in registers. This is bound by memory: every line is touched in
-// order first, which the hardware prefetchers follow (reading a piece of each token in turn they do not).
+// The rows of a decode step against 32 keys, transposed in registers; the next keys are fetched line by line, because
+// reading 16 bytes of every token is no stream that the hardware would follow. Same order of sums as score_tile.
 template <int R>
 __attribute__((noinline)) void score_direct(const char* from, int64_t token_bytes, const float* q, int64_t dim,
                                             float* to, int64_t ld) {
-  F a[R][2];
-  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) a[r][0] = a[r][1] = zero();
-  for (int64_t d = 0; d < dim; d += 32) {
-    I in[16], pairs[16];
-    _Pragma("GCC unroll 16") for (int i = 0; i < 16; ++i) {
-      const char* token = from + i * token_bytes;
-      in[i] = load_i(token + 2 * d);
-      for (int64_t line = 64; d == 0 && line < 2 * dim; line += 64) {
-        int32_t first = *(const volatile int32_t*)(token + line);
-        asm volatile("" ::"r"(first));
-      }
+  constexpr int V = 2;
+  F a[R][V];
+  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r)
+  _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) a[r][v] = zero();
+  const char* next = from + 16 * V * token_bytes;
+  for (int64_t d = 0; d < dim; d += 8) {
+    __m512i words[V][4];
+    _Pragma("GCC unroll 8") for (int i = 0; i < 4 * V; ++i) __builtin_prefetch(next + 64 * i);
+    next += 64 * 4 * V;
+    _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) {
+      transpose_quad(from + 16 * v * token_bytes + d * 2, token_bytes, words[v]);
     }
-    transpose16(in, pairs);
-    _Pragma("GCC unroll 16") for (int i = 0; i < 16; ++i)
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i)
     _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) {
-      a[r][i % 2] = dot2_bf16(a[r][i % 2], pairs[i], pair_at(q, i * R + r));
+      I x = pair_at(q, i * R + r);
+      _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) a[r][v] = dot2_bf16(a[r][v], as_words(words[v][i]), x);
     }
-    q += 16 * R;
+    q += 4 * R;
   }
-  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r) store(to + r * ld, a[r][0] + a[r][1]);
+  _Pragma("GCC unroll 8") for (int r = 0; r < R; ++r)
+  _Pragma("GCC unroll 2") for (int v = 0; v < V; ++v) store(to + r * ld + 16 * v, a[r][v]);
 }
 
 void scores(const TokenRows& keys, const float* q, int64_t rows, int64_t dim, int64_t begin, int64_t end, float* to,
             int64_t ld, char* scratch) {
-  constexpr int direct_rows = 6;
+  constexpr int direct_rows = 8;
   if (rows <= direct_rows) {
     with_rows<direct_rows>((int)rows, [&](auto r) {
-      for (; begin + 16 <= end; begin += 16) {
+      for (; begin + 32 <= end; begin += 32) {
         score_direct<decltype(r)::value>(keys.data + begin * keys.token_bytes, keys.token_bytes, q, dim, to + begin, ld);
       }
     });
