@@ -1,12 +1,11 @@
 """Apertus: a learned activation, norms on heads. Source: https://arxiv.org/abs/2509.14233."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import MLP, LayerNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -14,13 +13,11 @@ from .dense import DenseModel
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = {"hidden_act": ("xielu",)}
     rms_norm_eps: float = 1e-5
-    hidden_act: str = field(default="xielu", kw_only=True)
     attention_bias: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden_act != "xielu":
-            raise ConfigError(f"config.json: hidden_act={self.hidden_act!r} is not supported for 'apertus'.")
         self.hidden_act = "silu"  # unused
         super().__post_init__()
 

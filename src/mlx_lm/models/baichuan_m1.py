@@ -1,7 +1,7 @@
 """Baichuan M1: keys and values are mixed with those of the token before, head by head. https://arxiv.org/abs/2502.12671."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
@@ -27,6 +27,7 @@ from .weights import Rule
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = {"conv_window": (2,)}
     max_position_embeddings: int = field(default=32768, kw_only=True)
     sliding_window: int = 8192
     sliding_window_layers: list[int] = field(default_factory=list)
@@ -36,8 +37,6 @@ class ModelArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.conv_window != 2:
-            raise ConfigError(f"config.json: conv_window={self.conv_window} is not supported for 'baichuan_m1'.")
         if self.sliding_window < 1:
             raise ConfigError(f"config.json: sliding_window must be at least 1, not {self.sliding_window}.")
         for index in range(self.num_hidden_layers):

@@ -16,6 +16,7 @@ from .weights import Drop, Rename, Weights, expert_rules
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = {"norm_softmax": (False,), "score_function": ("softmax", "sigmoid")}
     aliases: ClassVar = {"use_bias": "attention_out_bias", "use_qkv_bias": "attention_bias"}
     attention_out_bias: bool = False
     attention_bias: bool = False
@@ -30,7 +31,6 @@ class ModelArgs(DecoderArgs):
     first_k_dense_replace: int = 0
     norm_topk_prob: bool = True
     norm_head: bool = False
-    norm_softmax: bool = False
     use_qk_norm: bool = False
     partial_rotary_factor: float = 1.0
     rotary_dim: int | None = None
@@ -43,10 +43,6 @@ class ModelArgs(DecoderArgs):
         super().__post_init__()
         if self.rotary_dim:
             self.partial_rotary_factor = self.rotary_dim / self.heads[2]
-        if self.score_function not in ("softmax", "sigmoid"):
-            raise ConfigError(f"config.json: score_function={self.score_function!r} is not known.")
-        if self.norm_softmax:
-            raise ConfigError("config.json: norm_softmax=true is not supported for model type 'bailing_moe'.")
         if self.num_experts and not 1 <= self.num_experts_per_tok <= self.num_experts:
             raise ConfigError(f"config.json: num_experts_per_tok={self.num_experts_per_tok} is not possible.")
 

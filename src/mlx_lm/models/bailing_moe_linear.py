@@ -4,7 +4,7 @@ Source: https://arxiv.org/abs/2510.19338.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
@@ -18,20 +18,17 @@ from . import bailing_moe
 
 @dataclass
 class ModelArgs(bailing_moe.ModelArgs):
+    fixed: ClassVar = {"linear_silu": (False,), "use_linear_silu": (False,), **bailing_moe.ModelArgs.fixed}
     layer_group_size: int = 1
     group_norm_size: int = 1
     linear_rope: bool = True
-    linear_silu: bool = False
-    use_linear_silu: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.attention_bias = self.attention_bias or self.attention_out_bias
-        if self.linear_silu or self.use_linear_silu:
-            raise ConfigError("config.json: linear_silu=true is not supported for model type 'bailing_moe_linear'.")
         heads, _, size = self.heads
-        if self.layer_group_size < 1 or self.group_norm_size < 1 or heads * size % self.group_norm_size:
-            raise ConfigError("config.json: layer_group_size or group_norm_size is not possible.")
+        if heads * size % self.group_norm_size:
+            raise ConfigError("config.json: group_norm_size is not possible.")
 
     def is_linear(self, index: int) -> bool:
         """The last layer of each group attends, and so do layers after the last whole group."""

@@ -10,12 +10,12 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, RopeParameters
 from ..state import LayerState
 from .afmoe import GatedAttention
+from .config import check_kinds
 from .dense import DenseModel, SlidingArgs
-from .experts import gated_moe, grouped_routing
+from .experts import SPARSE_LAYERS, gated_moe, grouped_routing
 from .weights import expert_rules
 
 
@@ -44,8 +44,7 @@ class ModelArgs(SlidingArgs):
         if self.rope_by_layer_type is None:
             self.rope_by_layer_type = {"sliding_attention": {"rope_theta": self.rope_theta}}
         self.mlp_layer_types = self.mlp_layer_types or [("sparse", "dense")[i < 3] for i in range(count)]
-        if len(self.mlp_layer_types) != count or not set(self.mlp_layer_types) <= {"dense", "sparse"}:
-            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
+        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
 
     def layer_rope(self, index: int) -> RopeParameters:
         return self.rope_parameters(self.layer_type(index))

@@ -1,21 +1,25 @@
 """Command A with experts: Cohere 2's parallel layers, experts beside shared ones. https://arxiv.org/abs/2504.00698."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import GatedMLP, MoE, RMSNorm, Routing
 from .cohere2 import Model as Cohere2
 from .cohere2 import ModelArgs as Cohere2Args
-from .experts import gated_moe
+from .config import check_kinds
+from .experts import SPARSE_LAYERS, gated_moe
 from .weights import expert_rules
 
 
 @dataclass
 class ModelArgs(Cohere2Args):
+    fixed: ClassVar = {
+        "expert_selection_fn": ("softmax", "sigmoid"),
+        "shared_expert_combination_strategy": ("average", "sum"),
+    }
     rms_norm_eps: float | None = None  # type: ignore[assignment]
     num_experts: int = 8
     num_experts_per_tok: int = 2
@@ -37,12 +41,7 @@ class ModelArgs(Cohere2Args):
             self.layer_types = [kinds[(i + 1) % max(every, 1) != 0] for i, every in patterns]
         self.mlp_layer_types = self.mlp_layer_types or ["dense"] * first + ["sparse"] * (count - first)
         super().__post_init__()
-        if len(self.mlp_layer_types) != count or not set(self.mlp_layer_types) <= {"dense", "sparse"}:
-            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
-        if self.expert_selection_fn not in ("softmax", "sigmoid"):
-            raise ConfigError(f"config.json: expert_selection_fn={self.expert_selection_fn!r} is not known.")
-        if self.shared_expert_combination_strategy not in ("average", "sum"):
-            raise ConfigError("config.json: shared_expert_combination_strategy must be 'average' or 'sum'.")
+        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
 
 
 class AveragedExperts(MoE):

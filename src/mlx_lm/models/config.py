@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..kernels import ACTIVATIONS
 from ..nn import RopeParameters
 
-__all__ = ["BaseModelArgs", "DecoderArgs", "check_kinds", "flatten_config"]
+__all__ = ["BaseModelArgs", "DecoderArgs", "check_kinds", "flatten_config", "refuse"]
 
 _MOST_LAYERS = 2000  # far above any model; every layer is made before its weights are looked for
 
@@ -83,6 +83,12 @@ _POSITIVE = frozenset((
     "dense_intermediate_size", "floor_scale", "global_head_dim", "intermediate_size_mlp", "laurel_rank",
     "moe_num_experts", "moe_topk", "num_global_key_value_heads", "prefix_dense_intermediate_size",
     "swa_num_key_value_heads", "top_k_experts", "vocab_size_per_layer_input", "word_embed_proj_dim",
+    "adapter_rank", "attention_window_size", "attn_res_block_size", "blocksparse_block_size",
+    "blocksparse_num_local_blocks", "blocksparse_vert_stride", "cca_time0", "cca_time1", "ffn_dim_divisor",
+    "ffn_round_up_to_multiple_of", "group_norm_size", "hc_mult", "hc_sinkhorn_iters", "index_block_size",
+    "index_head_dim", "index_n_heads", "index_topk", "index_topk_blocks", "keep_window_size", "layer_group_size",
+    "loop_num", "loop_window_size", "mamba_ngroups", "mamba_step", "n_mamba_heads", "n_shared_head", "num_loops",
+    "num_mem_blocks", "o_groups", "o_lora_rank", "router_hidden_size", "window_size",
 ))  # fmt: skip
 
 # Where 0 means that there are none.
@@ -137,7 +143,7 @@ class BaseModelArgs:
 
     model_type: str = ""
     aliases: ClassVar[Mapping[str, str]] = {}  # other spelling -> field, read where the field's own name is absent
-    fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # keys without a field -> the values that are supported
+    fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # key -> the values that the family supports
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> typing.Self:
@@ -175,7 +181,8 @@ class BaseModelArgs:
                 raise ConfigError(f"config.json: {spec.name} must be below 2**31, not {value!r}.")
         family = flat.get("model_type", cls.__module__)
         for key, known in (_NEUTRAL | dict(cls.fixed)).items():
-            if flat.get(key) not in (None, *known) and key not in hints and not _all_full(key, flat[key]):
+            read = key in hints and key not in cls.fixed
+            if flat.get(key) not in (None, *known) and not read and not _all_full(key, flat[key]):
                 raise ConfigError(f"config.json: {key}={flat[key]!r} is not supported for model type {family!r}.")
         return cls(**values)
 
@@ -252,6 +259,12 @@ class DecoderArgs(BaseModelArgs):
             theta, partial = (own.get("rope_theta", theta), own.get("partial_rotary_factor", partial))
             scaling = own["rope_scaling"]
         return rope_parameters(theta, partial, scaling, self.max_position_embeddings, self)
+
+
+def refuse(condition: Any, message: str) -> None:
+    """Raises ConfigError with `message` when `condition` holds."""
+    if condition:
+        raise ConfigError(f"config.json: {message}.")
 
 
 def check_kinds(args: Any, name: str, known: Collection[str]) -> None:

@@ -1,7 +1,7 @@
 """DeepSeek (the first) with experts: softmax routing, shared experts. Source: https://arxiv.org/abs/2401.06066."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mlx import nn
 
@@ -15,6 +15,7 @@ from .weights import expert_rules
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = {"scoring_func": ("softmax",)}
     attention_bias: bool = False
     n_routed_experts: int | None = None
     n_shared_experts: int | None = None
@@ -23,12 +24,9 @@ class ModelArgs(DecoderArgs):
     moe_layer_freq: int = 1
     first_k_dense_replace: int = 0
     norm_topk_prob: bool = False
-    scoring_func: str = "softmax"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scoring_func != "softmax":
-            raise ConfigError(f"config.json: scoring_func={self.scoring_func!r} is not supported for 'deepseek'.")
         if self.n_routed_experts and not 1 <= (self.num_experts_per_tok or 0) <= self.n_routed_experts:
             raise ConfigError(f"config.json: num_experts_per_tok={self.num_experts_per_tok!r} is not possible.")
 

@@ -17,7 +17,7 @@ from ..nn.hashed import HashedMoE
 from ..nn.hyper import HyperConnection, HyperHead
 from ..state import LayerState, StateSpec
 from .base import Backbone, Cache, CausalLM, layer_state
-from .config import DecoderArgs, flatten_config
+from .config import DecoderArgs, check_kinds, flatten_config
 from .weights import Drop, DropLayers, Rename, Rule, Transform, expert_rules
 
 _SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
@@ -25,6 +25,7 @@ _SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", 
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = {"norm_topk_prob": (True,), "scoring_func": ("sqrtsoftplus", "sigmoid", "softmax")}
     aliases: ClassVar = {"num_local_experts": "n_routed_experts"}
     head_dim: int | None = 512
     num_key_value_heads: int | None = field(default=1, kw_only=True)
@@ -78,29 +79,21 @@ class ModelArgs(DecoderArgs):
             self.layer_types = [_SPARSE if i % 2 and i >= 2 else _HEAVY for i in range(count)]
         if self.mlp_layer_types is None:
             self.mlp_layer_types = ["hash_moe" if i < self.num_hash_layers else "moe" for i in range(count)]
-        kinds = (("layer_types", {_SLIDING, _SPARSE, _HEAVY}), ("mlp_layer_types", {"moe", "hash_moe"}))
-        for name, known in kinds:
-            if len(getattr(self, name)) != count or not set(getattr(self, name)) <= known:
-                raise ConfigError(f"config.json: {name} must have one of {sorted(known)} for each layer.")
+        check_kinds(self, "layer_types", (_SLIDING, _SPARSE, _HEAVY))
+        check_kinds(self, "mlp_layer_types", ("moe", "hash_moe"))
         if self.qk_rope_head_dim is None:
             self.qk_rope_head_dim = int(size * (self.partial_rotary_factor or 0.125))
         self.partial_rotary_factor = self.partial_rotary_factor or 0.125
         rates = (self.compress_rates or {}).values()
         if not all(isinstance(rate, int) and rate > 0 for rate in rates):
             raise ConfigError(f"config.json: compress_rates must be whole numbers, not {self.compress_rates!r}.")
-        for name in ("q_lora_rank", "n_routed_experts", "num_experts_per_tok", "hc_mult", "hc_sinkhorn_iters",
-                     "sliding_window", "o_groups", "o_lora_rank", "index_n_heads", "index_head_dim",
-                     "index_topk"):  # fmt: skip
+        for name in ("n_routed_experts", "sliding_window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"config.json: {name} must be at least 1, not {getattr(self, name)}.")
         if self.num_key_value_heads != 1 or self.num_attention_heads % self.o_groups or self.n_shared_experts != 1:
             raise ConfigError("config.json: num_key_value_heads and n_shared_experts must be 1, o_groups divide heads.")
         if not 2 <= self.qk_rope_head_dim <= min(size, self.index_head_dim) or self.qk_rope_head_dim % 2:
             raise ConfigError(f"config.json: qk_rope_head_dim={self.qk_rope_head_dim} does not fit the heads.")
-        if not self.norm_topk_prob:
-            raise ConfigError(f"config.json: norm_topk_prob=false is not supported for {self.model_type!r}.")
-        if self.scoring_func not in ("sqrtsoftplus", "sigmoid", "softmax"):
-            raise ConfigError(f"config.json: scoring_func={self.scoring_func!r} is not known.")
         self.rope_by_layer_type = self._ropes()
 
     def _ropes(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ..nn import (
     make_rope,
 )
 from .base import CausalLM, flag
-from .config import DecoderArgs, rope_parameters
+from .config import DecoderArgs, check_kinds, rope_parameters
 
 __all__ = ["DenseModel", "SlidingArgs", "TwoRopeArgs"]
 
@@ -50,14 +50,7 @@ class SlidingArgs(DecoderArgs):
             kinds = ("full_attention", "sliding_attention")
             self.layer_types = [kinds[(i + 1) % pattern != 0] for i in range(self.num_hidden_layers)]
         if self.layer_types is not None:
-            unknown = set(self.layer_types) - {"full_attention", "sliding_attention"}
-            if unknown:
-                raise ConfigError(f"config.json: layer_types has the unknown values {sorted(unknown)}.")
-            if len(self.layer_types) != self.num_hidden_layers:
-                raise ConfigError(
-                    f"config.json: layer_types has {len(self.layer_types)} entries for "
-                    f"num_hidden_layers={self.num_hidden_layers}."
-                )
+            check_kinds(self, "layer_types", ("full_attention", "sliding_attention"))
         slides = self.layer_types is None or "sliding_attention" in self.layer_types
         if slides and self.sliding_window is not None and self.sliding_window < 1:
             raise ConfigError(f"config.json: sliding_window must be at least 1, not {self.sliding_window}.")

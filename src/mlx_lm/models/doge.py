@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import AttentionOptions, BiasedAttention, DecoderLayer, Linear, RMSNorm
 from ..state import LayerState
@@ -16,17 +15,12 @@ from .dense import DenseModel, SlidingArgs
 
 @dataclass
 class ModelArgs(SlidingArgs):
+    # The experts' router mixes the tokens of a batch, so that an answer would depend on how a prompt is cut.
+    fixed: ClassVar = {"is_moe": (False,)}
     attention_bias: bool = False
     mlp_bias: bool = False
     keep_window_size: int = 2048
-    is_moe: bool = False
     num_experts: int = 16384  # of the kind that is refused
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.is_moe or self.keep_window_size < 1:
-            # Its router mixes the tokens of a batch, so that an answer would depend on how a prompt is cut.
-            raise ConfigError("config.json: is_moe=true is not supported for 'doge'.")
 
 
 class DynamicMask(BiasedAttention):

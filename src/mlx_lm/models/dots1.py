@@ -12,8 +12,6 @@ from .weights import expert_rules
 
 @dataclass
 class ModelArgs(SlidingArgs, Glm4MoeArgs):
-    rms_norm_eps: float = 1e-6
-    max_position_embeddings: int = 2048
     partial_rotary_factor: float = 1.0
     use_qk_norm: bool = True
     sliding_window: int | None = 4096

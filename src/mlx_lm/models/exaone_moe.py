@@ -3,21 +3,23 @@
 Source: https://arxiv.org/abs/2601.01739.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from mlx import nn
 
 from ..errors import ConfigError
 from ..nn import PRE_NORM
+from .config import check_kinds
 from .exaone4 import Model as Exaone4
 from .exaone4 import ModelArgs as Exaone4Args
-from .experts import gated_moe, grouped_routing
+from .experts import SPARSE_LAYERS, gated_moe, grouped_routing
 from .weights import Drop, Rename, expert_rules
 
 
 @dataclass
 class ModelArgs(Exaone4Args):
+    fixed: ClassVar = {"scoring_func": ("sigmoid",)}
     mlp_layer_types: list[str] | None = None
     is_moe_layer: list[bool] | None = None
     first_k_dense_replace: int = 1
@@ -29,17 +31,15 @@ class ModelArgs(Exaone4Args):
     routed_scaling_factor: float = 2.5
     n_group: int = 1
     topk_group: int = 1
-    scoring_func: str = field(default="sigmoid", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mlp_layer_types is None:
             sparse = self.is_moe_layer or [i >= self.first_k_dense_replace for i in range(self.num_hidden_layers)]
             self.mlp_layer_types = ["sparse" if s else "dense" for s in sparse]
-        if len(self.mlp_layer_types) != self.num_hidden_layers or not set(self.mlp_layer_types) <= {"dense", "sparse"}:
-            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
-        if self.scoring_func != "sigmoid" or self.num_experts % self.n_group:
-            raise ConfigError("config.json: scoring_func must be 'sigmoid', num_experts a multiple of n_group.")
+        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
+        if self.num_experts % self.n_group:
+            raise ConfigError("config.json: num_experts must be a multiple of n_group.")
 
 
 class Model(Exaone4):

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from ..errors import ConfigError
 from . import deepseek_v3
+from .config import check_kinds
+from .experts import SPARSE_LAYERS
 
 
 @dataclass
@@ -24,9 +25,8 @@ class ModelArgs(deepseek_v3.ModelArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kinds = self.mlp_layer_types
-        if kinds is not None and (len(kinds) != self.num_hidden_layers or set(kinds) - {"dense", "sparse"}):
-            raise ConfigError(f"config.json: mlp_layer_types must name each layer's kind, not {kinds!r}.")
+        if self.mlp_layer_types is not None:
+            check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
 
     def has_experts(self, index: int) -> bool:
         if self.mlp_layer_types is None:

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..errors import ConfigError
 from ..nn import Attention, LayerNames
 from .base import ModelNames
-from .config import DecoderArgs
+from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
 from .positions import LearnedPositions
 from .starcoder2 import FeedForward
@@ -21,7 +20,6 @@ class ModelArgs(DecoderArgs):
     }  # fmt: skip
     layer_norm_eps: float = 1e-5
     hidden_act: str = field(default="gelu_new", kw_only=True)
-    max_position_embeddings: int = 2048
     tie_word_embeddings: bool = field(default=True, kw_only=True)
     window_size: int = 256
     attention_layers: list[str] | None = None
@@ -34,9 +32,7 @@ class ModelArgs(DecoderArgs):
             types = self.attention_types or [[["global", "local"], (self.num_hidden_layers + 1) // 2]]
             layers = [kind for kinds, times in types for _ in range(times) for kind in kinds]
             self.attention_layers = layers if self.attention_types else layers[: self.num_hidden_layers]
-        kinds = self.attention_layers
-        if len(kinds) != self.num_hidden_layers or not set(kinds) <= {"global", "local"} or self.window_size < 1:
-            raise ConfigError("config.json: attention_types must name 'global' or 'local' for each layer.")
+        check_kinds(self, "attention_layers", ("global", "local"))
 
     def window(self, index: int) -> int | None:
         assert self.attention_layers is not None

@@ -5,15 +5,14 @@ Source: https://huggingface.co/ibm-granite/granite-4.0-h-small.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import DecoderLayer, GatedMLP, LayerNames, Mamba2
 from .bamba import Mamba2Args
-from .config import flatten_config
+from .config import check_kinds, flatten_config
 from .granite import ModelArgs as GraniteArgs
 from .granitemoe import Model as GraniteMoe
 from .weights import Rename, Rule, Split, Transform, conv_layout
@@ -23,6 +22,7 @@ _KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
 
 @dataclass
 class ModelArgs(Mamba2Args, GraniteArgs):
+    fixed: ClassVar = {"position_embedding_type": ("nope", "rope")}
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
     shared_intermediate_size: int = 1024
@@ -42,12 +42,7 @@ class ModelArgs(Mamba2Args, GraniteArgs):
         super().__post_init__()
         kinds = self.layer_types or self.layers_block_type or ["linear_attention"] * self.num_hidden_layers
         self.layer_types = [_KINDS.get(kind, kind) for kind in kinds]
-        if len(kinds) != self.num_hidden_layers or set(self.layer_types) - set(_KINDS.values()):
-            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {kinds!r}.")
-        if self.position_embedding_type not in (None, "nope", "rope"):
-            raise ConfigError(
-                f"config.json: position_embedding_type={self.position_embedding_type!r} is not supported."
-            )
+        check_kinds(self, "layer_types", _KINDS.values())
 
     def is_mamba(self, index: int) -> bool:
         return self.layer_types is not None and self.layer_types[index] == "linear_attention"

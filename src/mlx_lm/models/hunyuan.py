@@ -23,6 +23,7 @@ _Seen = tuple[tuple[KVView, ...], int | mx.array]
 
 @dataclass
 class ModelArgs(hunyuan_v1_moe.ModelArgs):
+    fixed: ClassVar = dict.fromkeys(("group_limited_greedy", "mamba", "position_embedding_xdrope", "use_mla"), (False,))
     aliases: ClassVar = {"attention_head_dim": "head_dim"}
     moe_intermediate_size: int | list[int] | None = None
     moe_layer_num_skipped: int = 0
@@ -44,9 +45,6 @@ class ModelArgs(hunyuan_v1_moe.ModelArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("group_limited_greedy", "mamba", "position_embedding_xdrope", "use_mla"):
-            if getattr(self, name):
-                raise ConfigError(f"config.json: {name}=true is not supported for model type 'hunyuan'.")
         if self.norm_type not in ("hf_rms", "rms", "fused") or not self.use_rotary_pos_emb or self.cla_share_factor < 1:
             raise ConfigError("config.json: this norm_type, use_rotary_pos_emb or cla_share_factor is not supported.")
         for value in (self.moe_intermediate_size, self.num_shared_expert):

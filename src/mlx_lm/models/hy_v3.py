@@ -5,11 +5,10 @@ from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import MoE, Routing
-from .config import DecoderArgs
+from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
-from .experts import gated_moe
+from .experts import SPARSE_LAYERS, gated_moe
 from .granitemoe import Router
 from .weights import Rename, expert_rules
 
@@ -34,8 +33,7 @@ class ModelArgs(DecoderArgs):
         super().__post_init__()
         count = self.num_hidden_layers
         self.mlp_layer_types = self.mlp_layer_types or ["dense"] + ["sparse"] * (count - 1)
-        if len(self.mlp_layer_types) != count or not set(self.mlp_layer_types) <= {"dense", "sparse"}:
-            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
+        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
 
 
 class Experts(MoE):

@@ -16,8 +16,9 @@ from ..nn import AttentionOptions, DecoderLayer, GatedMLP, Linear, MoE, RMSNorm,
 from ..nn.relative import RelativeAttention, RelativeOptions, ResidualConv
 from ..state import LayerState, ListSpec, StateSpec, part
 from .base import Backbone
-from .config import DecoderArgs, flatten_config
+from .config import DecoderArgs, check_kinds, flatten_config
 from .dense import DenseModel
+from .experts import SPARSE_LAYERS
 from .weights import Drop, Rename, Rule, Split, Transform, conv_layout, expert_rules
 
 _KINDS = {"hybrid", "hybrid_sliding"}
@@ -31,6 +32,7 @@ def _pairs(pattern: str, target: str, axis: int) -> Split:
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = {"shared_expert_sink": (True,)}
     aliases: ClassVar = {
         "embedding_multiplier": "logits_mup_width_multiplier",
         "sliding_window": "sliding_window_size",
@@ -82,9 +84,8 @@ class ModelArgs(DecoderArgs):
             self.layer_types = ["hybrid_sliding" if s else "hybrid" for s in slides]
         if self.mlp_layer_types is None:
             self.mlp_layer_types = ["dense" if i < self.dense_mlp_idx else "sparse" for i in range(count)]
-        for name, known in (("layer_types", _KINDS), ("mlp_layer_types", {"dense", "sparse"})):
-            if len(getattr(self, name)) != count or not set(getattr(self, name)) <= known:
-                raise ConfigError(f"config.json: {name} must have one of {sorted(known)} for each layer.")
+        check_kinds(self, "layer_types", _KINDS)
+        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
         for name in ("unpadded_vocab_size", "swa_num_attention_heads", "swa_num_key_value_heads", "swa_head_dim",
                      "sliding_window_size", "d_rel", "rel_extent", "conv_kernel_size", "log_scaling_n_floor",
                      "n_shared_experts", "logits_mup_width_multiplier"):  # fmt: skip
@@ -93,8 +94,6 @@ class ModelArgs(DecoderArgs):
                 raise ConfigError(f"config.json: {name} must be positive, not {value}.")
         if self.swa_num_attention_heads % self.swa_num_key_value_heads:
             raise ConfigError("config.json: swa_num_attention_heads is not a multiple of swa_num_key_value_heads.")
-        if not self.shared_expert_sink:
-            raise ConfigError(f"config.json: shared_expert_sink=false is not supported for {self.model_type!r}.")
 
     def slides(self, index: int) -> bool:
         assert self.layer_types is not None

@@ -9,7 +9,6 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import Attention, AttentionOptions, DecoderLayer
 from ..state import KVSpec, LayerState, ListSpec, StateSpec, attend_states, offsets, part
@@ -27,11 +26,6 @@ class ModelArgs(DecoderArgs):
     mlp_bias: bool = False
     loop_num: int = 2
     loop_window_size: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loop_num < 1 or self.loop_window_size < 1:
-            raise ConfigError("config.json: loop_num and loop_window_size must be at least 1.")
 
 
 class HeadGate(nn.Module):

@@ -19,6 +19,7 @@ from .weights import Rename, Rule, Split, Transform, conv_layout, expert_rules
 
 @dataclass
 class ModelArgs(deepseek_v3.ModelArgs):
+    fixed: ClassVar = {"mla_use_nope": (True,)}
     aliases: ClassVar = {
         "model_max_length": "max_position_embeddings",
         "moe_renormalize": "norm_topk_prob",
@@ -59,8 +60,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.mla_use_nope:
-            raise ConfigError("config.json: mla_use_nope=false is not supported for model type 'kimi_linear'.")
         for kinds in (self.layer_types, self.mlp_layer_types):
             if kinds is not None and len(kinds) != self.num_hidden_layers:
                 raise ConfigError(f"config.json: {len(kinds)} layer kinds for {self.num_hidden_layers} layers.")

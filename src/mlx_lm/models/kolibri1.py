@@ -3,7 +3,7 @@
 Source: https://huggingface.co/docs/transformers/model_doc/kolibri1.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -22,7 +22,6 @@ class ModelArgs(SlidingArgs):
     max_position_embeddings: int = 262144
     sliding_window: int | None = 513
     sliding_window_pattern: int | None = 5
-    rms_norm_eps: float = field(default=1e-6, kw_only=True)
     moe_intermediate_size: int = 512
     shared_expert_intermediate_size: int = 512
     num_experts: int = 384

@@ -11,8 +11,9 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, Linear, MoE, Routing
+from .config import check_kinds
 from .dense import DenseModel, TwoRopeArgs
-from .experts import gated_moe
+from .experts import SPARSE_LAYERS, gated_moe
 from .weights import Drop, Rename, expert_rules
 
 _ROPES = {
@@ -31,9 +32,8 @@ class LayerTypeArgs(TwoRopeArgs):
     def __post_init__(self) -> None:
         self.layer_types = self.layer_types or ["full_attention"] * self.num_hidden_layers
         super().__post_init__()
-        kinds = self.mlp_layer_types
-        if kinds is not None and (len(kinds) != self.num_hidden_layers or not set(kinds) <= {"dense", "sparse"}):
-            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
+        if self.mlp_layer_types is not None:
+            check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
 
 
 @dataclass

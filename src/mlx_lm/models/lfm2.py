@@ -8,7 +8,7 @@ import mlx.nn as nn
 from ..errors import ConfigError
 from ..nn import Attention, GatedMLP, LayerNames, ShortConv
 from .base import ModelNames
-from .config import DecoderArgs
+from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
 from .weights import Transform, conv_layout
 
@@ -39,8 +39,7 @@ class ModelArgs(DecoderArgs):
             every = range(self.num_hidden_layers)
             full = every if self.full_attn_idxs is None else self.full_attn_idxs
             self.layer_types = ["full_attention" if i in full else "conv" for i in every]
-        if len(self.layer_types) != self.num_hidden_layers or set(self.layer_types) - {"full_attention", "conv"}:
-            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {self.layer_types!r}.")
+        check_kinds(self, "layer_types", ("full_attention", "conv"))
 
     @property
     def feed_forward_size(self) -> int:

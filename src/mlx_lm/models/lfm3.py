@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, LayerNames, Linear, ShortConv
 from . import lfm2
 from .base import ModelNames
-from .config import DecoderArgs
+from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
 from .weights import Rename, Transform, conv_layout
 
@@ -46,8 +46,7 @@ class ModelArgs(DecoderArgs):
         if self.layer_types is None:
             usual = ("sliding_attention", "conv", "full_attention", "conv")
             self.layer_types = [usual[i % 4] if i else "conv" for i in range(self.num_hidden_layers)]
-        if len(self.layer_types) != self.num_hidden_layers or set(self.layer_types) - _KINDS:
-            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {self.layer_types!r}.")
+        check_kinds(self, "layer_types", _KINDS)
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ConfigError(f"config.json: sliding_window must be at least 1, not {self.sliding_window}.")
 

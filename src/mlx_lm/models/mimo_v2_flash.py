@@ -4,7 +4,7 @@ Source: https://arxiv.org/abs/2601.02780.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
@@ -22,6 +22,7 @@ from .weights import Drop, Rename, expert_rules
 
 @dataclass
 class ModelArgs(LayerTypeArgs):
+    fixed: ClassVar = {"scoring_func": ("sigmoid",)}
     head_dim: int | None = 192
     v_head_dim: int = 128
     rms_norm_eps: float = field(default=1e-5, kw_only=True)
@@ -45,7 +46,6 @@ class ModelArgs(LayerTypeArgs):
     routed_scaling_factor: float = 1.0
     n_group: int = 1
     topk_group: int = 1
-    scoring_func: str = "sigmoid"
 
     def __post_init__(self) -> None:
         count = range(self.num_hidden_layers)
@@ -64,8 +64,8 @@ class ModelArgs(LayerTypeArgs):
             kind: {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": self.partial_rotary_factor}
             for kind, theta in (("full_attention", self.rope_theta), ("sliding_attention", self.swa_rope_theta))
         }
-        if self.scoring_func != "sigmoid" or self.n_routed_experts % self.n_group:
-            raise ConfigError("config.json: scoring_func must be 'sigmoid', n_routed_experts a multiple of n_group.")
+        if self.n_routed_experts % self.n_group:
+            raise ConfigError("config.json: n_routed_experts must be a multiple of n_group.")
 
 
 class NarrowValues(Attention):

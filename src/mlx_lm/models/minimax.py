@@ -10,10 +10,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..nn import DecoderLayer, LayerNames, Linear, RMSNorm, Routing
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
-from .config import DecoderArgs
+from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
 from .experts import gated_moe
 from .weights import Drop, Rename, expert_rules
@@ -40,8 +39,7 @@ class ModelArgs(DecoderArgs):
         super().__post_init__()
         if self.layer_types is None:
             self.layer_types = [_KINDS[(i + 1) % 2] for i in range(self.num_hidden_layers)]
-        if len(self.layer_types) != self.num_hidden_layers or set(self.layer_types) - set(_KINDS):
-            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {self.layer_types!r}.")
+        check_kinds(self, "layer_types", _KINDS)
 
     def is_linear(self, index: int) -> bool:
         return self.layer_types is not None and self.layer_types[index] == "linear_attention"

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import LayerNames, MoE, Routing
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -15,19 +14,16 @@ from .weights import Rename, expert_rules
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = {"scoring_func": ("sigmoid",), "use_qk_norm": (True,)}
     head_dim: int | None = 128
     max_position_embeddings: int = 196608
     rotary_dim: int | None = None
     partial_rotary_factor: float = 1.0
     num_local_experts: int = 256
     num_experts_per_tok: int = 8
-    use_qk_norm: bool = True
-    scoring_func: str = "sigmoid"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scoring_func != "sigmoid" or not self.use_qk_norm:
-            raise ConfigError("config.json: scoring_func must be 'sigmoid' and use_qk_norm true for 'minimax_m2'.")
         if self.rotary_dim is not None:
             self.partial_rotary_factor = self.rotary_dim / self.heads[2]
 

@@ -13,8 +13,9 @@ from mlx import nn
 from ..errors import ConfigError
 from ..nn import GatedMLP, LayerNames, MoE, RMSNorm, Routing, SwitchGLU
 from ..nn.block_sparse import BlockAttention, BlockOptions
-from .config import DecoderArgs
+from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
+from .experts import SPARSE_LAYERS
 from .gpt_oss import clamped_swiglu
 from .weights import Drop, Rename, Split, expert_rules
 
@@ -27,12 +28,12 @@ _SPARSE_NAMES = {
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = {"use_qk_norm": (True,)}
     head_dim: int | None = 128
     hidden_act: str = field(default="silu", kw_only=True)
     max_position_embeddings: int = 524288
     rope_theta: float = field(default=5000000.0, kw_only=True)
     partial_rotary_factor: float = 1.0
-    use_qk_norm: bool = True
     dense_intermediate_size: int = 12288
     shared_intermediate_size: int = 3072
     num_local_experts: int = 128
@@ -62,17 +63,11 @@ class ModelArgs(DecoderArgs):
             self.layer_types = ["minimax_m3_sparse" if f else "full_attention" for f in freq]
         if self.mlp_layer_types is None:
             self.mlp_layer_types = ["sparse" if f else "dense" for f in self.moe_layer_freq or [1] * count]
-        if len(self.layer_types) != count or not set(self.layer_types) <= {"minimax_m3_sparse", "full_attention"}:
-            raise ConfigError(
-                "config.json: layer_types must be 'minimax_m3_sparse' or 'full_attention' for each layer."
-            )
-        if len(self.mlp_layer_types) != count or not set(self.mlp_layer_types) <= {"dense", "sparse"}:
-            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
+        check_kinds(self, "layer_types", ("minimax_m3_sparse", "full_attention"))
+        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
         sizes = (self.index_n_heads, self.index_head_dim, self.index_block_size, self.index_topk_blocks)
         if min(sizes) < 1 or self.num_attention_heads % self.index_n_heads or self.index_head_dim % 2:
             raise ConfigError("config.json: the index_... sizes must be positive and fit num_attention_heads.")
-        if not self.use_qk_norm:
-            raise ConfigError("config.json: use_qk_norm must be true for 'minimax_m3_vl_text'.")
 
 
 class ClampedMLP(GatedMLP):

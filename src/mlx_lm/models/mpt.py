@@ -16,6 +16,7 @@ _FIXED = {"prefix_lm": False, "qk_ln": False, "alibi": True, "attn_type": "multi
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = {"no_bias": (True,)}
     aliases: ClassVar = {
         "d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
         "max_seq_len": "max_position_embeddings", "layer_norm_epsilon": "layer_norm_eps",
@@ -23,7 +24,6 @@ class ModelArgs(DecoderArgs):
     layer_norm_eps: float = 1e-5
     hidden_act: str = field(default="gelu", kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)
-    no_bias: bool = True
     attn_config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -33,8 +33,6 @@ class ModelArgs(DecoderArgs):
                 raise ConfigError(
                     f"config.json: attn_config.{key}={self.attn_config[key]!r} is not supported for 'mpt'."
                 )
-        if not self.no_bias:
-            raise ConfigError("config.json: no_bias=false is not supported for 'mpt'.")
 
     def attention_number(self, name: str) -> float | None:
         """A number of `attn_config`, or None."""

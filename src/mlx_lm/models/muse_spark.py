@@ -15,6 +15,8 @@ from ..kernels import KVView
 from ..nn import SANDWICH_NORM, DecoderLayer, Linear, MoE, RMSNorm, Routing, SwitchGLU, UnitRMSNorm
 from ..state import LayerState
 from . import muse_glimmer
+from .config import check_kinds
+from .experts import SPARSE_LAYERS
 from .multimodal import TextTower
 from .weights import Rename, Rule, expert_rules
 
@@ -35,8 +37,7 @@ class ModelArgs(muse_glimmer.MuseArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.mlp_layer_types = self.mlp_layer_types or ["sparse"] * self.num_hidden_layers
-        if len(self.mlp_layer_types) != self.num_hidden_layers or set(self.mlp_layer_types) - {"dense", "sparse"}:
-            raise ConfigError("config.json: mlp_layer_types must have 'dense' or 'sparse' for each layer.")
+        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
         if self.residual_gate_temperature <= 0 or self.moe_hidden_size < 1:
             raise ConfigError("config.json: residual_gate_temperature and moe_hidden_size must be positive.")
 

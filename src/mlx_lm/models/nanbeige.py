@@ -4,11 +4,10 @@ Source: https://arxiv.org/abs/2607.22083.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
-from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions
 from ..state import ListSpec, StateSpec, part
 from . import llama
@@ -18,27 +17,14 @@ from .config import DecoderArgs
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = dict.fromkeys((  # variants that no published checkpoint has
+        "enable_depth_attention", "enable_double_loop_split", "loop_share_kv", "use_depth_attention", "use_loop_split",
+        "use_mhc", "use_ngram",
+    ), (False,))  # fmt: skip
     attention_bias: bool = False
     mlp_bias: bool = False
     num_loops: int = 1
     skip_loop_final_norm: bool = False
-    # Variants that no published checkpoint has.
-    enable_depth_attention: bool = False
-    enable_double_loop_split: bool = False
-    loop_share_kv: bool = False
-    use_depth_attention: bool = False
-    use_loop_split: bool = False
-    use_mhc: bool = False
-    use_ngram: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_loops < 1:
-            raise ConfigError(f"config.json: num_loops must be at least 1, not {self.num_loops}.")
-        for name in ("enable_depth_attention", "enable_double_loop_split", "loop_share_kv", "use_depth_attention",
-                     "use_loop_split", "use_mhc", "use_ngram"):  # fmt: skip
-            if getattr(self, name):
-                raise ConfigError(f"config.json: {name}=true is not supported for model type 'nanbeige'.")
 
 
 class LoopedAttention(Attention):

@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Self
 
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import POST_NORM, DeltaOptions, LayerNames, SeparateDelta
-from .config import DecoderArgs, flatten_config
+from .config import DecoderArgs, check_kinds, flatten_config
 from .dense import DenseModel
 from .weights import Rename, Rule, SplitSizes, Transform, conv_layout
 
@@ -40,9 +39,7 @@ class ModelArgs(DecoderArgs):
         if self.layer_types is None:
             kinds = ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(self.num_hidden_layers)]
             self.layer_types = kinds
-        unknown = set(self.layer_types) - {"linear_attention", "full_attention"}
-        if unknown or len(self.layer_types) != self.num_hidden_layers:
-            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {self.layer_types!r}.")
+        check_kinds(self, "layer_types", ("linear_attention", "full_attention"))
 
     def is_linear(self, index: int) -> bool:
         return self.layer_types is not None and self.layer_types[index] == "linear_attention"

@@ -1,13 +1,12 @@
 """OpenELM: each layer has its own numbers of heads and its own width. Source: https://arxiv.org/abs/2404.14619."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar
 
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames, RMSNorm
+from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames
 from .base import ModelNames
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -15,6 +14,7 @@ from .dense import DenseModel
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = {"ffn_with_glu": (True,)}
     aliases: ClassVar = {
         "model_dim": "hidden_size", "num_transformer_layers": "num_hidden_layers", "rope_freq_constant": "rope_theta",
         "max_context_length": "max_position_embeddings", "share_input_output_layers": "tie_word_embeddings",
@@ -27,7 +27,6 @@ class ModelArgs(DecoderArgs):
     num_kv_heads: list[int] = field(kw_only=True)
     ffn_multipliers: list[float] = field(kw_only=True)
     ffn_dim_divisor: int = 256
-    ffn_with_glu: bool = True
     normalize_qk_projections: bool = True
 
     def __post_init__(self) -> None:
@@ -37,8 +36,6 @@ class ModelArgs(DecoderArgs):
                 raise ConfigError(f"config.json: {name} must have a positive number for each layer.")
         if any(q % k for q, k in zip(self.num_query_heads, self.num_kv_heads, strict=True)):
             raise ConfigError("config.json: num_query_heads must be multiples of num_kv_heads.")
-        if not self.ffn_with_glu or self.ffn_dim_divisor < 1:
-            raise ConfigError("config.json: ffn_with_glu=false or this ffn_dim_divisor is not supported.")
 
     def width(self, index: int) -> int:
         """The feed-forward's width in layer `index`: the nearest multiple, at most a tenth too small."""
@@ -59,12 +56,13 @@ class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="token_embeddings")
     layer_names = LayerNames("attn", "ffn", "attn_norm", None, "ffn_norm")
     attention_type = FusedAttention
+    attention: ClassVar = {"fused": True}
+    qk_norm = "normalize_qk_projections"
 
     @classmethod
     def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps) if args.normalize_qk_projections else None
         heads = {"num_heads": args.num_query_heads[index], "num_kv_heads": args.num_kv_heads[index]}
-        return super().attention_options(args, index, fused=True, qk_norm=norm, **heads, **changes)
+        return super().attention_options(args, index, **heads, **changes)
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import LayerNames, SparseMixer, SwitchGLU
 from .dense import DenseModel, SlidingArgs
 from .weights import Rename, expert_rules
@@ -13,6 +12,7 @@ from .weights import Rename, expert_rules
 
 @dataclass
 class ModelArgs(SlidingArgs):
+    fixed: ClassVar = {"num_experts_per_tok": (2,)}
     aliases: ClassVar = {"rms_norm_eps": "layer_norm_eps"}
     layer_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
@@ -20,13 +20,10 @@ class ModelArgs(SlidingArgs):
     attention_bias: bool = False
     lm_head_bias: bool = False
     num_local_experts: int = 16
-    num_experts_per_tok: int = 2
     router_jitter_noise: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_experts_per_tok != 2:
-            raise ConfigError("config.json: num_experts_per_tok must be 2 for model type 'phimoe'.")
         if self.rope_scaling and "short_factor" in self.rope_scaling:
             # The published computation keeps the short factors at every length; only the magnitude changes.
             self.rope_scaling = {**self.rope_scaling, "long_factor": self.rope_scaling["short_factor"]}

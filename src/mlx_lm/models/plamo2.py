@@ -7,7 +7,6 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, CausalConv, DecoderLayer, GatedMLP, LayerNames, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .config import DecoderArgs
@@ -30,11 +29,6 @@ class ModelArgs(DecoderArgs):
     mamba_num_heads: int = 64
     mamba_step: int = 2
     mamba_enabled: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.mamba_step, self.attention_window_size, self.mamba_num_heads) < 1:
-            raise ConfigError("config.json: mamba_step, mamba_num_heads and attention_window_size must be positive.")
 
     def is_mamba(self, index: int) -> bool:
         if not self.mamba_enabled:

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import DecoderLayer, LayerNames
 from . import plamo2
 from .dense import DenseModel, TwoRopeArgs
@@ -14,6 +13,7 @@ from .weights import Rename, Rule
 
 @dataclass
 class ModelArgs(TwoRopeArgs):
+    fixed: ClassVar = {"linear_type": ("normal",)}
     aliases: ClassVar = {"window_size": "sliding_window", "rope_local_theta": "rope_local_base_freq"}
     num_key_value_heads: int | None = field(default=4, kw_only=True)
     head_dim: int | None = 128
@@ -22,12 +22,6 @@ class ModelArgs(TwoRopeArgs):
     tie_word_embeddings: bool = field(default=True, kw_only=True)
     sliding_window: int | None = 2048
     sliding_window_pattern: int | None = 8
-    linear_type: str = "normal"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.linear_type != "normal":
-            raise ConfigError(f"config.json: linear_type={self.linear_type!r} is not supported for 'plamo3'.")
 
     def window(self, index: int) -> int | None:
         """A query sees itself and `window_size` tokens before it."""

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import Attention, GatedMLP, LayerNames
 from .base import ModelNames
 from .config import DecoderArgs
@@ -16,20 +15,14 @@ from .dense import DenseModel
 class ModelArgs(DecoderArgs):
     """`use_dynamic_ntk` and `use_logn_attn` act past `seq_length` tokens only, which is the limit here."""
 
+    fixed: ClassVar = {"no_bias": (True,), "scale_attn_weights": (True,)}
+
     aliases: ClassVar = {
         "kv_channels": "head_dim", "layer_norm_epsilon": "rms_norm_eps", "seq_length": "max_position_embeddings",
         "rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor",
     }  # fmt: skip
     intermediate_size: int = field(default=22016, kw_only=True)
     partial_rotary_factor: float = 1.0
-    no_bias: bool = True
-    scale_attn_weights: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("no_bias", "scale_attn_weights"):
-            if not getattr(self, name):
-                raise ConfigError(f"config.json: {name}=false is not supported for model type 'qwen'.")
 
 
 class FusedAttention(Attention):

@@ -21,7 +21,7 @@ from ..nn import (
     Routing,
 )
 from ..state import PLAIN_KV, KVOptions, LayerState, State
-from .config import DecoderArgs
+from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
 from .experts import gated_moe
 from .weights import Rule, Transform, Weights, conv_layout, expert_rules
@@ -55,9 +55,7 @@ class ModelArgs(DecoderArgs):
             every = self.full_attention_interval
             kinds = ("linear_attention", "full_attention")
             self.layer_types = [kinds[(i + 1) % every == 0] for i in range(self.num_hidden_layers)]
-        unknown = set(self.layer_types) - {"linear_attention", "full_attention"}
-        if unknown or len(self.layer_types) != self.num_hidden_layers:
-            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {self.layer_types!r}.")
+        check_kinds(self, "layer_types", ("linear_attention", "full_attention"))
         if self.linear_num_value_heads % self.linear_num_key_heads:
             raise ConfigError("config.json: linear_num_value_heads must be a multiple of linear_num_key_heads.")
 

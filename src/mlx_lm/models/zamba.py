@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, GatedMLP, HeadLinear, Linear, Mamba, MambaOptions, RMSNorm, Rope
 from ..state import LayerState, ListSpec, StateSpec, gather_slot, part, scatter_slots
 from .base import Backbone, Cache, CausalLM, ModelNames, layer_state
-from .config import DecoderArgs
+from .config import DecoderArgs, check_kinds
 from .weights import Drop, Rename, Rule, Transform, conv_layout
 
 _KINDS = {"mamba": "linear_attention"}
@@ -42,11 +42,7 @@ class SharedArgs(DecoderArgs, ABC):
         super().__post_init__()
         kinds = self.usual_layers() if self.layers_block_type is None else self.layers_block_type
         self.layers_block_type = kinds = [_KINDS.get(kind, kind) for kind in kinds]
-        if len(kinds) != self.num_hidden_layers or not set(kinds) <= {"linear_attention", "hybrid"}:
-            raise ConfigError(
-                f"config.json: layers_block_type must have 'mamba' or 'hybrid' for each of {self.num_hidden_layers} "
-                f"layers, not {kinds!r}."
-            )
+        check_kinds(self, "layers_block_type", ("linear_attention", "hybrid"))
 
     @abstractmethod
     def usual_layers(self) -> list[str]:

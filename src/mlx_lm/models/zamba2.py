@@ -20,6 +20,7 @@ from .weights import Rename, Rule, Transform, conv_layout
 
 @dataclass
 class ModelArgs(zamba.SharedArgs):
+    fixed: ClassVar = {"use_long_context": (False,)}
     aliases: ClassVar = {"attention_head_dim": "head_dim", "layer_types": "layers_block_type"}
     mamba_d_state: int = 64
     mamba_ngroups: int = 1
@@ -36,17 +37,11 @@ class ModelArgs(zamba.SharedArgs):
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
         super().__post_init__()
         inner = int(self.mamba_expand * self.hidden_size)
-        if min(self.n_mamba_heads, self.mamba_ngroups, self.num_mem_blocks, self.adapter_rank) < 1:
-            raise ConfigError(
-                "config.json: n_mamba_heads, mamba_ngroups, num_mem_blocks and adapter_rank must be at least 1."
-            )
         if inner % self.n_mamba_heads or self.n_mamba_heads % self.mamba_ngroups:
             raise ConfigError(
                 f"config.json: {inner} channels are not n_mamba_heads={self.n_mamba_heads} heads in "
                 f"mamba_ngroups={self.mamba_ngroups}."
             )
-        if self.use_long_context:
-            raise ConfigError("config.json: use_long_context=true is not supported for model type 'zamba2'.")
 
     def usual_layers(self) -> list[str]:
         kinds = "m" + "mmmmmh" * 7 + "mmmmh" + "mmmh" + "mm"

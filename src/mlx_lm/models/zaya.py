@@ -15,7 +15,7 @@ from ..nn import AttentionOptions, Linear, RMSNorm, Routing, SwitchGLU, make_rop
 from ..nn.convolved import ConvolvedAttention
 from ..state import LayerState, StateSpec
 from .base import Backbone, Cache, CausalLM, layer_state
-from .config import DecoderArgs
+from .config import DecoderArgs, check_kinds
 from .weights import Rule, Transform, conv_layout, expert_rules
 
 _ROPES = {"hybrid": 5000000.0, "hybrid_sliding": 10000.0}
@@ -23,6 +23,7 @@ _ROPES = {"hybrid": 5000000.0, "hybrid_sliding": 10000.0}
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    fixed: ClassVar = {"num_experts_per_tok": (1,)}
     head_dim: int | None = 128
     rms_norm_eps: float = field(default=1e-5, kw_only=True)
     max_position_embeddings: int = field(default=131072, kw_only=True)
@@ -45,12 +46,9 @@ class ModelArgs(DecoderArgs):
         if self.rope_by_layer_type is None:
             partial = {"partial_rotary_factor": self.partial_rotary_factor}
             self.rope_by_layer_type = {kind: {"rope_theta": theta, **partial} for kind, theta in _ROPES.items()}
-        if len(self.layer_types) != self.num_hidden_layers or not set(self.layer_types) <= set(_ROPES):
-            raise ConfigError(f"config.json: layer_types must have {sorted(_ROPES)} for each layer.")
+        check_kinds(self, "layer_types", _ROPES)
         if "hybrid_sliding" in self.layer_types and (self.sliding_window or 0) < 1:
             raise ConfigError("config.json: sliding_window is needed for layer_types with 'hybrid_sliding'.")
-        if self.num_experts_per_tok != 1:
-            raise ConfigError(f"config.json: num_experts_per_tok={self.num_experts_per_tok} is not 1.")
         if min(self.cca_time0, self.cca_time1, self.router_hidden_size) < 1 or self.cca_time0 + self.cca_time1 < 3:
             raise ConfigError("config.json: cca_time0, cca_time1 and router_hidden_size must be positive.")
 
