@@ -79,6 +79,20 @@ def test_smollm2_answers_twice(tmp_path: Path) -> None:
     assert second["messages"][2]["content"].strip() == got["runs"][0]["out"].strip()
 
 
+@pytest.mark.real_model
+def test_smollm2_repeats_a_call_that_is_run(tmp_path: Path) -> None:
+    """The smallest packaged model; its template knows no tools, and it calls them in the server's plain form."""
+    call = '<tool_call>\n{"name": "Bash", "arguments": {"command": "echo marker-$((40+2))"}}\n</tool_call>'
+    common = ["--bare", "--model", "local", "--tools", "Bash", "--allowedTools", "Bash", "--max-turns", "2"]
+    common += ["--system-prompt", "You are a helpful AI assistant.", "-p"]
+    runs = ([*common, f"{words}{call}"] for words in ("Write exactly:\n", "Write exactly this:\n"))
+    settings = {"model_id": "smollm2", "aliases": {"*": "default_model"}}
+    got = session(tmp_path, *runs, settings=settings, seconds=60)
+    turns = [work["messages"][2:] for work in got["works"] if work["messages"][-1]["role"] == "tool"]
+    assert any(results[0]["content"] == "marker-42" for _, *results in turns), got["works"]
+    assert all(asked["tool_calls"] for asked, *_ in turns)
+
+
 @pytest.mark.real_model("qwen2.5-coder-1.5b")
 def test_qwen_uses_a_tool(tmp_path: Path) -> None:
     prompt = "Use the Bash tool to run: echo marker-$((40+2)). Then tell me what it printed."

@@ -15,15 +15,16 @@ from .work import Tool
 __all__ = ["PLAIN_FORMAT", "knows_tools", "with_plain_tools"]
 
 PLAIN_FORMAT = "json_tools"
+# The form of a call is last: small models write what they read last (SmolLM2 began with <tool_response> otherwise).
 _GUIDE = """You can call functions. Each is described by a JSON object:
 <tools>
 {tools}
 </tools>
+The result of a call comes between <tool_response> and </tool_response>.
 To call a function, write its name and its arguments as a JSON object between tags, and nothing after it:
 <tool_call>
 {{"name": "function_name", "arguments": {{"argument": "value"}}}}
-</tool_call>
-The result comes between <tool_response> and </tool_response>."""
+</tool_call>"""
 
 
 def knows_tools(template: str) -> bool:
