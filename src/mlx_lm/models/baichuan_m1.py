@@ -20,7 +20,7 @@ from ..state import (
     scatter_slots,
 )
 from .bailing_moe import unit_head
-from .config import DecoderArgs
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
 from .weights import Rule
 
@@ -37,8 +37,7 @@ class ModelArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sliding_window < 1:
-            raise ConfigError(f"config.json: sliding_window must be at least 1, not {self.sliding_window}.")
+        refuse(self.sliding_window < 1, f"sliding_window must be at least 1, not {self.sliding_window}")
         for index in range(self.num_hidden_layers):
             heads, kv_heads = self.layer_heads(index)
             if min(heads, kv_heads) < 1 or heads % kv_heads or self.hidden_size % heads:

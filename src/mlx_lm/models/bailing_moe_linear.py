@@ -10,10 +10,10 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..nn import AttentionOptions, GatedRMSNorm, Linear, alibi_slopes
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, offsets, scatter_slots
 from . import bailing_moe
+from .config import refuse
 
 
 @dataclass
@@ -27,8 +27,7 @@ class ModelArgs(bailing_moe.ModelArgs):
         super().__post_init__()
         self.attention_bias = self.attention_bias or self.attention_out_bias
         heads, _, size = self.heads
-        if heads * size % self.group_norm_size:
-            raise ConfigError("config.json: group_norm_size is not possible.")
+        refuse(heads * size % self.group_norm_size, "group_norm_size is not possible")
 
     def is_linear(self, index: int) -> bool:
         """The last layer of each group attends, and so do layers after the last whole group."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from ..errors import ConfigError
 from . import bailing_hybrid
-from .config import flatten_config
+from .config import flatten_config, refuse
 
 # Options that published configs list and leave off.
 _OFF = ("expert_swiglu_limit_list", "pregate_inference", "scale_router_input", "share_expert_swiglu_limit_list",
@@ -35,8 +35,7 @@ class ModelArgs(bailing_hybrid.ModelArgs):
         """As for every family; the share that is rotated is of a head that these layers do not have."""
         flat = flatten_config(config)
         for name in _OFF:
-            if flat.pop(name, None):
-                raise ConfigError(f"config.json: {name} is not supported for model type 'bailing_moe_v3'.")
+            refuse(flat.pop(name, None), f"{name} is not supported for model type 'bailing_moe_v3'")
         return super().from_dict({k: v for k, v in flat.items() if k != "partial_rotary_factor"})
 
     def __post_init__(self) -> None:
@@ -48,8 +47,7 @@ class ModelArgs(bailing_hybrid.ModelArgs):
         self.q_lora_rank = rank
         if self.gated_attention_proj_granularity_type != "head_wise" or not self.no_kda_lora:
             raise ConfigError("config.json: no_kda_lora must be true, and the gates 'head_wise', for 'bailing_moe_v3'.")
-        if not self.moe_router_enable_expert_bias:
-            raise ConfigError("config.json: moe_router_enable_expert_bias=false is not supported.")
+        refuse(not self.moe_router_enable_expert_bias, "moe_router_enable_expert_bias=false is not supported")
 
     @property
     def shared_size(self) -> int:

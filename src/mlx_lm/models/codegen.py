@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 
-from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions
 from .base import ModelNames
+from .config import refuse
 from .gptj import Model as Gptj
 from .gptj import ModelArgs
 from .weights import Rename
@@ -34,6 +34,5 @@ class Model(Gptj):
 
     @classmethod
     def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        if args.num_attention_heads % _BLOCKS:
-            raise ConfigError(f"config.json: num_attention_heads must be a multiple of {_BLOCKS} for 'codegen'.")
+        refuse(args.num_attention_heads % _BLOCKS, f"num_attention_heads must be a multiple of {_BLOCKS} for 'codegen'")
         return super().attention_options(args, index, **changes)

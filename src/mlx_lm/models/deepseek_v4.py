@@ -17,7 +17,7 @@ from ..nn.hashed import HashedMoE
 from ..nn.hyper import HyperConnection, HyperHead
 from ..state import LayerState, StateSpec
 from .base import Backbone, Cache, CausalLM, layer_state
-from .config import DecoderArgs, check_kinds, flatten_config
+from .config import DecoderArgs, check_kinds, flatten_config, refuse
 from .weights import Drop, DropLayers, Rename, Rule, Transform, expert_rules
 
 _SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
@@ -63,8 +63,7 @@ class ModelArgs(DecoderArgs):
         ratios = flat.pop("compress_ratios", None)
         if isinstance(ratios, list) and flat.get("layer_types") is None:
             known = {0: _SLIDING, 4: _SPARSE, 128: _HEAVY}
-            if not set(ratios) <= set(known):
-                raise ConfigError(f"config.json: compress_ratios {ratios!r} are not all of {sorted(known)}.")
+            refuse(not set(ratios) <= set(known), f"compress_ratios {ratios!r} are not all of {sorted(known)}")
             flat["layer_types"] = [known[ratio] for ratio in ratios][: int(flat.get("num_hidden_layers") or 0)]
         rates = {_SPARSE: flat.pop("compress_rate_csa", None), _HEAVY: flat.pop("compress_rate_hca", None)}
         given = {k: v for k, v in rates.items() if v is not None}
@@ -88,8 +87,7 @@ class ModelArgs(DecoderArgs):
         if not all(isinstance(rate, int) and rate > 0 for rate in rates):
             raise ConfigError(f"config.json: compress_rates must be whole numbers, not {self.compress_rates!r}.")
         for name in ("n_routed_experts", "sliding_window"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"config.json: {name} must be at least 1, not {getattr(self, name)}.")
+            refuse(getattr(self, name) < 1, f"{name} must be at least 1, not {getattr(self, name)}")
         if self.num_key_value_heads != 1 or self.num_attention_heads % self.o_groups or self.n_shared_experts != 1:
             raise ConfigError("config.json: num_key_value_heads and n_shared_experts must be 1, o_groups divide heads.")
         if not 2 <= self.qk_rope_head_dim <= min(size, self.index_head_dim) or self.qk_rope_head_dim % 2:

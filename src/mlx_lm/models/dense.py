@@ -25,7 +25,7 @@ from ..nn import (
     make_rope,
 )
 from .base import CausalLM, flag
-from .config import DecoderArgs, check_kinds, rope_parameters
+from .config import DecoderArgs, check_kinds, refuse, rope_parameters
 
 __all__ = ["DenseModel", "SlidingArgs", "TwoRopeArgs"]
 
@@ -45,8 +45,7 @@ class SlidingArgs(DecoderArgs):
         super().__post_init__()
         pattern = self.sliding_window_pattern
         if pattern is not None and self.layer_types is None:
-            if pattern < 1:
-                raise ConfigError(f"config.json: sliding_window_pattern must be at least 1, not {pattern}.")
+            refuse(pattern < 1, f"sliding_window_pattern must be at least 1, not {pattern}")
             kinds = ("full_attention", "sliding_attention")
             self.layer_types = [kinds[(i + 1) % pattern != 0] for i in range(self.num_hidden_layers)]
         if self.layer_types is not None:

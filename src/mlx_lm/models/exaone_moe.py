@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import PRE_NORM
-from .config import check_kinds
+from .config import check_kinds, refuse
 from .exaone4 import Model as Exaone4
 from .exaone4 import ModelArgs as Exaone4Args
 from .experts import SPARSE_LAYERS, gated_moe, grouped_routing
@@ -38,8 +37,7 @@ class ModelArgs(Exaone4Args):
             sparse = self.is_moe_layer or [i >= self.first_k_dense_replace for i in range(self.num_hidden_layers)]
             self.mlp_layer_types = ["sparse" if s else "dense" for s in sparse]
         check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
-        if self.num_experts % self.n_group:
-            raise ConfigError("config.json: num_experts must be a multiple of n_group.")
+        refuse(self.num_experts % self.n_group, "num_experts must be a multiple of n_group")
 
 
 class Model(Exaone4):

@@ -9,7 +9,7 @@ from mlx import nn
 from ..errors import ConfigError
 from ..nn import AlibiAttention, Attention, AttentionOptions, LayerNames, alibi_slopes
 from .base import ModelNames
-from .config import DecoderArgs
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
 from .gpt_neox import FeedForward
 from .weights import Rename
@@ -38,8 +38,7 @@ class ModelArgs(DecoderArgs):
         if not self.new_decoder_architecture:
             self.num_key_value_heads = 1 if self.multi_query else self.num_attention_heads
         super().__post_init__()
-        if self.new_decoder_architecture and not self.parallel_attn:
-            raise ConfigError("config.json: new_decoder_architecture needs parallel_attn.")
+        refuse(self.new_decoder_architecture and not self.parallel_attn, "new_decoder_architecture needs parallel_attn")
         if self.apply_residual_connection_post_layernorm or self.num_ln_in_parallel_attn not in (None, 1, 2):
             raise ConfigError("config.json: apply_residual_connection_post_layernorm is not supported for 'falcon'.")
 

@@ -11,11 +11,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, DecoderLayer, LayerNames, Mamba2
 from ..state import LayerState, ListSpec, StateSpec, part
 from .bamba import Mamba2Args
 from .base import ModelNames
+from .config import refuse
 from .dense import DenseModel
 from .weights import Rule, Transform, Weights, apply_rules, conv_layout
 
@@ -38,11 +38,9 @@ class ModelArgs(Mamba2Args):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.embedding_multiplier:
-            raise ConfigError("config.json: embedding_multiplier must not be 0.")
+        refuse(not self.embedding_multiplier, "embedding_multiplier must not be 0")
         for name, count in (("mlp_multipliers", 2), ("ssm_multipliers", 5)):
-            if len(getattr(self, name)) != count:
-                raise ConfigError(f"config.json: {name} must have {count} numbers, not {getattr(self, name)!r}.")
+            refuse(len(getattr(self, name)) != count, f"{name} must have {count} numbers, not {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)

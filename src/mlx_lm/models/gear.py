@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..nn import SANDWICH_NORM, CausalConv, LayerNames, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from . import gemma3_text
-from .config import flatten_config
+from .config import flatten_config, refuse
 from .weights import Transform, conv_layout
 
 
@@ -34,8 +34,7 @@ class ModelArgs(gemma3_text.ModelArgs):
         kinds = flat.get("layer_types")
         if not isinstance(kinds, list):
             raise ConfigError("config.json: 'gear' needs layer_types.")
-        if flat.get("attn_logit_softcapping"):
-            raise ConfigError("config.json: attn_logit_softcapping is not supported for model type 'gear'.")
+        refuse(flat.get("attn_logit_softcapping"), "attn_logit_softcapping is not supported for model type 'gear'")
         flat["mixes_locally"] = [kind == "conv_mixer" for kind in kinds]
         flat["layer_types"] = ["sliding_attention" if kind == "conv_mixer" else kind for kind in kinds]
         return super().from_dict(flat)
@@ -43,8 +42,7 @@ class ModelArgs(gemma3_text.ModelArgs):
     def __post_init__(self) -> None:
         self.query_pre_attn_scalar = self.query_pre_attn_scalar or self.head_dim or 1
         super().__post_init__()
-        if self.conv_L_cache < 2:
-            raise ConfigError(f"config.json: conv_L_cache must be at least 2, not {self.conv_L_cache}.")
+        refuse(self.conv_L_cache < 2, f"conv_L_cache must be at least 2, not {self.conv_L_cache}")
 
 
 class LocalMixer(nn.Module):

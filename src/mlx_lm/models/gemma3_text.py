@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..errors import ConfigError
+from .config import refuse
 from .dense import TwoRopeArgs
 from .gemma2 import Model as Gemma2
 from .gemma2 import ModelArgs as Gemma2Args
@@ -26,8 +26,7 @@ class ModelArgs(TwoRopeArgs, Gemma2Args):
     use_bidirectional_attention: bool | None = False
 
     def __post_init__(self) -> None:
-        if self.use_bidirectional_attention:
-            raise ConfigError("config.json: use_bidirectional_attention makes an encoder; it cannot generate.")
+        refuse(self.use_bidirectional_attention, "use_bidirectional_attention makes an encoder; it cannot generate")
         self.attn_logit_softcapping = None  # Gemma 3 computes without it, whatever the config says
         super().__post_init__()
 

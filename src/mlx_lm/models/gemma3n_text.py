@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..nn import SANDWICH_NORM, DecoderLayer, GatedMLP, Linear, RMSNorm
 from ..nn.altup import AltUp, Laurel, SparseMLP
 from .base import CausalLM
+from .config import refuse
 from .dense import DenseModel, TwoRopeArgs
 from .per_layer import PerLayerInputs, Shared, SharingAttention, check_sharing, drop_unread
 from .weights import Rule
@@ -59,8 +60,7 @@ class ModelArgs(TwoRopeArgs):
         )
         if not len(sizes) == len(shares) == layers:
             raise ConfigError("config.json: intermediate_size and activation_sparsity_pattern must fit the layers.")
-        if not all(0 <= share < 1 for share in shares):
-            raise ConfigError("config.json: activation_sparsity_pattern must be from 0 to below 1.")
+        refuse(not all(0 <= share < 1 for share in shares), "activation_sparsity_pattern must be from 0 to below 1")
         self.intermediate_size = sizes  # type: ignore[assignment, reportIncompatibleVariableOverride]
         self.activation_sparsity_pattern = shares
         if not 0 <= self.altup_active_idx < self.altup_num_inputs:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError
-from .config import DecoderArgs
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
 
 
@@ -19,8 +18,7 @@ class ModelArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.logits_scaling == 0:
-            raise ConfigError("config.json: logits_scaling must not be 0.")
+        refuse(self.logits_scaling == 0, "logits_scaling must not be 0")
 
 
 class Model(DenseModel):

@@ -17,6 +17,7 @@ from ..nn.relative import Heads, RelativeAttention, RelativeOptions, ResidualCon
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, part, scatter_slots
 from . import inkling_text
 from .base import Cache, layer_state
+from .config import refuse
 from .weights import Rename, Rule, Weights
 
 
@@ -48,8 +49,7 @@ class ModelArgs(inkling_text.ModelArgs):
         super().__post_init__()
         for name in ("qk_l2_clip_threshold", "rel_l2_clip_threshold", "n_layers_per_attn_res_block",
                      "mlp_gate_softcap", "mlp_up_softcap", "final_logit_softcapping"):  # fmt: skip
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"config.json: {name} must be positive, not {getattr(self, name)}.")
+            refuse(getattr(self, name) <= 0, f"{name} must be positive, not {getattr(self, name)}")
         if self.scoring_func != "sigmoid" or self.hidden_act != "silu" or "dense" in (self.mlp_layer_types or ()):
             raise ConfigError(
                 f"config.json: model type {self.model_type!r} has scoring_func='sigmoid', hidden_act='silu' and only "

@@ -16,7 +16,7 @@ from ..nn import AttentionOptions, DecoderLayer, GatedMLP, Linear, MoE, RMSNorm,
 from ..nn.relative import RelativeAttention, RelativeOptions, ResidualConv
 from ..state import LayerState, ListSpec, StateSpec, part
 from .base import Backbone
-from .config import DecoderArgs, check_kinds, flatten_config
+from .config import DecoderArgs, check_kinds, flatten_config, refuse
 from .dense import DenseModel
 from .experts import SPARSE_LAYERS
 from .weights import Drop, Rename, Rule, Split, Transform, conv_layout, expert_rules
@@ -90,8 +90,7 @@ class ModelArgs(DecoderArgs):
                      "sliding_window_size", "d_rel", "rel_extent", "conv_kernel_size", "log_scaling_n_floor",
                      "n_shared_experts", "logits_mup_width_multiplier"):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"config.json: {name} must be positive, not {value}.")
+            refuse(value is not None and value <= 0, f"{name} must be positive, not {value}")
         if self.swa_num_attention_heads % self.swa_num_key_value_heads:
             raise ConfigError("config.json: swa_num_attention_heads is not a multiple of swa_num_key_value_heads.")
 

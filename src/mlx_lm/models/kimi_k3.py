@@ -16,7 +16,7 @@ from ..nn import DecoderLayer, DeltaOptions, GatedMLP, LatentAttention, LatentOp
 from ..state import LayerState, attend_states, offsets
 from . import bailing_hybrid, kimi_linear
 from .base import Backbone, Cache, CausalLM, layer_state
-from .config import flatten_config
+from .config import flatten_config, refuse
 from .multimodal import TextTower
 from .weights import Rename, Rule, Split
 
@@ -43,8 +43,7 @@ class ModelArgs(kimi_linear.ModelArgs):
         )
 
     def __post_init__(self) -> None:
-        if self.hidden_act != "situ":
-            raise ConfigError(f"config.json: hidden_act={self.hidden_act!r} is not supported for 'kimi_k3'.")
+        refuse(self.hidden_act != "situ", f"hidden_act={self.hidden_act!r} is not supported for 'kimi_k3'")
         self.hidden_act = "silu"  # after the delta layers' convolutions
         super().__post_init__()
         betas = self.activation_situ_beta, self.activation_situ_linear_beta

@@ -5,10 +5,9 @@ from typing import Any, ClassVar
 
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import Attention, GatedMLP, LayerNames, ShortConv
 from .base import ModelNames
-from .config import DecoderArgs, check_kinds
+from .config import DecoderArgs, check_kinds, refuse
 from .dense import DenseModel
 from .weights import Transform, conv_layout
 
@@ -50,8 +49,7 @@ class ModelArgs(DecoderArgs):
             if self.block_ffn_dim_multiplier is not None:
                 size = int(self.block_ffn_dim_multiplier * size)
                 size = -(-size // self.block_multiple_of) * self.block_multiple_of
-        if not 1 <= size < 2**31:
-            raise ConfigError(f"config.json: the feed-forward size comes out as {size}.")
+        refuse(not 1 <= size < 2**31, f"the feed-forward size comes out as {size}")
         return size
 
 

@@ -13,7 +13,7 @@ from .. import kernels
 from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import Attention, AttentionOptions, BiasedAttention, GatedMLP, LayerNames, MoE, Routing
-from .config import DecoderArgs
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
 from .experts import gated_moe
 from .ministral3 import GrowingQueries
@@ -116,8 +116,7 @@ class Model(DenseModel):
             mixer.beta = args.attn_scale if args.attn_temperature_tuning else 0.0
             mixer.trained, mixer.first = args.floor_scale, 1
             return mixer
-        if not args.no_rope_layers[index]:
-            raise ConfigError("config.json: a layer without rope cannot have chunked attention.")
+        refuse(not args.no_rope_layers[index], "a layer without rope cannot have chunked attention")
         chunked = ChunkedAttention(options)
         chunked.eps = args.rms_norm_eps if args.use_qk_norm else None
         return chunked

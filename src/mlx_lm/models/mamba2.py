@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..nn import DecoderLayer, LayerNames, Mamba2, Mamba2Options, RMSNorm
 from .base import CausalLM, ModelNames
-from .config import BaseModelArgs
+from .config import BaseModelArgs, refuse
 from .weights import Rename, Transform, conv_layout
 
 
@@ -18,8 +18,7 @@ def parse_limit(value: Any) -> tuple[float, float]:
         low, high = (math.inf if v is None else float(v) for v in items)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.json: time_step_limit must be two numbers, not {value!r}.") from error
-    if not 0 <= low <= high:
-        raise ConfigError(f"config.json: time_step_limit must rise from 0 or more, not {value!r}.")
+    refuse(not 0 <= low <= high, f"time_step_limit must rise from 0 or more, not {value!r}")
     return low, high
 
 
@@ -49,8 +48,7 @@ class ModelArgs(BaseModelArgs):
                 f"config.json: expand * hidden_size = {inner} must equal num_heads * head_dim = "
                 f"{self.num_heads * self.head_dim} (and intermediate_size, if given)."
             )
-        if self.num_heads % self.n_groups:
-            raise ConfigError(f"config.json: num_heads={self.num_heads} is no multiple of n_groups={self.n_groups}.")
+        refuse(self.num_heads % self.n_groups, f"num_heads={self.num_heads} is no multiple of n_groups={self.n_groups}")
 
 
 class Model(CausalLM):

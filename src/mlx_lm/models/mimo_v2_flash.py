@@ -10,10 +10,10 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import Attention, AttentionOptions, Linear
 from ..state import KVSpec, StateSpec
+from .config import refuse
 from .dense import DenseModel
 from .experts import gated_moe, grouped_routing
 from .laguna import LayerTypeArgs
@@ -64,8 +64,7 @@ class ModelArgs(LayerTypeArgs):
             kind: {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": self.partial_rotary_factor}
             for kind, theta in (("full_attention", self.rope_theta), ("sliding_attention", self.swa_rope_theta))
         }
-        if self.n_routed_experts % self.n_group:
-            raise ConfigError("config.json: n_routed_experts must be a multiple of n_group.")
+        refuse(self.n_routed_experts % self.n_group, "n_routed_experts must be a multiple of n_group")
 
 
 class NarrowValues(Attention):

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ConfigError
-from .config import DecoderArgs
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
 
 
@@ -19,10 +18,8 @@ class ModelArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dim_model_base <= 0:
-            raise ConfigError(f"config.json: dim_model_base must be positive, not {self.dim_model_base!r}.")
-        if self.num_experts:
-            raise ConfigError("config.json: num_experts is not supported for model type 'minicpm'.")
+        refuse(self.dim_model_base <= 0, f"dim_model_base must be positive, not {self.dim_model_base!r}")
+        refuse(self.num_experts, "num_experts is not supported for model type 'minicpm'")
 
 
 class Model(DenseModel):

@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec
 from .base import CausalLM
-from .config import BaseModelArgs
+from .config import BaseModelArgs, refuse
 from .weights import Drop, Rename, Rule
 
 __all__ = ["NamedText", "NamedTextTower", "TextTower"]
@@ -78,8 +77,7 @@ class NamedText(BaseModelArgs):
     def from_dict(cls, config: Mapping[str, Any]) -> Any:
         nested = config.get("text_config")
         kind = (nested.get("model_type") if isinstance(nested, Mapping) else None) or cls.usual
-        if kind not in cls.texts:
-            raise ConfigError(f"config.json: text_config.model_type {kind!r} is not one of {sorted(cls.texts)}.")
+        refuse(kind not in cls.texts, f"text_config.model_type {kind!r} is not one of {sorted(cls.texts)}")
         return cls.texts[kind].ModelArgs.from_dict(config)
 
 

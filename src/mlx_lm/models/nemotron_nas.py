@@ -12,7 +12,7 @@ from mlx import nn
 from ..errors import ConfigError
 from ..nn import GatedMLP, LayerNames, Linear
 from ..state import LayerState, NoSpec, StateSpec
-from .config import DecoderArgs
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
 from .weights import Rename
 
@@ -36,8 +36,7 @@ class ModelArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.block_configs) != self.num_hidden_layers:
-            raise ConfigError("config.json: block_configs must have an entry for each layer.")
+        refuse(len(self.block_configs) != self.num_hidden_layers, "block_configs must have an entry for each layer")
         for i, block in enumerate(self.block_configs):
             parts = [block.get(name) for name in ("attention", "ffn")] if isinstance(block, dict) else [None]
             if not all(isinstance(part, dict) for part in parts):

@@ -15,7 +15,7 @@ from ..kernels import KVView
 from ..nn import MLP, Attention, AttentionOptions, Linear, RopeParameters
 from ..nn.biased import BiasedAttention
 from .base import ModelNames
-from .config import DecoderArgs
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
 
 # Ids for which the published tokenizer has no token: nobody is to sample them.
@@ -47,8 +47,7 @@ class ModelArgs(DecoderArgs):
     original_max_position_embeddings: int | None = None
 
     def __post_init__(self) -> None:
-        if self.hidden_act != "gegelu":
-            raise ConfigError(f"config.json: hidden_act={self.hidden_act!r} is not supported for 'phi3small'.")
+        refuse(self.hidden_act != "gegelu", f"hidden_act={self.hidden_act!r} is not supported for 'phi3small'")
         self.hidden_act = "quick_gelu"
         super().__post_init__()
         sizes = self.blocksparse_block_size, self.blocksparse_num_local_blocks, self.blocksparse_vert_stride

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..nn import DecoderLayer, GatedMLP, LayerNames, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .base import CausalLM, ModelNames
-from .config import BaseModelArgs, flatten_config
+from .config import BaseModelArgs, flatten_config, refuse
 from .weights import Rule, SplitSizes
 
 _CHUNK = 64  # tokens whose products are computed together
@@ -54,8 +54,7 @@ class ModelArgs(BaseModelArgs):
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "ffn_round_up_to_multiple_of", "gate_soft_cap", "output_logit_soft_cap"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"config.json: {name} must be positive, not {getattr(self, name)}.")
+            refuse(getattr(self, name) <= 0, f"{name} must be positive, not {getattr(self, name)}")
         for name, size in (("qk_dim", self.key_size), ("v_dim", self.value_size), ("ffn_proj", self.feed_forward_size)):
             whole = name == "ffn_proj" or size % self.num_heads == 0
             if not whole or not 1 <= size < 2**31:
