@@ -113,6 +113,11 @@ def test_wrong_options_are_errors(llm: LLM, option: str, value: str) -> None:
     assert done.returncode == 1 and done.stderr.startswith("Error") and option in done.stderr
 
 
+def test_an_unknown_option_names_the_one_that_was_meant(llm: LLM) -> None:
+    for command in (("-m", "smollm2", "hi", "-o"), ("models", "options", "set", "smollm2")):
+        assert "did you mean temperature?" in llm.run(*command, "temprature", "1").stderr
+
+
 def test_prefill_begins_the_answer(llm: LLM) -> None:
     said = llm.ok("-m", "smollm2", "What is the capital of France?", *GREEDY, "-o", "prefill", "The capital is")
     assert said.startswith("The capital is") and "Paris" in said

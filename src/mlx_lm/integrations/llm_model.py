@@ -5,12 +5,14 @@ user is told on stderr and `response_json["finish_reason"]` is "length". The sta
 `llm chat` computes only what is new. MLX and the model are loaded with the first prompt.
 """
 
+import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import llm  # type: ignore[import-not-found]
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ..errors import RequestError, UnsupportedError
 from .llm_messages import Answer, chat_messages, function_tools, plain_text
@@ -41,6 +43,24 @@ class MlxOptions(llm.Options):
     thinking: bool | None = Field(default=None, description="Reasoning before the answer, where the model can")
     kv_bits: int | None = Field(default=None, description="Keep keys and values in 2, 3, 4, 5, 6 or 8 bits")
     max_kv_size: int | None = Field(default=None, description="Keep only that many of the latest tokens")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        """Of an unknown option, says which ones there are; `llm` shows the error under the option's name."""
+        given = values if isinstance(values, dict) else {}
+        known = list(cls.model_fields)
+        errors = [_unknown(name, value, known) for name, value in given.items() if name not in known]
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return values
+
+
+def _unknown(name: str, value: Any, known: Sequence[str]) -> InitErrorDetails:
+    near = difflib.get_close_matches(name, known, n=1)
+    names = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+    error = PydanticCustomError("unknown_option", "No such option; {names}", {"names": names})
+    return InitErrorDetails(type=error, loc=(name,), input=value)
 
 
 class MlxModel(llm.Model):
