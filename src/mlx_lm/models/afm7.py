@@ -13,8 +13,7 @@ from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import Attention, AttentionOptions, Linear, RMSNorm
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
-from .base import CausalLM, ModelNames, PassingBackbone, PassingLayer
-from .config import DecoderArgs
+from .base import CausalLM, DecoderArgs, ModelNames, PassingBackbone, PassingLayer
 from .dense import DenseModel
 
 _Seen = tuple[tuple[KVView, ...], int | mx.array]

@@ -38,5 +38,4 @@ class Model(DenseModel):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        shared = args.intermediate_size * args.moe_num_shared_experts
-        return gated_moe(args, Routing(args.moe_topk, "softmax_topk"), Experts, shared=shared)
+        return gated_moe(args, Routing(args.moe_topk, "softmax_topk"), Experts)

@@ -7,9 +7,8 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import Attention, GatedMLP, LayerNames, Linear, MoE, Routing, SwitchGLU
-from .base import ModelNames
-from .config import DecoderArgs
+from ..nn import Attention, GatedMLP, LayerNames, MoE, Routing, SwitchGLU
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .weights import Drop, Rename, Weights, expert_rules
 
@@ -52,21 +51,8 @@ class FusedAttention(Attention):
     q_norm_name, k_norm_name = "query_layernorm", "key_layernorm"
 
 
-class Gate(nn.Module):
-    """The router's linear layer, and the selection bias beside it."""
-
-    def __init__(self, hidden_size: int, num_experts: int, correction: bool):
-        super().__init__()
-        self.gate_proj = Linear(hidden_size, num_experts, bias=False)
-        if correction:
-            self.expert_bias = mx.zeros((num_experts,))
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.gate_proj(x)
-
-
 class Experts(MoE):
-    correction_name = "expert_bias"
+    router_layer, correction_name = "gate_proj", "expert_bias"
 
     def __init__(self, args: ModelArgs):
         width, size, count, act = args.hidden_size, args.moe_intermediate_size, args.num_experts, args.hidden_act
@@ -83,8 +69,10 @@ class Experts(MoE):
         shared = None
         if args.num_shared_experts and args.moe_router_enable_shared_expert:
             shared = GatedMLP(width, (args.moe_shared_expert_intermediate_size or size) * args.num_shared_experts, act)
-        super().__init__(width, count, routing, SwitchGLU(width, size, count, act=act), shared=shared)
-        self.gate = Gate(width, count, args.moe_router_enable_expert_bias)
+        correction = args.moe_router_enable_expert_bias
+        super().__init__(
+            width, count, routing, SwitchGLU(width, size, count, act=act), correction=correction, shared=shared
+        )
 
 
 def unit_head(weights: Weights) -> Weights:

@@ -8,8 +8,7 @@ import mlx.nn as nn
 
 from ..errors import ConfigError
 from ..nn import LayerNames, Mamba2, Mamba2Options
-from .base import ModelNames
-from .config import DecoderArgs
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .mamba2 import parse_limit
 from .weights import Rule, Transform, conv_layout

@@ -10,12 +10,10 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, RopeParameters
+from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, GatedAttention, RopeParameters
 from ..state import LayerState
-from .afmoe import GatedAttention
-from .config import check_kinds
 from .dense import DenseModel, SlidingArgs
-from .experts import SPARSE_LAYERS, gated_moe, grouped_routing
+from .experts import gated_moe, grouped_routing
 from .weights import expert_rules
 
 
@@ -40,11 +38,10 @@ class ModelArgs(SlidingArgs):
         if self.layer_types is None:
             kinds = ("full_attention", "sliding_attention")
             self.layer_types = [kinds[(i + 1) % 6 != 0 and i + 1 < count] for i in range(count)]
+        self.mlp_layer_types = self.mlp_layer_types or [("sparse", "dense")[i < 3] for i in range(count)]
         super().__post_init__()
         if self.rope_by_layer_type is None:
             self.rope_by_layer_type = {"sliding_attention": {"rope_theta": self.rope_theta}}
-        self.mlp_layer_types = self.mlp_layer_types or [("sparse", "dense")[i < 3] for i in range(count)]
-        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
 
     def layer_rope(self, index: int) -> RopeParameters:
         return self.rope_parameters(self.layer_type(index))
@@ -71,7 +68,8 @@ class BeamAttention(GatedAttention):
 class Layer(DecoderLayer):
     """After n branches the stream is the sum of n + 1 parts, each divided by the root of n + 1."""
 
-    number = 0
+    def add(self, args: Any, index: int) -> None:
+        self.number = index
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         x = self._join(x, self.post_attention_layernorm(self._mix(self.input_layernorm(x), state)), 1)
@@ -90,17 +88,9 @@ class Model(DenseModel):
     rules = expert_rules()
 
     @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        layer = super().layer(args, index)
-        layer.number = index
-        return layer
-
-    @classmethod
     def has_rope(cls, args: Any, index: int) -> bool:
         return args.layer_type(index) in args.rope_by_layer_type
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if args.mlp_layer_types[index] == "dense":
-            return super().feed_forward(args, index)
+    def experts(cls, args: Any) -> nn.Module:
         return gated_moe(args, grouped_routing(args), correction=True)

@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..nn import LayerNames
-from .base import ModelNames
-from .config import DecoderArgs
+from ..nn import LayerNames, OutProjAttention
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
-from .opt import FeedForward, FlatAttention
+from .opt import FeedForward
 from .positions import LearnedPositions
 from .weights import Rename
 
@@ -30,7 +29,7 @@ class Model(DenseModel):
 
     names = ModelNames(backbone="biogpt", norm="layer_norm", head="output_projection")
     layer_names = LayerNames(pre_mixer="self_attn_layer_norm", pre_feed_forward="final_layer_norm")
-    attention_type = FlatAttention
+    attention_type = OutProjAttention
     backbone_type = Positions
     feed_forward_type = FeedForward
     feed_forward_options: ClassVar = {"bias": True}

@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import AlibiAttention, DecoderLayer, HeadwiseAttention, LayerNames, LayerNorm, alibi_slopes
+from ..nn import AlibiAttention, DecoderLayer, HeadwiseAttention, LayerNames, LayerNorm
 from ..state import LayerState
-from .base import Backbone, CausalLM, ModelNames
-from .config import DecoderArgs
+from .base import Backbone, CausalLM, DecoderArgs, ModelNames
 from .dense import DenseModel
 from .gpt_neox import FeedForward
 from .weights import Rename
@@ -54,22 +53,13 @@ class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="word_embeddings", layers="h", norm="ln_f")
     layer_names = LayerNames("self_attention")
     backbone_type = NormedEmbeddings
+    attention_type = BloomAttention
+    attention: ClassVar = {"rope": None, "fused": True, "bias": True, "out_bias": True}
     rules = (Rename(r"^(h|word_embeddings|word_embeddings_layernorm|ln_f)\.", r"transformer.\1."),)
 
     @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        make = NormedResiduals if args.apply_residual_connection_post_layernorm else DecoderLayer
-        return make(
-            mixer=cls.mixer(args, index),
-            feed_forward=cls.feed_forward(args, index),
-            norm=lambda: cls.norm(args),
-            names=cls.layer_names,
-        )
-
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        options = cls.attention_options(args, index, rope=None, fused=True, bias=True, out_bias=True)
-        return BloomAttention(options, alibi_slopes(args.num_attention_heads))
+    def layer_type_at(cls, args: Any, index: int) -> type[DecoderLayer]:
+        return NormedResiduals if args.apply_residual_connection_post_layernorm else DecoderLayer
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:

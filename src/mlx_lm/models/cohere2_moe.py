@@ -9,8 +9,7 @@ from mlx import nn
 from ..nn import GatedMLP, MoE, RMSNorm, Routing
 from .cohere2 import Model as Cohere2
 from .cohere2 import ModelArgs as Cohere2Args
-from .config import check_kinds
-from .experts import SPARSE_LAYERS, gated_moe
+from .experts import gated_moe
 from .weights import expert_rules
 
 
@@ -41,7 +40,6 @@ class ModelArgs(Cohere2Args):
             self.layer_types = [kinds[(i + 1) % max(every, 1) != 0] for i, every in patterns]
         self.mlp_layer_types = self.mlp_layer_types or ["dense"] * first + ["sparse"] * (count - first)
         super().__post_init__()
-        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
 
 
 class AveragedExperts(MoE):
@@ -70,6 +68,5 @@ class Model(Cohere2):
             return GatedMLP(args.hidden_size, size, args.hidden_act)
         score = "softmax_topk" if args.expert_selection_fn == "softmax" else "sigmoid"
         routing = Routing(args.num_experts_per_tok, score, normalize=args.norm_topk_prob)
-        shared = args.intermediate_size * args.num_shared_experts
-        averaged = shared and args.shared_expert_combination_strategy == "average"
-        return gated_moe(args, routing, AveragedExperts if averaged else MoE, shared=shared)
+        averaged = args.num_shared_experts and args.shared_expert_combination_strategy == "average"
+        return gated_moe(args, routing, AveragedExperts if averaged else MoE)

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..kernels import ACTIVATIONS
 from ..nn import RopeParameters
 
-__all__ = ["BaseModelArgs", "DecoderArgs", "check_kinds", "flatten_config", "refuse"]
+__all__ = ["BaseModelArgs", "DecoderArgs", "check_kinds", "check_numbers", "flatten_config", "refuse"]
 
 _MOST_LAYERS = 2000  # far above any model; every layer is made before its weights are looked for
 
@@ -209,8 +209,13 @@ class DecoderArgs(BaseModelArgs):
     rope_theta: float = field(default=10000.0, kw_only=True)
     rope_scaling: dict[str, Any] | None = field(default=None, kw_only=True)
     rope_by_layer_type: dict[str, Any] | None = field(default=None, kw_only=True)
+    feed_forward_kinds: ClassVar[tuple[str, ...]] = ("dense", "sparse")  # what `mlp_layer_types` may say
+
+    feed_forward_ratio: ClassVar[int] = 0  # to `hidden_size`, where a config says no `intermediate_size`
 
     def __post_init__(self) -> None:
+        if self.feed_forward_ratio and not self.intermediate_size:
+            self.intermediate_size = self.feed_forward_ratio * self.hidden_size
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"config.json: {name} must be at least 1, not {getattr(self, name)}.")
@@ -234,6 +239,8 @@ class DecoderArgs(BaseModelArgs):
             raise ConfigError(
                 f"config.json: hidden_act={self.hidden_act!r} is not known; known: {sorted(ACTIVATIONS)}."
             )
+        if getattr(self, "mlp_layer_types", None) is not None:
+            check_kinds(self, "mlp_layer_types", self.feed_forward_kinds)
 
     @property
     def heads(self) -> tuple[int, int, int]:
@@ -244,6 +251,14 @@ class DecoderArgs(BaseModelArgs):
     def window(self, index: int) -> int | None:
         """Positions that a query of layer `index` sees, itself included; None for all."""
         return None
+
+    def has_experts(self, index: int) -> bool:
+        """Whether layer `index` has experts: `mlp_layer_types`, or `first_k_dense_replace` and `moe_layer_freq`."""
+        kinds = getattr(self, "mlp_layer_types", None)
+        if kinds is not None:
+            return kinds[index] == "sparse"
+        first, every = getattr(self, "first_k_dense_replace", None), getattr(self, "moe_layer_freq", 1)
+        return first is not None and index >= first and index % every == 0
 
     def layer_rope(self, index: int) -> RopeParameters:
         """The rotary embedding of layer `index`."""
@@ -272,6 +287,13 @@ def check_kinds(args: Any, name: str, known: Collection[str]) -> None:
     kinds = getattr(args, name)
     if len(kinds) != args.num_hidden_layers or not set(kinds) <= set(known):
         raise ConfigError(f"config.json: {name} must have one of {sorted(known)} for each layer, not {kinds!r}.")
+
+
+def check_numbers(args: Any, name: str) -> None:
+    """Field `name` has a positive number for each layer, or ConfigError."""
+    numbers = getattr(args, name)
+    if len(numbers) != args.num_hidden_layers or min(numbers) <= 0:
+        raise ConfigError(f"config.json: {name} must have a positive number for each layer, not {numbers!r}.")
 
 
 def rope_parameters(

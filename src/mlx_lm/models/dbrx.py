@@ -8,12 +8,11 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..kernels import ACTIVATIONS
-from ..nn import Attention, DecoderLayer, LayerNames, LayerNorm, MoE, Routing, SwitchGLU
+from ..nn import Attention, DecoderLayer, LayerNames, LayerNorm, MoE, Routing
 from ..state import LayerState, StateSpec
-from .base import ModelNames
-from .config import DecoderArgs
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
-from .granitemoe import Router
+from .experts import gated_moe
 from .weights import Rename, Rule, Transform, expert_rules
 
 
@@ -52,7 +51,7 @@ class DbrxAttention(Attention):
 
 
 class Experts(MoE):
-    router_name = "router"
+    router_name, router_layer = "router", "layer"
 
 
 class NormAttnNorm(nn.Module):
@@ -86,11 +85,7 @@ class Model(DenseModel):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        width, count = args.hidden_size, args.num_experts
-        experts = SwitchGLU(width, args.intermediate_size, count, act=args.hidden_act)
-        moe = Experts(width, count, Routing(args.top_k, normalize=args.normalize), experts)
-        moe.router = Router(width, count)
-        return moe
+        return gated_moe(args, Routing(args.top_k, normalize=args.normalize), Experts)
 
     def weight_rules(self) -> tuple[Rule, ...]:
         shape = (self.args.num_experts, self.args.intermediate_size, self.args.hidden_size)

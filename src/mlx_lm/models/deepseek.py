@@ -31,16 +31,13 @@ class ModelArgs(DecoderArgs):
             raise ConfigError(f"config.json: num_experts_per_tok={self.num_experts_per_tok!r} is not possible.")
 
     def has_experts(self, index: int) -> bool:
-        sparse = index >= self.first_k_dense_replace and index % self.moe_layer_freq == 0
-        return bool(self.n_routed_experts) and sparse
+        return bool(self.n_routed_experts) and super().has_experts(index)
 
 
 class Model(DenseModel):
     rules = expert_rules()
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if not args.has_experts(index):
-            return super().feed_forward(args, index)
+    def experts(cls, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob, epsilon=1e-20)
-        return gated_moe(args, routing, shared=args.moe_intermediate_size * (args.n_shared_experts or 0))
+        return gated_moe(args, routing)

@@ -70,9 +70,7 @@ class ModelArgs(DecoderArgs):
         return scale
 
     def has_experts(self, index: int) -> bool:
-        return bool(self.n_routed_experts) and (
-            index >= self.first_k_dense_replace and index % self.moe_layer_freq == 0
-        )
+        return bool(self.n_routed_experts) and super().has_experts(index)
 
     def routing(self) -> Routing:
         if self.num_experts_per_tok is None:
@@ -120,8 +118,6 @@ class Model(DenseModel):
         return make_rope(args.qk_rope_head_dim, args.rope_parameters(), traditional=args.rope_interleave)
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if not args.has_experts(index):
-            return super().feed_forward(args, index)
-        routing, shared = args.routing(), args.moe_intermediate_size * (args.n_shared_experts or 0)
-        return gated_moe(args, routing, correction=routing.score == "sigmoid", shared=shared)
+    def experts(cls, args: Any) -> nn.Module:
+        routing = args.routing()
+        return gated_moe(args, routing, correction=routing.score == "sigmoid")

@@ -25,6 +25,7 @@ _SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", 
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    feed_forward_kinds: ClassVar = ("moe", "hash_moe")
     fixed: ClassVar = {"norm_topk_prob": (True,), "scoring_func": ("sqrtsoftplus", "sigmoid", "softmax")}
     aliases: ClassVar = {"num_local_experts": "n_routed_experts"}
     head_dim: int | None = 512
@@ -79,7 +80,6 @@ class ModelArgs(DecoderArgs):
         if self.mlp_layer_types is None:
             self.mlp_layer_types = ["hash_moe" if i < self.num_hash_layers else "moe" for i in range(count)]
         check_kinds(self, "layer_types", (_SLIDING, _SPARSE, _HEAVY))
-        check_kinds(self, "mlp_layer_types", ("moe", "hash_moe"))
         if self.qk_rope_head_dim is None:
             self.qk_rope_head_dim = int(size * (self.partial_rotary_factor or 0.125))
         self.partial_rotary_factor = self.partial_rotary_factor or 0.125

@@ -95,7 +95,7 @@ class DenseModel(CausalLM):
 
     @classmethod
     def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        return cls.layer_type(
+        layer = cls.layer_type_at(args, index)(
             mixer=cls.mixer(args, index),
             feed_forward=cls.feed_forward(args, index),
             norm=lambda: cls.norm(args),
@@ -103,6 +103,12 @@ class DenseModel(CausalLM):
             residual_scale=cls.residual_scale(args),
             parallel=flag(args, cls.parallel),
         )
+        layer.add(args, index)
+        return layer
+
+    @classmethod
+    def layer_type_at(cls, args: Any, index: int) -> type[DecoderLayer]:
+        return cls.layer_type
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module | None:
@@ -146,8 +152,15 @@ class DenseModel(CausalLM):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
+        if args.has_experts(index):
+            return cls.experts(args)
         options = {"bias": getattr(args, "mlp_bias", getattr(args, "use_bias", False)), **cls.feed_forward_options}
         return cls.feed_forward_type(args.hidden_size, args.intermediate_size, args.hidden_act, **options)
+
+    @classmethod
+    def experts(cls, args: Any) -> nn.Module:
+        """What a layer has in place of a feed-forward where `args.has_experts`."""
+        raise ConfigError(f"{cls.__module__} has no experts.")
 
     @classmethod
     def norm(cls, args: Any) -> nn.Module:

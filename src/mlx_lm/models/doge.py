@@ -1,14 +1,12 @@
 """Doge: scores grow by what a key's value says, residuals have weights. Source: https://arxiv.org/abs/2412.11834."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import mlx.core as mx
-from mlx import nn
 
 from ..kernels import KVView
-from ..nn import AttentionOptions, BiasedAttention, DecoderLayer, Linear, RMSNorm
+from ..nn import AttentionOptions, BiasedAttention, DecoderLayer, Linear
 from ..state import LayerState
 from .dense import DenseModel, SlidingArgs
 
@@ -26,25 +24,31 @@ class ModelArgs(SlidingArgs):
 class DynamicMask(BiasedAttention):
     """Adds exp(A * softplus(dt(value))) to a key's scores, of which only the largest `kept` count."""
 
-    def __init__(self, options: AttentionOptions, kept: int):
+    kept = 2048
+
+    def __init__(self, options: AttentionOptions):
         super().__init__(options)
         heads = options.num_kv_heads
         self.A = mx.zeros((heads,))
         self.dt_proj = Linear(heads * options.head_dim, heads, bias=options.bias)
-        self._kept = kept
 
     def rule(self, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView) -> mx.array | None:
         values = view.values if isinstance(view.values, mx.array) else view.values.dequantize()
         step = self.dt_proj(values.transpose(0, 2, 1, 3).flatten(2).astype(self.dt_proj.weight.dtype))
         added = mx.exp(self.A * mx.logaddexp(step, 0)).swapaxes(1, 2)[:, :, None]  # (B, Hkv, 1, T)
         bias = added if seen is None else mx.where(seen, added, -mx.inf)
-        if bias.shape[-1] > self._kept:
-            least = mx.sort(bias, axis=-1)[..., -self._kept :][..., :1]
+        if bias.shape[-1] > self.kept:
+            least = mx.sort(bias, axis=-1)[..., -self.kept :][..., :1]
             bias = mx.where(bias >= least, bias, -mx.inf)
         return mx.repeat(bias, self._options.num_heads // self._options.num_kv_heads, axis=1)
 
 
 class WeightedResiduals(DecoderLayer):
+    def add(self, args: Any, index: int) -> None:
+        self.self_attn.kept = args.keep_window_size
+        self.input_residual = mx.ones((args.hidden_size,))
+        self.post_attention_residual = mx.ones((args.hidden_size,))
+
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         x = self.input_residual * x + self._mix(self.input_layernorm(x), state)
         return self.post_attention_residual * x + self._feed(self.post_attention_layernorm(x))
@@ -52,15 +56,5 @@ class WeightedResiduals(DecoderLayer):
 
 class Model(DenseModel):
     layer_type = WeightedResiduals
-
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        layer = super().layer(args, index)
-        layer.input_residual = mx.ones((args.hidden_size,))
-        layer.post_attention_residual = mx.ones((args.hidden_size,))
-        return layer
-
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps)
-        return DynamicMask(cls.attention_options(args, index, qk_norm=norm), args.keep_window_size)
+    attention_type = DynamicMask
+    qk_norm = True

@@ -40,11 +40,8 @@ class Model(Ernie):
     )
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if not args.has_experts(index):
-            return super().feed_forward(args, index)
-        shared = args.moe_intermediate_size * args.moe_num_shared_experts
-        return gated_moe(args, Routing(args.moe_k), correction=True, shared=shared)
+    def experts(cls, args: Any) -> nn.Module:
+        return gated_moe(args, Routing(args.moe_k), correction=True)
 
     def sanitize(self, weights: Weights) -> Weights:
         new = super().sanitize(weights)

@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames
+from ..nn import AttentionOptions, GatedMLP, LayerNames, OutProjAttention
 from ..state import LayerState, StateSpec
-from .base import ModelNames
-from .config import DecoderArgs
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 
 
@@ -24,16 +23,12 @@ class ModelArgs(DecoderArgs):
     mlp_bias: bool = False
 
 
-class OutAttention(Attention):
-    out_name = "out_proj"
-
-
 class Nested(nn.Module):
     """Attention, one name further down."""
 
     def __init__(self, options: AttentionOptions):
         super().__init__()
-        self.attention = OutAttention(options)
+        self.attention = OutProjAttention(options)
 
     def state_spec(self) -> StateSpec:
         return self.attention.state_spec()

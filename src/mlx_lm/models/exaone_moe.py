@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 from mlx import nn
 
 from ..nn import PRE_NORM
-from .config import check_kinds, refuse
+from .config import refuse
 from .exaone4 import Model as Exaone4
 from .exaone4 import ModelArgs as Exaone4Args
-from .experts import SPARSE_LAYERS, gated_moe, grouped_routing
+from .experts import gated_moe, grouped_routing
 from .weights import Drop, Rename, expert_rules
 
 
@@ -32,11 +32,10 @@ class ModelArgs(Exaone4Args):
     topk_group: int = 1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.mlp_layer_types is None:
             sparse = self.is_moe_layer or [i >= self.first_k_dense_replace for i in range(self.num_hidden_layers)]
             self.mlp_layer_types = ["sparse" if s else "dense" for s in sparse]
-        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
+        super().__post_init__()
         refuse(self.num_experts % self.n_group, "num_experts must be a multiple of n_group")
 
 
@@ -49,8 +48,5 @@ class Model(Exaone4):
     )
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if args.mlp_layer_types[index] == "dense":
-            return super().feed_forward(args, index)
-        shared = args.moe_intermediate_size * args.num_shared_experts
-        return gated_moe(args, grouped_routing(args), correction=True, shared=shared)
+    def experts(cls, args: Any) -> nn.Module:
+        return gated_moe(args, grouped_routing(args), correction=True)

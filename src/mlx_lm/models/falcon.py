@@ -17,6 +17,7 @@ from .weights import Rename
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    feed_forward_ratio = 4
     aliases: ClassVar = {
         "n_head": "num_attention_heads", "n_layer": "num_hidden_layers", "n_head_kv": "num_key_value_heads",
         "num_kv_heads": "num_key_value_heads", "activation": "hidden_act", "layer_norm_epsilon": "layer_norm_eps",
@@ -34,7 +35,6 @@ class ModelArgs(DecoderArgs):
     apply_residual_connection_post_layernorm: bool = False
 
     def __post_init__(self) -> None:
-        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
         if not self.new_decoder_architecture:
             self.num_key_value_heads = 1 if self.multi_query else self.num_attention_heads
         super().__post_init__()

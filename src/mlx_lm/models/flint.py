@@ -51,8 +51,6 @@ class Model(DenseModel):
     rules = (Rename(r"\.self_attn\.softmax_offset$", ".self_attn.sinks"), *expert_rules())
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if not args.has_experts(index):
-            return super().feed_forward(args, index)
+    def experts(cls, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=args.norm_topk_prob)
         return gated_moe(args, routing, Experts, shared=args.shared_expert_intermediate_size)

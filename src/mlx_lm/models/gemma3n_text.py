@@ -75,7 +75,7 @@ class ModelArgs(TwoRopeArgs):
 class Layer(DecoderLayer):
     """Gets and gives all streams (B, L, S, D)."""
 
-    def add(self, args: Any) -> None:
+    def add(self, args: Any, index: int) -> None:
         """The parts beside attention, feed-forward and their norms."""
         size, width = args.hidden_size_per_layer_input, args.hidden_size
         self.act, self._active, self._rescale = args.hidden_act, args.altup_active_idx, args.altup_correct_scale
@@ -132,12 +132,6 @@ class Model(DenseModel):
     layer_names = SANDWICH_NORM
     layer_type = Layer
     backbone_type = Streams
-
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        layer = super().layer(args, index)
-        layer.add(args)  # type: ignore[operator]
-        return layer
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:

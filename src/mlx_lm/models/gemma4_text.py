@@ -112,7 +112,7 @@ class Experts(nn.Module):
 class Layer(DecoderLayer):
     """Norms around attention and around the feed-forward, experts beside it, then the layer's own input."""
 
-    def add(self, args: Any) -> None:
+    def add(self, args: Any, index: int) -> None:
         """The parts that not every model has."""
         norm = partial(RMSNorm, args.hidden_size, args.rms_norm_eps)
         self.act = args.hidden_act
@@ -149,12 +149,6 @@ class Model(DenseModel):
     layer_type = Layer
     backbone_type = PerLayerInputs
     rules = expert_rules(r"layers\.\d+", target="experts.switch_glu")
-
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        layer = super().layer(args, index)
-        layer.add(args)  # type: ignore[operator]
-        return layer
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:

@@ -38,8 +38,5 @@ class Model(DenseModel):
     next_token_layers = True
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if index < args.first_k_dense_replace:
-            return super().feed_forward(args, index)
-        shared = args.moe_intermediate_size * args.n_shared_experts
-        return gated_moe(args, grouped_routing(args), cls.moe_type, correction=True, shared=shared)
+    def experts(cls, args: Any) -> nn.Module:
+        return gated_moe(args, grouped_routing(args), cls.moe_type, correction=True)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 
 from . import deepseek_v3
-from .config import check_kinds
-from .experts import SPARSE_LAYERS
 
 
 @dataclass
@@ -22,16 +20,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
     topk_group: int | None = 1
     routed_scaling_factor: float = 1.8
     mlp_layer_types: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.mlp_layer_types is not None:
-            check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
-
-    def has_experts(self, index: int) -> bool:
-        if self.mlp_layer_types is None:
-            return super().has_experts(index)
-        return bool(self.n_routed_experts) and self.mlp_layer_types[index] == "sparse"
 
 
 class Model(deepseek_v3.Model):

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..nn import Attention, AttentionOptions, LayerNames
-from .base import ModelNames
-from .config import DecoderArgs
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .positions import LearnedPositions
 from .starcoder2 import FeedForward
@@ -14,6 +13,7 @@ from .weights import Rename, Transform
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    feed_forward_ratio = 4
     aliases: ClassVar = {
         "n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
         "n_inner": "intermediate_size", "n_positions": "max_position_embeddings",
@@ -25,10 +25,6 @@ class ModelArgs(DecoderArgs):
     tie_word_embeddings: bool = field(default=True, kw_only=True)
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
-
-    def __post_init__(self) -> None:
-        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
-        super().__post_init__()
 
 
 class FusedAttention(Attention):

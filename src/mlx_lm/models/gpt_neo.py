@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..nn import Attention, LayerNames
+from ..nn import LayerNames, OutProjAttention
 from .base import ModelNames
 from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
@@ -14,6 +14,7 @@ from .weights import Rename
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    feed_forward_ratio = 4
     aliases: ClassVar = {
         "num_heads": "num_attention_heads", "num_layers": "num_hidden_layers", "activation_function": "hidden_act",
         "layer_norm_epsilon": "layer_norm_eps",
@@ -26,7 +27,6 @@ class ModelArgs(DecoderArgs):
     attention_types: list[Any] | None = None  # [[["global", "local"], 12]]
 
     def __post_init__(self) -> None:
-        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
         super().__post_init__()
         if self.attention_layers is None:
             types = self.attention_types or [[["global", "local"], (self.num_hidden_layers + 1) // 2]]
@@ -39,14 +39,10 @@ class ModelArgs(DecoderArgs):
         return self.window_size if self.attention_layers[index] == "local" else None
 
 
-class NeoAttention(Attention):
-    out_name = "out_proj"
-
-
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
-    attention_type = NeoAttention
+    attention_type = OutProjAttention
     backbone_type = LearnedPositions
     attention: ClassVar = {"rope": None, "out_bias": True, "scale": 1.0}
     feed_forward_type = FeedForward

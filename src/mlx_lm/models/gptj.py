@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..nn import MLP, Attention, LayerNames, RopeParameters
+from ..nn import MLP, LayerNames, OutProjAttention, RopeParameters
 from .base import Backbone
 from .gpt2 import Model as Gpt2
 from .gpt2 import ModelArgs as Gpt2Args
@@ -20,17 +20,13 @@ class ModelArgs(Gpt2Args):
         return RopeParameters(partial=self.rotary_dim / self.heads[2])
 
 
-class GptjAttention(Attention):
-    out_name = "out_proj"
-
-
 class FeedForward(MLP):
     up_name, down_name = "fc_in", "fc_out"
 
 
 class Model(Gpt2):
     layer_names = LayerNames("attn", "mlp", "ln_1", None, None)
-    attention_type = GptjAttention
+    attention_type = OutProjAttention
     backbone_type = Backbone
     traditional_rope = True
     attention: ClassVar = {}

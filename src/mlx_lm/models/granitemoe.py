@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 
-from ..nn import LayerNames, Linear, MoE, Routing
+from ..nn import LayerNames, MoE, Routing
 from .experts import gated_moe
 from .granite import Model as Granite
 from .granite import ModelArgs as GraniteArgs
@@ -19,20 +18,8 @@ class ModelArgs(GraniteArgs):
     num_experts_per_tok: int = 2
 
 
-class Router(nn.Module):
-    """A linear layer, one name further down."""
-
-    def __init__(self, hidden_size: int, num_experts: int, name: str = "layer"):
-        super().__init__()
-        self._name = name
-        self[name] = Linear(hidden_size, num_experts, bias=False)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self[self._name](x)
-
-
 class Experts(MoE):
-    router_name = "router"
+    router_name, router_layer = "router", "layer"
 
 
 class Model(Granite):
@@ -46,6 +33,4 @@ class Model(Granite):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        moe = gated_moe(args, Routing(args.num_experts_per_tok, "softmax_topk"), Experts)
-        moe.router = Router(args.hidden_size, args.num_local_experts)
-        return moe
+        return gated_moe(args, Routing(args.num_experts_per_tok, "softmax_topk"), Experts)

@@ -53,6 +53,10 @@ class SharedMLP(GatedMLP):
 
 
 class Layer(DecoderLayer):
+    def add(self, args: Any, index: int) -> None:
+        if args.num_local_experts:
+            self.shared_mlp = SharedMLP(args.hidden_size, args.shared_intermediate_size, args.hidden_act, fused=True)
+
     def _feed(self, x: mx.array) -> mx.array:
         y = super()._feed(x)
         return y + self["shared_mlp"](x) if "shared_mlp" in self else y
@@ -74,13 +78,6 @@ class Model(GraniteMoe):
     def names_at(cls, args: Any, index: int) -> LayerNames:
         mixer = "mamba" if args.is_mamba(index) else "self_attn"
         return LayerNames(mixer, "block_sparse_moe" if args.num_local_experts else "mlp")
-
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        layer = super().layer(args, index)
-        if args.num_local_experts:
-            layer.shared_mlp = SharedMLP(args.hidden_size, args.shared_intermediate_size, args.hidden_act, fused=True)
-        return layer
 
     @classmethod
     def has_rope(cls, args: Any, index: int) -> bool:

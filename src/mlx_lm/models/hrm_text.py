@@ -12,10 +12,9 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, DecoderLayer, Embedding, Linear, UnitRMSNorm
+from ..nn import DecoderLayer, Embedding, GatedAttention, UnitRMSNorm
 from ..state import LayerState, ListSpec, StateSpec, part
-from .base import layer_state
-from .config import DecoderArgs
+from .base import DecoderArgs, layer_state
 from .dense import DenseModel
 from .weights import Rename, Split
 
@@ -42,16 +41,8 @@ class ModelArgs(DecoderArgs):
             raise ConfigError(f"config.json: initializer_range must be positive, not {self.initializer_range}.")
 
 
-class GatedAttention(Attention):
-    """The output is multiplied by a sigmoid of the input."""
-
-    def __init__(self, options: AttentionOptions):
-        super().__init__(options)
-        self.gate_proj = Linear(options.hidden_size, options.num_heads * options.head_dim, bias=options.bias)
-
-    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        queries, keys, values, _ = super()._project(x)
-        return queries, keys, values, self.gate_proj(x)
+class BiasedGates(GatedAttention):
+    biased_gate = True
 
 
 class TurnLayer(DecoderLayer):
@@ -109,7 +100,7 @@ class TurnBackbone(nn.Module):
 class Model(DenseModel):
     backbone_type = TurnBackbone
     layer_type = TurnLayer
-    attention_type = GatedAttention
+    attention_type = BiasedGates
     rules = (
         Rename(r"\.attn\.", ".self_attn."),
         Split(r"(.*\.self_attn)\.gqkv_proj\.(\w+)", tuple(rf"\1.{n}_proj.\2" for n in ("gate", "q", "k", "v"))),

@@ -16,7 +16,7 @@ from ..nn import AttentionOptions, GatedMLP, Routing, SwitchGLU
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
 from . import hunyuan_v1_dense, hunyuan_v1_moe
 from .base import PassingBackbone, PassingLayer
-from .granitemoe import Router
+from .config import check_numbers
 
 _Seen = tuple[tuple[KVView, ...], int | mx.array]
 
@@ -47,9 +47,9 @@ class ModelArgs(hunyuan_v1_moe.ModelArgs):
         super().__post_init__()
         if self.norm_type not in ("hf_rms", "rms", "fused") or not self.use_rotary_pos_emb or self.cla_share_factor < 1:
             raise ConfigError("config.json: this norm_type, use_rotary_pos_emb or cla_share_factor is not supported.")
-        for value in (self.moe_intermediate_size, self.num_shared_expert):
-            if isinstance(value, list) and (len(value) != self.num_hidden_layers or min(value) < 1):
-                raise ConfigError("config.json: a list must have a positive number for each layer.")
+        for name in ("moe_intermediate_size", "num_shared_expert"):
+            if isinstance(getattr(self, name), list):
+                check_numbers(self, name)
 
     def at(self, name: str, index: int) -> int:
         """A number that is one for all layers, or in a list."""
@@ -112,6 +112,4 @@ class Model(hunyuan_v1_moe.Model):
         size, top, act = args.at("moe_intermediate_size", index) or size, args.at("moe_topk", index), args.hidden_act
         shared = GatedMLP(width, size * args.at("num_shared_expert", index), act) if args.use_mixed_mlp_moe else None
         experts = SwitchGLU(width, size, count, act=act)
-        moe = hunyuan_v1_moe.Experts(width, count, Routing(top, normalize=top > 1), experts, shared=shared)
-        moe.gate = Router(width, count, "wg")
-        return moe
+        return hunyuan_v1_moe.Experts(width, count, Routing(top, normalize=top > 1), experts, shared=shared)

@@ -5,9 +5,8 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import GatedMLP, MoE, Routing, SwitchGLU
-from .granitemoe import Router
+from .config import check_numbers
 from .hunyuan_v1_dense import Model as Hunyuan
 from .hunyuan_v1_dense import ModelArgs as HunyuanArgs
 from .weights import expert_rules
@@ -21,13 +20,12 @@ class ModelArgs(HunyuanArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("num_experts", "moe_topk"):
-            value = getattr(self, name)
-            if isinstance(value, list) and (len(value) != self.num_hidden_layers or min(value) < 1):
-                raise ConfigError(f"config.json: {name} must have a positive number for each layer, not {value!r}.")
+            if isinstance(getattr(self, name), list):
+                check_numbers(self, name)
 
 
 class Experts(MoE):
-    shared_name = "shared_mlp"
+    router_layer, shared_name = "wg", "shared_mlp"
 
 
 class Model(Hunyuan):
@@ -38,6 +36,4 @@ class Model(Hunyuan):
         count, top = (n if isinstance(n, int) else n[index] for n in (args.num_experts, args.moe_topk))
         width, size, act = args.hidden_size, args.intermediate_size, args.hidden_act
         shared = GatedMLP(width, size, act)
-        moe = Experts(width, count, Routing(top), SwitchGLU(width, size, count, act=act), shared=shared)
-        moe.gate = Router(width, count, "wg")
-        return moe
+        return Experts(width, count, Routing(top), SwitchGLU(width, size, count, act=act), shared=shared)

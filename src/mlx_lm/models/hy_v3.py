@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 from mlx import nn
 
 from ..nn import MoE, Routing
-from .config import DecoderArgs, check_kinds
+from .config import DecoderArgs
 from .dense import DenseModel
-from .experts import SPARSE_LAYERS, gated_moe
-from .granitemoe import Router
+from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
@@ -30,14 +29,12 @@ class ModelArgs(DecoderArgs):
     router_scaling_factor: float = 2.826
 
     def __post_init__(self) -> None:
+        self.mlp_layer_types = self.mlp_layer_types or ["dense"] + ["sparse"] * (self.num_hidden_layers - 1)
         super().__post_init__()
-        count = self.num_hidden_layers
-        self.mlp_layer_types = self.mlp_layer_types or ["dense"] + ["sparse"] * (count - 1)
-        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
 
 
 class Experts(MoE):
-    router_name, shared_name = "router", "shared_mlp"
+    router_name, router_layer, shared_name = "router", "gate", "shared_mlp"
     correction_on_router, correction_name = False, "expert_bias"
 
 
@@ -52,11 +49,6 @@ class Model(DenseModel):
     )
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if args.mlp_layer_types[index] == "dense":
-            return super().feed_forward(args, index)
+    def experts(cls, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.router_scaling_factor, epsilon=1e-20)
-        shared = args.moe_intermediate_size * args.num_shared_experts
-        moe = gated_moe(args, routing, Experts, correction=True, shared=shared)
-        moe.router = Router(args.hidden_size, args.num_experts, "gate")
-        return moe
+        return gated_moe(args, routing, Experts, correction=True)

@@ -18,7 +18,6 @@ from ..state import LayerState, ListSpec, StateSpec, part
 from .base import Backbone
 from .config import DecoderArgs, check_kinds, flatten_config, refuse
 from .dense import DenseModel
-from .experts import SPARSE_LAYERS
 from .weights import Drop, Rename, Rule, Split, Transform, conv_layout, expert_rules
 
 _KINDS = {"hybrid", "hybrid_sliding"}
@@ -85,7 +84,6 @@ class ModelArgs(DecoderArgs):
         if self.mlp_layer_types is None:
             self.mlp_layer_types = ["dense" if i < self.dense_mlp_idx else "sparse" for i in range(count)]
         check_kinds(self, "layer_types", _KINDS)
-        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
         for name in ("unpadded_vocab_size", "swa_num_attention_heads", "swa_num_key_value_heads", "swa_head_dim",
                      "sliding_window_size", "d_rel", "rel_extent", "conv_kernel_size", "log_scaling_n_floor",
                      "n_shared_experts", "logits_mup_width_multiplier"):  # fmt: skip

@@ -12,8 +12,7 @@ from mlx import nn
 from ..kernels import KVView
 from ..nn import Attention, AttentionOptions, DecoderLayer
 from ..state import KVSpec, LayerState, ListSpec, StateSpec, attend_states, offsets, part
-from .base import Backbone, Cache, CausalLM, layer_state
-from .config import DecoderArgs
+from .base import Backbone, Cache, CausalLM, DecoderArgs, layer_state
 from .dense import DenseModel
 from .weights import Rename
 

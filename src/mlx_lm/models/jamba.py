@@ -9,8 +9,7 @@ import mlx.nn as nn
 
 from ..errors import ConfigError
 from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm, Routing
-from .base import ModelNames
-from .config import DecoderArgs
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .experts import gated_moe
 from .weights import Rename, Rule, Transform, conv_layout, expert_rules
@@ -99,7 +98,5 @@ class Model(DenseModel):
         return NormedMamba(options, args.rms_norm_eps)
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if not args.has_experts(index):
-            return super().feed_forward(args, index)
+    def experts(cls, args: Any) -> nn.Module:
         return gated_moe(args, Routing(args.num_experts_per_tok, normalize=False), Experts)

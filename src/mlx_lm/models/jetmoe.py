@@ -8,12 +8,11 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import LayerNames, Linear, MoE, RMSNorm, Rope, Routing, SwitchLinear, in_expert_order, route
+from ..nn import LayerNames, Linear, MoE, NestedRouter, RMSNorm, Rope, Routing, SwitchLinear, in_expert_order, route
 from ..state import KVSpec, LayerState, StateSpec, attend_states, offsets
 from .config import DecoderArgs
 from .dense import DenseModel
 from .experts import gated_moe
-from .granitemoe import Router
 from .weights import Rename, Split
 
 
@@ -40,7 +39,7 @@ class HeadExperts(nn.Module):
         super().__init__()
         width, count = args.hidden_size, args.num_local_experts
         size = args.heads[1] * args.heads[2]
-        self.router = Router(width, count)
+        self.router = NestedRouter(width, count, "layer")
         self.input_linear = SwitchLinear(width, size, count, bias=False)
         self.output_linear = SwitchLinear(size, width, count, bias=False)
         self.bias = mx.zeros((width,))
@@ -82,7 +81,7 @@ class ExpertAttention(nn.Module):
 
 
 class BiasedExperts(MoE):
-    router_name = "router"
+    router_name, router_layer = "router", "layer"
 
     def __call__(self, x: mx.array) -> mx.array:
         return super().__call__(x) + self["bias"]
@@ -105,9 +104,8 @@ class Model(DenseModel):
 
     @classmethod
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        width, count = args.hidden_size, args.num_local_experts
         moe = gated_moe(args, Routing(args.num_experts_per_tok, "softmax_topk"), BiasedExperts)
-        moe.router, moe.bias = Router(width, count), mx.zeros((width,))
+        moe.bias = mx.zeros((args.hidden_size,))
         return moe
 
     @classmethod

@@ -142,7 +142,7 @@ class DepthAttention:
 class Layer(DecoderLayer):
     """A layer that starts a block puts the stream into the bank, and starts a new one."""
 
-    def finish(self, args: ModelArgs, index: int) -> None:
+    def add(self, args: ModelArgs, index: int) -> None:
         for name in ("self_attention_res", "mlp_res"):
             DepthAttention.add(self, name, args)
         self._starts = index % args.attn_res_block_size == 0
@@ -180,12 +180,6 @@ class TextModel(kimi_linear.Model):
             Rename(r"(\.self_attn\.[qkv])_conv\.conv\.weight$", r"\1_conv1d.weight"),
             lambda weights: {k: v.reshape(-1) if k.endswith(".A_log") else v for k, v in weights.items()},
         )
-
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        layer = super().layer(args, index)
-        layer.finish(args, index)  # type: ignore[operator]
-        return layer
 
     @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module:

@@ -13,7 +13,7 @@ import mlx.nn as nn
 from ..errors import ConfigError
 from ..nn import CausalConv, DeltaOptions, Linear, Rope, SeparateDelta
 from . import deepseek_v3
-from .config import flatten_config
+from .config import check_kinds, flatten_config
 from .weights import Rename, Rule, Split, Transform, conv_layout, expert_rules
 
 
@@ -60,9 +60,8 @@ class ModelArgs(deepseek_v3.ModelArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for kinds in (self.layer_types, self.mlp_layer_types):
-            if kinds is not None and len(kinds) != self.num_hidden_layers:
-                raise ConfigError(f"config.json: {len(kinds)} layer kinds for {self.num_hidden_layers} layers.")
+        if self.layer_types is not None:
+            check_kinds(self, "layer_types", ("linear_attention", "full_attention"))
 
     def is_linear(self, index: int) -> bool:
         return self.layer_types is not None and self.layer_types[index] == "linear_attention"
@@ -80,11 +79,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
             act=self.hidden_act,
             gate_act="sigmoid",
         )
-
-    def has_experts(self, index: int) -> bool:
-        if self.mlp_layer_types is None:
-            return super().has_experts(index)
-        return bool(self.n_routed_experts) and self.mlp_layer_types[index] == "sparse"
 
 
 class NamedConv(nn.Module):

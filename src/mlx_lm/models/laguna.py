@@ -11,9 +11,8 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, Linear, MoE, Routing
-from .config import check_kinds
 from .dense import DenseModel, TwoRopeArgs
-from .experts import SPARSE_LAYERS, gated_moe
+from .experts import gated_moe
 from .weights import Drop, Rename, expert_rules
 
 _ROPES = {
@@ -32,8 +31,6 @@ class LayerTypeArgs(TwoRopeArgs):
     def __post_init__(self) -> None:
         self.layer_types = self.layer_types or ["full_attention"] * self.num_hidden_layers
         super().__post_init__()
-        if self.mlp_layer_types is not None:
-            check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
 
 
 @dataclass
@@ -113,9 +110,7 @@ class Model(DenseModel):
         return mixer
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if args.mlp_layer_types[index] == "dense":
-            return super().feed_forward(args, index)
+    def experts(cls, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.moe_routed_scaling_factor)
         moe = gated_moe(args, routing, Experts, correction=True, shared=args.shared_expert_intermediate_size)
         moe.softcap = args.moe_router_logit_softcapping

@@ -6,11 +6,10 @@ Source: https://huggingface.co/LiquidAI/LFM3-1.7B.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, LayerNames, Linear, ShortConv
+from ..nn import Attention, GatedAttention, LayerNames, ShortConv
 from . import lfm2
 from .base import ModelNames
 from .config import DecoderArgs, check_kinds
@@ -62,20 +61,8 @@ class ModelArgs(DecoderArgs):
         return self.rope_parameters(self.kind(index))
 
 
-class GatedAttention(Attention):
-    """Each head's output is multiplied by a sigmoid of its own."""
-
-    def __init__(self, options: AttentionOptions):
-        super().__init__(options)
-        self.gate_proj = Linear(options.hidden_size, options.num_heads, bias=False)
-
-    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        queries, keys, values, _ = super()._project(x)
-        return queries, keys, values, self.gate_proj(x)
-
-    def _gated(self, out: mx.array, gate: mx.array) -> mx.array:
-        heads = mx.unflatten(out, -1, (self._options.num_heads, -1))
-        return (heads * mx.sigmoid(gate)[..., None]).flatten(-2)
+class HeadGates(GatedAttention):
+    per_head = True
 
 
 class Model(DenseModel):
@@ -97,5 +84,5 @@ class Model(DenseModel):
     def mixer(cls, args: Any, index: int) -> nn.Module | None:
         if args.kind(index) == "conv":
             return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
-        kind = GatedAttention if args.use_attention_gate else Attention
+        kind = HeadGates if args.use_attention_gate else Attention
         return kind(cls.attention_options(args, index))

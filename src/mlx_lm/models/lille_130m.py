@@ -8,8 +8,7 @@ from mlx import nn
 
 from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames, RMSNorm
 from ..state import LayerState
-from .base import ModelNames
-from .config import DecoderArgs
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 
 

@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import GatedMLP, LatentAttention, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import GatedMLP, LatentAttention, MoE, RMSNorm, Routing, SwitchGLU
 from ..state import LayerState, ListSpec, StateSpec, part
 from . import deepseek_v3
 from .weights import Drop, Rule, Weights, expert_rules
@@ -77,28 +77,17 @@ class ScaledLatentAttention(LatentAttention):
         return queries * self.query_scale, rope_queries * self.query_scale, latents * self.latent_scale, rope_keys
 
 
-class Classifier(nn.Module):
-    """The router's linear layer, and the selection bias beside it."""
-
-    def __init__(self, hidden_size: int, num_experts: int, bias: bool):
-        super().__init__()
-        self.classifier = Linear(hidden_size, num_experts, bias=bias)
-        self.e_score_correction_bias = mx.zeros((num_experts,))
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.classifier(x)
-
-
 class SomeIdle(MoE):
     """Experts from `working` on give their input back."""
 
-    router_name = "router"
+    router_name, router_layer = "router", "classifier"
 
     def __init__(self, args: Any):
         experts = SwitchGLU(args.hidden_size, args.moe_intermediate_size, args.n_routed_experts, act=args.hidden_act)
         total = args.n_routed_experts + args.zero_expert_num
-        super().__init__(args.hidden_size, total, args.routing(), experts)
-        self.router = Classifier(args.hidden_size, total, args.router_bias)
+        super().__init__(
+            args.hidden_size, total, args.routing(), experts, router_bias=args.router_bias, correction=True
+        )
         self._working = args.n_routed_experts
 
     def _visit(self, flat: mx.array, indices: mx.array, weights: mx.array) -> mx.array:

@@ -30,6 +30,7 @@ class ModelArgs(LayerTypeArgs):
     norm_topk_prob: bool = True
 
     def __post_init__(self) -> None:
+        self.mlp_layer_types = self.mlp_layer_types or ["sparse"] * self.num_hidden_layers
         super().__post_init__()
         self.rope_by_layer_type = self.rope_by_layer_type or _ROPES
 
@@ -39,7 +40,5 @@ class Model(DenseModel):
     rules = (Drop(r"^mtp\."), *expert_rules())
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if args.mlp_layer_types is not None and args.mlp_layer_types[index] == "dense":
-            return super().feed_forward(args, index)
+    def experts(cls, args: Any) -> nn.Module:
         return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

@@ -117,7 +117,5 @@ class Model(DenseModel):
         return mixer
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if args.mlp_layer_types[index] == "dense":
-            return super().feed_forward(args, index)
+    def experts(cls, args: Any) -> nn.Module:
         return gated_moe(args, grouped_routing(args), correction=True)

@@ -15,7 +15,6 @@ from ..nn import GatedMLP, LayerNames, MoE, RMSNorm, Routing, SwitchGLU
 from ..nn.block_sparse import BlockAttention, BlockOptions
 from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
-from .experts import SPARSE_LAYERS
 from .gpt_oss import clamped_swiglu
 from .weights import Drop, Rename, Split, expert_rules
 
@@ -64,7 +63,7 @@ class ModelArgs(DecoderArgs):
         if self.mlp_layer_types is None:
             self.mlp_layer_types = ["sparse" if f else "dense" for f in self.moe_layer_freq or [1] * count]
         check_kinds(self, "layer_types", ("minimax_m3_sparse", "full_attention"))
-        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
+        check_kinds(self, "mlp_layer_types", self.feed_forward_kinds)
         sizes = (self.index_n_heads, self.index_head_dim, self.index_block_size, self.index_topk_blocks)
         if min(sizes) < 1 or self.num_attention_heads % self.index_n_heads or self.index_head_dim % 2:
             raise ConfigError("config.json: the index_... sizes must be positive and fit num_attention_heads.")

@@ -4,11 +4,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
-from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import LatentAttention, RopeParameters, Routing
 from . import deepseek_v3
+from .config import refuse
 from .experts import grouped_routing
 
 
@@ -52,11 +51,10 @@ class GrowingLatentAttention(LatentAttention):
 
 class Model(deepseek_v3.Model):
     @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(cls, args: Any, index: int) -> LatentAttention:
         rope = args.rope_parameters()
         mixer = GrowingLatentAttention(cls.latent_options(args, index))
         mixer.beta = rope.number("llama_4_scaling_beta", 0.0)
         mixer.trained = int(rope.number("original_max_position_embeddings", args.max_position_embeddings))
-        if mixer.trained < 1:
-            raise ConfigError(f"original_max_position_embeddings must be at least 1, not {mixer.trained}.")
+        refuse(mixer.trained < 1, f"original_max_position_embeddings must be at least 1, not {mixer.trained}")
         return mixer

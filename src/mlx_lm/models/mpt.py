@@ -3,12 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from mlx import nn
-
 from ..errors import ConfigError
-from ..nn import MLP, AlibiAttention, LayerNames, alibi_slopes
-from .base import ModelNames
-from .config import DecoderArgs
+from ..nn import MLP, AlibiAttention, AttentionOptions, LayerNames
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 
 _FIXED = {"prefix_lm": False, "qk_ln": False, "alibi": True, "attn_type": "multihead_attention"}
@@ -28,11 +25,10 @@ class ModelArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.intermediate_size = 4 * self.hidden_size
         for key, value in _FIXED.items():
             if self.attn_config.get(key, value) != value:
-                raise ConfigError(
-                    f"config.json: attn_config.{key}={self.attn_config[key]!r} is not supported for 'mpt'."
-                )
+                raise ConfigError(f"config.json: attn_config.{key} must be {value!r} for 'mpt'.")
 
     def attention_number(self, name: str) -> float | None:
         """A number of `attn_config`, or None."""
@@ -49,15 +45,13 @@ class MptAttention(AlibiAttention):
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="blocks", norm="norm_f")
     layer_names = LayerNames("attn", "ffn", "norm_1", None, "norm_2")
+    attention_type = MptAttention
+    attention: ClassVar = {"rope": None, "fused": True}
+    feed_forward_type = MLP
     norm_options: ClassVar = {"bias": False}
 
     @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
         number = args.attention_number
         own = {"scale": number("softmax_scale"), "clip": number("clip_qkv") or None}
-        options = cls.attention_options(args, index, rope=None, fused=True, **own)
-        return MptAttention(options, alibi_slopes(args.num_attention_heads))
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return MLP(args.hidden_size, 4 * args.hidden_size, args.hidden_act)
+        return super().attention_options(args, index, **own, **changes)

@@ -11,8 +11,7 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, RMSNorm, UnitRMSNorm
-from .afmoe import GatedAttention
+from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, GatedAttention, RMSNorm, UnitRMSNorm
 from .base import Backbone, CausalLM
 from .dense import DenseModel, SlidingArgs
 from .multimodal import TextTower
@@ -63,18 +62,18 @@ class NormedEmbeddings(Backbone):
         return kernels.rms_norm(h, None, self._eps) if input_embeddings is None else h
 
 
+class OwnPostNorms(DecoderLayer):
+    def add(self, args: Any, index: int) -> None:
+        for name in ("post_attention_layernorm", "post_feedforward_layernorm"):
+            self[name] = RMSNorm(args.hidden_size, args.post_norm_eps, offset=1.0)
+
+
 class TextModel(DenseModel):
     backbone_type = NormedEmbeddings
     layer_names = SANDWICH_NORM
     attention_type = GatedAttention
+    layer_type: ClassVar[type[DecoderLayer]] = OwnPostNorms
     norm_options: ClassVar = {"offset": 1.0}
-
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        layer = super().layer(args, index)
-        for name in (SANDWICH_NORM.post_mixer, SANDWICH_NORM.post_feed_forward):
-            layer[str(name)] = RMSNorm(args.hidden_size, args.post_norm_eps, offset=1.0)
-        return layer
 
     @classmethod
     def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:

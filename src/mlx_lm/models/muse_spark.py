@@ -15,8 +15,6 @@ from ..kernels import KVView
 from ..nn import SANDWICH_NORM, DecoderLayer, Linear, MoE, RMSNorm, Routing, SwitchGLU, UnitRMSNorm
 from ..state import LayerState
 from . import muse_glimmer
-from .config import check_kinds
-from .experts import SPARSE_LAYERS
 from .multimodal import TextTower
 from .weights import Rename, Rule, expert_rules
 
@@ -35,9 +33,8 @@ class ModelArgs(muse_glimmer.MuseArgs):
     residual_gate_temperature: float = 0.3
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self.mlp_layer_types = self.mlp_layer_types or ["sparse"] * self.num_hidden_layers
-        check_kinds(self, "mlp_layer_types", SPARSE_LAYERS)
+        super().__post_init__()
         if self.residual_gate_temperature <= 0 or self.moe_hidden_size < 1:
             raise ConfigError("config.json: residual_gate_temperature and moe_hidden_size must be positive.")
 
@@ -106,8 +103,7 @@ class ResidualGate(nn.Module):
 
 
 class Layer(DecoderLayer):
-    def finish(self, args: ModelArgs) -> None:
-        """Adds what the usual layer does not have."""
+    def add(self, args: ModelArgs, index: int) -> None:
         for name in ("post_attention_residual_gate", "post_feedforward_residual_gate"):
             self[name] = ResidualGate(args.hidden_size, args.residual_gate_temperature)
         self.post_attention_layernorm = UnitRMSNorm(args.post_norm_eps)
@@ -130,20 +126,14 @@ class TextModel(muse_glimmer.TextModel):
     )
 
     @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        layer = super().layer(args, index)
-        layer.finish(args)  # type: ignore[operator]
-        return layer
-
-    @classmethod
     def mixer(cls, args: Any, index: int) -> nn.Module | None:
         attention = NormedOutAttention(cls.attention_options(args, index))
         attention.eps = args.rms_norm_eps
         return attention
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return PooledMoE(args) if args.mlp_layer_types[index] == "sparse" else super().feed_forward(args, index)
+    def experts(cls, args: Any) -> nn.Module:
+        return PooledMoE(args)
 
 
 class Model(TextTower):

@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 
-from ..nn import Attention, AttentionOptions
+from ..nn import DecoderLayer
 from ..state import ListSpec, StateSpec, part
 from . import llama
-from .base import Backbone, Cache, CausalLM, layer_state
-from .config import DecoderArgs
+from .base import Backbone, Cache, CausalLM, DecoderArgs, layer_state
 
 
 @dataclass
@@ -27,12 +26,11 @@ class ModelArgs(DecoderArgs):
     skip_loop_final_norm: bool = False
 
 
-class LoopedAttention(Attention):
-    """One layer's attention; each loop has a state of its own."""
+class LoopedLayer(DecoderLayer):
+    """Each loop has a state of its own."""
 
-    def __init__(self, options: AttentionOptions, loops: int):
-        super().__init__(options)
-        self._loops = loops
+    def add(self, args: Any, index: int) -> None:
+        self._loops = args.num_loops
 
     def state_spec(self) -> StateSpec:
         return ListSpec((super().state_spec(),) * self._loops)
@@ -56,7 +54,4 @@ class LoopedBackbone(Backbone):
 
 class Model(llama.Model):
     backbone_type = LoopedBackbone
-
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> LoopedAttention:
-        return LoopedAttention(cls.attention_options(args, index), args.num_loops)
+    layer_type = LoopedLayer

@@ -9,8 +9,7 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, LayerNames, Rope, UnitRMSNorm
-from .base import Backbone, ModelNames
-from .config import DecoderArgs
+from .base import Backbone, DecoderArgs, ModelNames
 from .dense import DenseModel
 from .starcoder2 import FeedForward
 from .weights import Rename

@@ -24,8 +24,7 @@ from ..nn import (
     RMSNorm,
     SwitchMLP,
 )
-from .base import CausalLM, ModelNames
-from .config import DecoderArgs
+from .base import CausalLM, DecoderArgs, ModelNames
 from .experts import grouped_routing
 from .weights import Drop, Rename, Rule, Stack, Transform, conv_layout
 

@@ -3,12 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from mlx import nn
-
-from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames
+from ..nn import AttentionOptions, GatedMLP, LayerNames, OutProjAttention
 from .base import ModelNames
-from .config import DecoderArgs
+from .config import DecoderArgs, check_numbers, refuse
 from .dense import DenseModel
 
 
@@ -32,20 +29,15 @@ class ModelArgs(DecoderArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("num_query_heads", "num_kv_heads", "ffn_multipliers"):
-            if len(getattr(self, name)) != self.num_hidden_layers or min(getattr(self, name)) <= 0:
-                raise ConfigError(f"config.json: {name} must have a positive number for each layer.")
-        if any(q % k for q, k in zip(self.num_query_heads, self.num_kv_heads, strict=True)):
-            raise ConfigError("config.json: num_query_heads must be multiples of num_kv_heads.")
+            check_numbers(self, name)
+        heads = zip(self.num_query_heads, self.num_kv_heads, strict=True)
+        refuse(any(q % k for q, k in heads), "num_query_heads must be multiples of num_kv_heads")
 
     def width(self, index: int) -> int:
         """The feed-forward's width in layer `index`: the nearest multiple, at most a tenth too small."""
         by, wanted = self.ffn_dim_divisor, self.ffn_multipliers[index] * self.hidden_size
         size = max(by, int(wanted + by / 2) // by * by)
         return size + by if size < 0.9 * wanted else size
-
-
-class FusedAttention(Attention):
-    out_name = "out_proj"
 
 
 class FeedForward(GatedMLP):
@@ -55,7 +47,7 @@ class FeedForward(GatedMLP):
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="token_embeddings")
     layer_names = LayerNames("attn", "ffn", "attn_norm", None, "ffn_norm")
-    attention_type = FusedAttention
+    attention_type = OutProjAttention
     attention: ClassVar = {"fused": True}
     qk_norm = "normalize_qk_projections"
 
@@ -65,5 +57,5 @@ class Model(DenseModel):
         return super().attention_options(args, index, **heads, **changes)
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(cls, args: Any, index: int) -> FeedForward:
         return FeedForward(args.hidden_size, args.width(index), args.hidden_act, fused=True)

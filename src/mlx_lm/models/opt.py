@@ -9,7 +9,6 @@ import mlx.nn as nn
 from ..errors import ConfigError
 from ..nn import (
     MLP,
-    Attention,
     AttentionOptions,
     DecoderLayer,
     Embedding,
@@ -17,9 +16,9 @@ from ..nn import (
     LayerNorm,
     Linear,
     NormedSumLayer,
+    OutProjAttention,
 )
-from .base import Cache, CausalLM, ModelNames
-from .config import DecoderArgs
+from .base import Cache, CausalLM, DecoderArgs, ModelNames
 from .dense import DenseModel
 from .positions import LearnedPositions
 from .weights import Rename
@@ -45,10 +44,6 @@ class ModelArgs(DecoderArgs):
         self.word_embed_proj_dim = self.word_embed_proj_dim or self.hidden_size
         if not self.tie_word_embeddings and self.word_embed_proj_dim != self.hidden_size:
             raise ConfigError("config.json: word_embed_proj_dim needs tie_word_embeddings for 'opt'.")
-
-
-class FlatAttention(Attention):
-    out_name = "out_proj"
 
 
 class FeedForward(MLP):
@@ -80,8 +75,7 @@ class Model(DenseModel):
     """The feed-forward's `fc1` and `fc2` stand in the layer in Hugging Face's checkpoints, in `mlp` here."""
 
     names = ModelNames(norm="final_layer_norm")
-    layer_names = LayerNames(pre_mixer="self_attn_layer_norm", pre_feed_forward="final_layer_norm")
-    attention_type = FlatAttention
+    attention_type = OutProjAttention
     backbone_type = OptBackbone
     rules = (
         Rename(r"^(model\.)?decoder\.", "model."),
@@ -89,12 +83,14 @@ class Model(DenseModel):
     )
 
     @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        if args.do_layer_norm_before:
-            return super().layer(args, index)
-        mixer, feed_forward = cls.mixer(args, index), cls.feed_forward(args, index)
-        names = LayerNames("self_attn", "mlp", None, "self_attn_layer_norm", None, "final_layer_norm")
-        return NormedSumLayer(mixer=mixer, feed_forward=feed_forward, norm=lambda: cls.norm(args), names=names)
+    def layer_type_at(cls, args: Any, index: int) -> type[DecoderLayer]:
+        return DecoderLayer if args.do_layer_norm_before else NormedSumLayer
+
+    @classmethod
+    def names_at(cls, args: Any, index: int) -> LayerNames:
+        first, second = "self_attn_layer_norm", "final_layer_norm"
+        before = LayerNames(pre_mixer=first, pre_feed_forward=second)
+        return before if args.do_layer_norm_before else LayerNames("self_attn", "mlp", None, first, None, second)
 
     @classmethod
     def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:

@@ -6,8 +6,7 @@ from typing import ClassVar
 import mlx.core as mx
 
 from ..nn import HeadwiseAttention
-from .base import ModelNames
-from .config import DecoderArgs
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .gpt_neox import FeedForward
 

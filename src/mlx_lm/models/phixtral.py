@@ -6,28 +6,20 @@ from typing import Any, ClassVar
 from mlx import nn
 
 from ..nn import Attention, LayerNames, MoE, RopeParameters, Routing, SwitchMLP
-from .base import ModelNames
-from .config import DecoderArgs
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .weights import Rename, Stack
 
 
 @dataclass
 class ModelArgs(DecoderArgs):
+    feed_forward_ratio = 4
     aliases: ClassVar = {
-        "n_embd": "hidden_size",
-        "model_dim": "hidden_size",
-        "n_layer": "num_hidden_layers",
-        "num_layers": "num_hidden_layers",
-        "n_head": "num_attention_heads",
-        "num_heads": "num_attention_heads",
-        "n_head_kv": "num_key_value_heads",
-        "n_inner": "intermediate_size",
-        "n_positions": "max_position_embeddings",
-        "num_vocab": "vocab_size",
-        "activation_function": "hidden_act",
-        "layer_norm_epsilon": "layer_norm_eps",
-    }
+        "n_embd": "hidden_size", "model_dim": "hidden_size", "n_layer": "num_hidden_layers",
+        "num_layers": "num_hidden_layers", "n_head": "num_attention_heads", "num_heads": "num_attention_heads",
+        "n_head_kv": "num_key_value_heads", "n_inner": "intermediate_size", "n_positions": "max_position_embeddings",
+        "num_vocab": "vocab_size", "activation_function": "hidden_act", "layer_norm_epsilon": "layer_norm_eps",
+    }  # fmt: skip
     hidden_size: int = field(default=2560, kw_only=True)
     num_hidden_layers: int = field(default=32, kw_only=True)
     num_attention_heads: int = field(default=32, kw_only=True)
@@ -37,10 +29,6 @@ class ModelArgs(DecoderArgs):
     rotary_dim: int = 32
     num_local_experts: int = 4
     num_experts_per_tok: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
 
     def layer_rope(self, index: int) -> RopeParameters:
         return RopeParameters(partial=self.rotary_dim / self.heads[2])

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 from mlx import nn
 
 from ..nn import Attention, GatedMLP, LayerNames
-from .base import ModelNames
-from .config import DecoderArgs
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 
 

@@ -41,8 +41,6 @@ class Model(DenseModel):
         return super().attention_options(args, index, bias=args.qkv_bias, out_bias=False, **changes)
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if not args.has_experts(index):
-            return super().feed_forward(args, index)
+    def experts(cls, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
         return gated_moe(args, routing, Experts, shared=args.shared_expert_intermediate_size, shared_gate=True)

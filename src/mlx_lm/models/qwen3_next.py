@@ -125,9 +125,7 @@ class Model(DenseModel):
         )
 
     @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        if not args.has_experts(index):
-            return super().feed_forward(args, index)
+    def experts(cls, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
         return gated_moe(args, routing, SharedMoE, shared=args.shared_expert_intermediate_size, shared_gate=True)
 

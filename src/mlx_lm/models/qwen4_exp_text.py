@@ -139,12 +139,6 @@ class Model(qwen3_5_moe_text.Model):
     )
 
     @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        layer = super().layer(args, index)
-        layer.add(args, index)  # type: ignore[operator]
-        return layer
-
-    @classmethod
     def names_at(cls, args: Any, index: int) -> LayerNames:
         return replace(super().names_at(args, index), pre_mixer=None, pre_feed_forward=None)
 

@@ -10,8 +10,7 @@ from .. import kernels
 from ..errors import ConfigError
 from ..nn import CausalConv, GatedMLP, LayerNames, Linear
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, offsets, scatter_slots
-from .base import ModelNames
-from .config import DecoderArgs
+from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .weights import Rule, Transform, conv_layout
 

@@ -13,7 +13,7 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, GatedMLP, Linear, MoE, RopeParameters, Routing, SwitchGLU
+from ..nn import Attention, GatedAttention, GatedMLP, MoE, RopeParameters, Routing, SwitchGLU
 from .config import flatten_config, rope_parameters
 from .dense import DenseModel, SlidingArgs
 from .weights import Rename
@@ -114,32 +114,12 @@ class LimitedMLP(GatedMLP):
         return self.down_proj(limited(self.gate_proj(x), self.up_proj(x), limit=self.limit))
 
 
-class HeadGates(Attention):
-    """A sigmoid gate for each head."""
-
-    def __init__(self, options: AttentionOptions):
-        super().__init__(options)
-        self.g_proj = Linear(options.hidden_size, options.num_heads, bias=False)
-
-    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        queries, keys, values, _ = super()._project(x)
-        return queries, keys, values, mx.repeat(self.g_proj(x), self._options.head_dim, axis=-1)
-
-
-class Gate(nn.Module):
-    """The router's linear layer, and the selection bias beside it."""
-
-    def __init__(self, hidden_size: int, num_experts: int, bias: bool):
-        super().__init__()
-        self.gate = Linear(hidden_size, num_experts, bias=False)
-        if bias:
-            self.router_bias = mx.zeros((num_experts,))
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.gate(x)
+class HeadGates(GatedAttention):
+    gate_name, per_head = "g_proj", True
 
 
 class Experts(MoE):
+    router_layer = "gate"
     shared_name, correction_name = "share_expert", "router_bias"
 
 
@@ -173,6 +153,4 @@ class Model(DenseModel):
         limit = args.limit(index, shared=False)
         act = "silu" if limit == float("inf") else partial(limited, limit=limit)
         experts = SwitchGLU(width, args.moe_intermediate_size, count, act=act)
-        moe = Experts(width, count, routing, experts, shared=mlp)
-        moe.gate = Gate(width, count, args.use_moe_router_bias)
-        return moe
+        return Experts(width, count, routing, experts, shared=mlp, correction=args.use_moe_router_bias)

@@ -11,8 +11,7 @@ from mlx import nn
 
 from ..nn import Attention, AttentionOptions, GatedMLP, Rope, UnitRMSNorm
 from ..state import LayerState, StateSpec
-from .base import Backbone, Cache, CausalLM, ModelNames, layer_state
-from .config import DecoderArgs
+from .base import Backbone, Cache, CausalLM, DecoderArgs, ModelNames, layer_state
 from .weights import Rename
 
 

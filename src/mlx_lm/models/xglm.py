@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 
-from .base import CausalLM, ModelNames
+from .base import CausalLM, DecoderArgs, ModelNames
 from .biogpt import Model as BioGpt
-from .config import DecoderArgs
 from .positions import AddedPositions
 
 

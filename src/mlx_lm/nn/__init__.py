@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lookup
 
 if TYPE_CHECKING:
-    from .attention import Attention, AttentionOptions, HeadwiseAttention
+    from .attention import Attention, AttentionOptions, GatedAttention, HeadwiseAttention, OutProjAttention
     from .biased import AlibiAttention, BiasedAttention, alibi_slopes
     from .conv import CausalConv, ShortConv
     from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer, NormedSumLayer
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
     from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
     from .mlp import MLP, GatedMLP
-    from .moe import MoE, Routing, SwitchGLU, SwitchMLP, in_expert_order, route
+    from .moe import MoE, NestedRouter, Routing, SwitchGLU, SwitchMLP, in_expert_order, route
     from .mtp import NextTokenHead
     from .norm import GatedRMSNorm, HeadNorm, LayerNorm, RMSNorm, UnitRMSNorm
     from .rope import Rope, RopeParameters, make_rope
@@ -33,6 +33,7 @@ __all__ = [
     "DecoderLayer",
     "DeltaOptions",
     "Embedding",
+    "GatedAttention",
     "GatedDelta",
     "GatedMLP",
     "GatedRMSNorm",
@@ -50,8 +51,10 @@ __all__ = [
     "MambaOptions",
     "Mixer",
     "MoE",
+    "NestedRouter",
     "NextTokenHead",
     "NormedSumLayer",
+    "OutProjAttention",
     "QuantizedEmbedding",
     "QuantizedHeadLinear",
     "QuantizedLinear",
@@ -78,7 +81,7 @@ __all__ = [
 __getattr__ = lookup(
     __name__,
     {
-        "attention": "Attention AttentionOptions HeadwiseAttention",
+        "attention": "Attention AttentionOptions GatedAttention HeadwiseAttention OutProjAttention",
         "biased": "AlibiAttention BiasedAttention alibi_slopes",
         "conv": "CausalConv ShortConv",
         "decoder": "POST_NORM PRE_NORM SANDWICH_NORM DecoderLayer LayerNames Mixer NormedSumLayer",
@@ -87,7 +90,7 @@ __getattr__ = lookup(
         "linear": "Embedding Linear QuantizedEmbedding QuantizedLinear QuantizedSwitchLinear SwitchLinear",
         "mamba": "Mamba Mamba2 Mamba2Options MambaOptions",
         "mlp": "MLP GatedMLP",
-        "moe": "MoE Routing SwitchGLU SwitchMLP in_expert_order route",
+        "moe": "MoE NestedRouter Routing SwitchGLU SwitchMLP in_expert_order route",
         "mtp": "NextTokenHead",
         "norm": "GatedRMSNorm HeadNorm LayerNorm RMSNorm UnitRMSNorm",
         "rope": "Rope RopeParameters make_rope",

@@ -16,7 +16,7 @@ from ..state import KVSpec, LayerState, StateSpec, attend_states, offsets
 from .linear import Linear
 from .rope import Rope
 
-__all__ = ["Attention", "AttentionOptions", "HeadwiseAttention"]
+__all__ = ["Attention", "AttentionOptions", "GatedAttention", "HeadwiseAttention", "OutProjAttention"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,30 @@ class Attention(nn.Module):
         if o.qk_norm is not None and not o.qk_norm_full:
             queries, keys = self[self.q_norm_name](queries), self[self.k_norm_name](keys)
         return queries, keys, values, gate
+
+
+class OutProjAttention(Attention):
+    """Attention whose output projection is `out_proj`."""
+
+    out_name = "out_proj"
+
+
+class GatedAttention(Attention):
+    """The output's sigmoid gate has a projection of its own, for each feature or for each head."""
+
+    gate_name = "gate_proj"
+    biased_gate = False  # where the other projections have one
+    per_head = False
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__(options)
+        size = options.num_heads * (1 if self.per_head else options.head_dim)
+        self[self.gate_name] = Linear(options.hidden_size, size, bias=self.biased_gate and options.bias)
+
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        queries, keys, values, _ = super()._project(x)
+        gate = self[self.gate_name](x)
+        return queries, keys, values, mx.repeat(gate, self._options.head_dim, axis=-1) if self.per_head else gate
 
 
 class HeadwiseAttention(Attention):

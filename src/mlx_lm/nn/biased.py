@@ -64,11 +64,11 @@ class BiasedAttention(Attention):
 
 
 class AlibiAttention(BiasedAttention):
-    """Scores fall with distance, for each head by its slope."""
+    """Scores fall with distance, for each head by its slope; None are the usual `alibi_slopes`."""
 
-    def __init__(self, options: AttentionOptions, slopes: tuple[float, ...]):
+    def __init__(self, options: AttentionOptions, slopes: tuple[float, ...] | None = None):
         super().__init__(options)
-        self._slopes = slopes
+        self._slopes = alibi_slopes(options.num_heads) if slopes is None else slopes
 
     def rule(self, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView) -> mx.array | None:
         bias = mx.array(self._slopes)[:, None, None] * (key - query)

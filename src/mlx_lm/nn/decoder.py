@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -79,6 +79,9 @@ class DecoderLayer(nn.Module):
         for name in names.norms():
             if name:
                 self[name] = norm()
+
+    def add(self, args: Any, index: int) -> None:
+        """Makes what layer `index` of a family has beside branches and norms; `args` is the family's own config."""
 
     def state_spec(self) -> StateSpec:
         """What the layer keeps for a sequence."""

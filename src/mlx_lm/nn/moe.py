@@ -14,7 +14,7 @@ from .. import kernels
 from .linear import Linear, SwitchLinear
 from .mlp import checked_width
 
-__all__ = ["MoE", "Routing", "SwitchGLU", "SwitchMLP", "in_expert_order", "route", "score_experts"]
+__all__ = ["MoE", "NestedRouter", "Routing", "SwitchGLU", "SwitchMLP", "in_expert_order", "route", "score_experts"]
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,18 @@ class Router(Linear):
         return packed
 
 
+class NestedRouter(nn.Module):
+    """A router's linear layer, one name further down; the selection bias stands beside it."""
+
+    def __init__(self, hidden_size: int, num_experts: int, name: str, *, bias: bool = False):
+        super().__init__()
+        self._name = name
+        self[name] = Linear(hidden_size, num_experts, bias=bias)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self[self._name](x)
+
+
 class MoE(nn.Module):
     """Router, stacked experts, and optionally shared experts with or without a gate. x (B, L, D) -> (B, L, D).
 
@@ -163,6 +175,7 @@ class MoE(nn.Module):
     """
 
     router_name = "gate"
+    router_layer: str | None = None  # the router's linear layer, where it has a name of its own
     experts_name = "switch_mlp"
     shared_name = "shared_experts"
     correction_on_router = True  # else the selection bias is the block's own parameter
@@ -182,7 +195,11 @@ class MoE(nn.Module):
     ):
         super().__init__()
         self.routing = routing
-        self[self.router_name] = Router(hidden_size, num_experts, bias=router_bias)
+        self[self.router_name] = (
+            Router(hidden_size, num_experts, bias=router_bias)
+            if self.router_layer is None
+            else NestedRouter(hidden_size, num_experts, self.router_layer, bias=router_bias)
+        )
         if correction:
             owner = self[self.router_name] if self.correction_on_router else self
             owner[self.correction_name] = mx.zeros((num_experts,))
