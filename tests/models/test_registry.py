@@ -38,7 +38,7 @@ def test_family_files_are_short() -> None:
     modules = [importlib.import_module(f"mlx_lm.models.{name}") for name in families()]
     lengths = {m.__name__: len(Path(inspect.getsourcefile(m) or "").read_text().splitlines()) for m in modules}
     assert max(lengths.values()) <= 250
-    assert sum(n > 60 for n in lengths.values()) <= len(lengths) // 2
+    assert sum(n > 60 for n in lengths.values()) <= len(lengths) // 3
 
 
 @pytest.mark.parametrize("other", sorted(MODEL_REMAPPING))
@@ -56,7 +56,7 @@ def test_unknown_type_names_the_nearest(wrong: str, near: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["base", "config", "weights", "registry", "build", "dense", "../llama", "llama.evil", "os", ""]
+    "name", ["base", "config", "experts", "weights", "registry", "build", "dense", "../llama", "llama.evil", "os", ""]
 )
 def test_what_is_no_family_is_refused(name: str) -> None:
     with pytest.raises(UnsupportedModelError):

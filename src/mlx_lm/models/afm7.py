@@ -22,11 +22,8 @@ _Seen = tuple[tuple[KVView, ...], int | mx.array]
 @dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {
-        "hidden_dim": "hidden_size",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "num_kv_heads": "num_key_value_heads",
-    }
+        "hidden_dim": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
+    }  # fmt: skip
     rms_norm_eps: float = field(default=1e-5, kw_only=True)
     rope_theta: float = field(default=50000.0, kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)

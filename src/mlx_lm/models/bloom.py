@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
-from mlx import nn
 
 from ..nn import AlibiAttention, DecoderLayer, HeadwiseAttention, LayerNames, LayerNorm
 from ..state import LayerState
@@ -16,11 +15,8 @@ from .weights import Rename
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {
-        "n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
-        "layer_norm_epsilon": "layer_norm_eps",
-        "seq_length": "max_position_embeddings",
-    }  # fmt: skip
+    feed_forward_ratio = 4
+    aliases: ClassVar = {"n_embed": "hidden_size"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = field(default="gelu_pytorch_tanh", kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)
@@ -54,13 +50,11 @@ class Model(DenseModel):
     layer_names = LayerNames("self_attention")
     backbone_type = NormedEmbeddings
     attention_type = BloomAttention
+    feed_forward_type = FeedForward
+    feed_forward_options: ClassVar = {"bias": True}
     attention: ClassVar = {"rope": None, "fused": True, "bias": True, "out_bias": True}
     rules = (Rename(r"^(h|word_embeddings|word_embeddings_layernorm|ln_f)\.", r"transformer.\1."),)
 
     @classmethod
     def layer_type_at(cls, args: Any, index: int) -> type[DecoderLayer]:
         return NormedResiduals if args.apply_residual_connection_post_layernorm else DecoderLayer
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, 4 * args.hidden_size, args.hidden_act, bias=True)

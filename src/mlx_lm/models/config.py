@@ -100,6 +100,18 @@ _COUNTS = frozenset((
 _LARGEST = {"num_hidden_layers": 4096, "num_attention_heads": 65536, "num_key_value_heads": 65536}
 
 
+# Other names that several families' configs have for a field, where the family has the field and not the name.
+_OTHER_NAMES: dict[str, str] = {
+    "activation_function": "hidden_act", "d_model": "hidden_size", "ffn_dim": "intermediate_size",
+    "layer_norm_epsilon": "layer_norm_eps", "max_seq_len": "max_position_embeddings", "model_dim": "hidden_size",
+    "n_embd": "hidden_size", "n_head": "num_attention_heads", "n_head_kv": "num_key_value_heads",
+    "n_heads": "num_attention_heads", "n_inner": "intermediate_size", "n_layer": "num_hidden_layers",
+    "n_layers": "num_hidden_layers", "n_positions": "max_position_embeddings", "num_kv_heads": "num_key_value_heads",
+    "num_local_experts": "num_experts", "rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor",
+    "seq_length": "max_position_embeddings",
+}  # fmt: skip
+
+
 def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with nested text configs lifted and transformers-5 spellings turned into the published ones.
 
@@ -153,7 +165,9 @@ class BaseModelArgs:
             ConfigError: a field is missing, of the wrong type, contradictory, or not supported by this family.
         """
         flat = flatten_config(config)
-        for other, name in cls.aliases.items():
+        fields = {spec.name for spec in dataclasses.fields(cls)}
+        usual = {other: name for other, name in _OTHER_NAMES.items() if name in fields and other not in fields}
+        for other, name in (usual | dict(cls.aliases)).items():
             if other in flat:
                 value = flat.pop(other)
                 flat[name] = value if flat.get(name) is None else flat[name]

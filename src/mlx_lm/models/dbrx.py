@@ -18,10 +18,6 @@ from .weights import Rename, Rule, Transform, expert_rules
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {
-        "d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
-        "max_seq_len": "max_position_embeddings",
-    }  # fmt: skip
     layer_norm_eps: float = 1e-5
     rope_theta: float = field(default=0.0, kw_only=True)
     attn_config: dict[str, Any] = field(default_factory=dict)

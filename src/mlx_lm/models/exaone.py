@@ -14,9 +14,7 @@ from .dense import DenseModel
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {
-        "num_layers": "num_hidden_layers", "layer_norm_epsilon": "rms_norm_eps", "activation_function": "hidden_act",
-    }  # fmt: skip
+    aliases: ClassVar = {"num_layers": "num_hidden_layers", "layer_norm_epsilon": "rms_norm_eps"}
     rms_norm_eps: float = field(default=1e-5, kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)
     attention_bias: bool = False

@@ -18,11 +18,7 @@ from .weights import Rename
 @dataclass
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
-    aliases: ClassVar = {
-        "n_head": "num_attention_heads", "n_layer": "num_hidden_layers", "n_head_kv": "num_key_value_heads",
-        "num_kv_heads": "num_key_value_heads", "activation": "hidden_act", "layer_norm_epsilon": "layer_norm_eps",
-        "ffn_hidden_size": "intermediate_size",
-    }  # fmt: skip
+    aliases: ClassVar = {"activation": "hidden_act", "ffn_hidden_size": "intermediate_size"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = field(default="gelu", kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)

@@ -1,7 +1,7 @@
 """FlexOlmo: OLMo 2 with OLMoE's experts. Source: https://arxiv.org/abs/2507.07024."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from mlx import nn
 
@@ -14,7 +14,6 @@ from .weights import expert_rules
 
 @dataclass
 class ModelArgs(Olmo2Args):
-    aliases: ClassVar = {"num_local_experts": "num_experts"}
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 4096
     rope_theta: float = field(default=500000.0, kw_only=True)

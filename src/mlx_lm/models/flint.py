@@ -17,7 +17,6 @@ from .weights import Rename, expert_rules
 
 @dataclass
 class ModelArgs(SlidingArgs):
-    aliases: ClassVar = {"num_local_experts": "num_experts"}
     head_dim: int | None = 128
     max_position_embeddings: int = 262144
     attention_bias: bool = False

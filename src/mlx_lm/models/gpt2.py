@@ -14,11 +14,6 @@ from .weights import Rename, Transform
 @dataclass
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
-    aliases: ClassVar = {
-        "n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
-        "n_inner": "intermediate_size", "n_positions": "max_position_embeddings",
-        "activation_function": "hidden_act", "layer_norm_epsilon": "layer_norm_eps",
-    }  # fmt: skip
     layer_norm_eps: float = 1e-5
     hidden_act: str = field(default="gelu_new", kw_only=True)
     max_position_embeddings: int = 1024

@@ -15,10 +15,7 @@ from .weights import Rename
 @dataclass
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
-    aliases: ClassVar = {
-        "num_heads": "num_attention_heads", "num_layers": "num_hidden_layers", "activation_function": "hidden_act",
-        "layer_norm_epsilon": "layer_norm_eps",
-    }  # fmt: skip
+    aliases: ClassVar = {"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = field(default="gelu_new", kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)

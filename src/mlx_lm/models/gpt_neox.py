@@ -11,7 +11,6 @@ from .weights import Rename
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = field(default="gelu", kw_only=True)
     partial_rotary_factor: float = 0.25

@@ -1,7 +1,7 @@
 """Hunyuan 3: norms on queries and keys, sigmoid routing beside a shared feed-forward. https://huggingface.co/tencent."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from mlx import nn
 
@@ -14,7 +14,6 @@ from .weights import Rename, expert_rules
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"num_local_experts": "num_experts"}
     head_dim: int | None = 128
     rms_norm_eps: float = field(default=1e-5, kw_only=True)
     max_position_embeddings: int = 131072

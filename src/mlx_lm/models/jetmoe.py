@@ -18,7 +18,7 @@ from .weights import Rename, Split
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"kv_channels": "head_dim", "activation_function": "hidden_act"}
+    aliases: ClassVar = {"kv_channels": "head_dim"}
     head_dim: int | None = 128
     max_position_embeddings: int = 4096
     tie_word_embeddings: bool = field(default=True, kw_only=True)

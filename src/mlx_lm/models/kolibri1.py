@@ -4,7 +4,7 @@ Source: https://huggingface.co/docs/transformers/model_doc/kolibri1.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -17,7 +17,6 @@ from .weights import Rename, expert_rules
 
 @dataclass
 class ModelArgs(SlidingArgs):
-    aliases: ClassVar = {"num_local_experts": "num_experts"}
     head_dim: int | None = 128
     max_position_embeddings: int = 262144
     sliding_window: int | None = 513

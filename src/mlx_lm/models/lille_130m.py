@@ -15,8 +15,7 @@ from .dense import DenseModel
 @dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {
-        "block_size": "max_position_embeddings", "layer_norm_eps": "rms_norm_eps", "n_embd": "hidden_size",
-        "n_head": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "n_layer": "num_hidden_layers",
+        "block_size": "max_position_embeddings", "layer_norm_eps": "rms_norm_eps", "n_kv_heads": "num_key_value_heads",
     }  # fmt: skip
     tie_word_embeddings: bool = field(default=True, kw_only=True)
 

@@ -1,7 +1,7 @@
 """JetBrains' Mellum 2: Qwen 3 with experts, windows, and a rope for each layer type. https://huggingface.co/JetBrains."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from mlx import nn
 
@@ -19,7 +19,6 @@ _ROPES = {
 
 @dataclass
 class ModelArgs(LayerTypeArgs):
-    aliases: ClassVar = {"num_local_experts": "num_experts"}
     head_dim: int | None = 128
     max_position_embeddings: int = 131072
     sliding_window: int | None = 1024

@@ -14,10 +14,6 @@ _FIXED = {"prefix_lm": False, "qk_ln": False, "alibi": True, "attn_type": "multi
 @dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"no_bias": (True,)}
-    aliases: ClassVar = {
-        "d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
-        "max_seq_len": "max_position_embeddings", "layer_norm_epsilon": "layer_norm_eps",
-    }  # fmt: skip
     layer_norm_eps: float = 1e-5
     hidden_act: str = field(default="gelu", kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)

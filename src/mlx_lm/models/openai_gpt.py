@@ -15,7 +15,7 @@ from .weights import Rename, Transform
 
 @dataclass
 class ModelArgs(Gpt2Args):
-    aliases: ClassVar = {**Gpt2Args.aliases, "afn": "hidden_act"}
+    aliases: ClassVar = {"afn": "hidden_act"}
     hidden_act: str = field(default="gelu", kw_only=True)
     max_position_embeddings: int = 512
 

@@ -13,7 +13,7 @@ from .dense import DenseModel
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"ffn_with_glu": (True,)}
     aliases: ClassVar = {
-        "model_dim": "hidden_size", "num_transformer_layers": "num_hidden_layers", "rope_freq_constant": "rope_theta",
+        "num_transformer_layers": "num_hidden_layers", "rope_freq_constant": "rope_theta",
         "max_context_length": "max_position_embeddings", "share_input_output_layers": "tie_word_embeddings",
         "activation_fn_name": "hidden_act",
     }  # fmt: skip

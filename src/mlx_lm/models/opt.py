@@ -26,10 +26,7 @@ from .weights import Rename
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {
-        "activation_function": "hidden_act", "ffn_dim": "intermediate_size",
-        "_remove_final_layer_norm": "remove_final_layer_norm",
-    }  # fmt: skip
+    aliases: ClassVar = {"_remove_final_layer_norm": "remove_final_layer_norm"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = field(default="relu", kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)

@@ -24,11 +24,7 @@ _UNUSED = 100256, 100258, 100259, 100260, *range(100264, 100266), *range(100267,
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {
-        "ff_intermediate_size": "intermediate_size",
-        "layer_norm_epsilon": "layer_norm_eps",
-        "rope_embedding_base": "rope_theta",
-    }
+    aliases: ClassVar = {"ff_intermediate_size": "intermediate_size", "rope_embedding_base": "rope_theta"}
     hidden_act: str = field(default="gegelu", kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)
     rope_theta: float = field(default=1000000.0, kw_only=True)

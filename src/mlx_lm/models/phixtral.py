@@ -15,10 +15,7 @@ from .weights import Rename, Stack
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
     aliases: ClassVar = {
-        "n_embd": "hidden_size", "model_dim": "hidden_size", "n_layer": "num_hidden_layers",
-        "num_layers": "num_hidden_layers", "n_head": "num_attention_heads", "num_heads": "num_attention_heads",
-        "n_head_kv": "num_key_value_heads", "n_inner": "intermediate_size", "n_positions": "max_position_embeddings",
-        "num_vocab": "vocab_size", "activation_function": "hidden_act", "layer_norm_epsilon": "layer_norm_eps",
+        "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_vocab": "vocab_size",
     }  # fmt: skip
     hidden_size: int = field(default=2560, kw_only=True)
     num_hidden_layers: int = field(default=32, kw_only=True)

@@ -16,10 +16,7 @@ class ModelArgs(DecoderArgs):
 
     fixed: ClassVar = {"no_bias": (True,), "scale_attn_weights": (True,)}
 
-    aliases: ClassVar = {
-        "kv_channels": "head_dim", "layer_norm_epsilon": "rms_norm_eps", "seq_length": "max_position_embeddings",
-        "rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor",
-    }  # fmt: skip
+    aliases: ClassVar = {"kv_channels": "head_dim", "layer_norm_epsilon": "rms_norm_eps"}
     intermediate_size: int = field(default=22016, kw_only=True)
     partial_rotary_factor: float = 1.0
 

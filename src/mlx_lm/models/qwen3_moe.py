@@ -1,7 +1,7 @@
 """Qwen 3 with experts, dense in the layers that the config names. Source: https://arxiv.org/abs/2505.09388."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from mlx import nn
 
@@ -14,7 +14,6 @@ from .weights import expert_rules
 
 @dataclass
 class ModelArgs(SlidingArgs):
-    aliases: ClassVar = {"num_local_experts": "num_experts"}
     attention_bias: bool = False
     use_sliding_window: bool = False
     sliding_window: int | None = 4096

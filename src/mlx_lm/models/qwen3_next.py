@@ -29,7 +29,6 @@ from .weights import Rule, Transform, Weights, conv_layout, expert_rules
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"num_local_experts": "num_experts"}
     head_dim: int | None = field(default=256, kw_only=True)
     max_position_embeddings: int = field(default=32768, kw_only=True)
     partial_rotary_factor: float = 0.25

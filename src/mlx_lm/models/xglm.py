@@ -13,10 +13,7 @@ from .positions import AddedPositions
 
 @dataclass
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {
-        "d_model": "hidden_size", "num_layers": "num_hidden_layers", "attention_heads": "num_attention_heads",
-        "ffn_dim": "intermediate_size", "activation_function": "hidden_act",
-    }  # fmt: skip
+    aliases: ClassVar = {"num_layers": "num_hidden_layers", "attention_heads": "num_attention_heads"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = field(default="gelu", kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)
