@@ -18,9 +18,8 @@ from ..nn import SANDWICH_NORM, DecoderLayer, GatedMLP, Linear, RMSNorm
 from ..nn.altup import AltUp, Laurel, SparseMLP
 from .base import CausalLM
 from .config import refuse
-from .dense import DenseModel, TwoRopeArgs
-from .per_layer import PerLayerInputs, Shared, SharingAttention, check_sharing, drop_unread
-from .weights import Rule
+from .dense import TwoRopeArgs
+from .per_layer import PerLayerInputs, PerLayerModel, Shared, SharingAttention, check_sharing
 
 
 @dataclass
@@ -128,7 +127,7 @@ def _as_large(x: mx.array, model: mx.array) -> mx.array:
     return x * mx.sqrt((model * model).mean(axis=-1, keepdims=True)) / own
 
 
-class Model(DenseModel):
+class Model(PerLayerModel):
     layer_names = SANDWICH_NORM
     layer_type = Layer
     backbone_type = Streams
@@ -148,14 +147,3 @@ class Model(DenseModel):
         mlp = SparseMLP(*sizes, args.hidden_act)
         mlp.deviations = NormalDist().inv_cdf(share)
         return mlp
-
-    @staticmethod
-    def input_norm(args: Any, size: int) -> nn.Module:
-        return RMSNorm(size, args.rms_norm_eps)
-
-    @staticmethod
-    def embed_scale(args: Any) -> float:
-        return args.hidden_size**0.5
-
-    def weight_rules(self) -> tuple[Rule, ...]:
-        return (*super().weight_rules(), drop_unread(self.args))

@@ -13,9 +13,9 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..nn import SANDWICH_NORM, DecoderLayer, GatedMLP, Linear, RMSNorm, Rope, Routing, SwitchGLU, make_rope, route
-from .dense import DenseModel, SlidingArgs
-from .per_layer import PerLayerInputs, Shared, SharingAttention, check_sharing, drop_unread
-from .weights import Rule, expert_rules
+from .dense import SlidingArgs
+from .per_layer import PerLayerInputs, PerLayerModel, Shared, SharingAttention, check_sharing
+from .weights import expert_rules
 
 _ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
@@ -144,7 +144,7 @@ class Layer(DecoderLayer):
         return x * self.layer_scalar
 
 
-class Model(DenseModel):
+class Model(PerLayerModel):
     layer_names = SANDWICH_NORM
     layer_type = Layer
     backbone_type = PerLayerInputs
@@ -172,14 +172,3 @@ class Model(DenseModel):
     def feed_forward(cls, args: Any, index: int) -> nn.Module:
         width = args.intermediate_size * (2 if args.use_double_wide_mlp and args.reads(index) else 1)
         return GatedMLP(args.hidden_size, width, args.hidden_act)
-
-    @staticmethod
-    def input_norm(args: Any, size: int) -> nn.Module:
-        return RMSNorm(size, args.rms_norm_eps)
-
-    @staticmethod
-    def embed_scale(args: Any) -> float:
-        return args.hidden_size**0.5
-
-    def weight_rules(self) -> tuple[Rule, ...]:
-        return (*super().weight_rules(), drop_unread(self.args))

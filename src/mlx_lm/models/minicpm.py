@@ -11,7 +11,6 @@ from .dense import DenseModel
 class ModelArgs(DecoderArgs):
     rms_norm_eps: float = field(default=1e-5, kw_only=True)
     tie_word_embeddings: bool = field(default=True, kw_only=True)
-    num_experts: int | None = 0
     scale_emb: float = 1.0
     scale_depth: float = 1.0
     dim_model_base: float = 1.0
@@ -19,10 +18,11 @@ class ModelArgs(DecoderArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse(self.dim_model_base <= 0, f"dim_model_base must be positive, not {self.dim_model_base!r}")
-        refuse(self.num_experts, "num_experts is not supported for model type 'minicpm'")
 
 
-class Model(DenseModel):
+class ScaledModel(DenseModel):
+    """The multipliers that both MiniCPMs have."""
+
     @classmethod
     def residual_scale(cls, args: Any) -> float:
         return args.scale_depth / args.num_hidden_layers**0.5
@@ -34,3 +34,7 @@ class Model(DenseModel):
     @staticmethod
     def logit_scale(args: Any) -> float:
         return args.dim_model_base / args.hidden_size
+
+
+class Model(ScaledModel):
+    pass

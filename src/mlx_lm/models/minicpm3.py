@@ -1,9 +1,9 @@
 """MiniCPM 3: latent attention, scaled embeddings, residuals and logits. Source: https://arxiv.org/abs/2404.06395."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from . import deepseek_v2
+from .minicpm import ScaledModel
 
 
 @dataclass
@@ -28,15 +28,5 @@ class ModelArgs(deepseek_v2.ModelArgs):
         super().__post_init__()
 
 
-class Model(deepseek_v2.Model):
-    @staticmethod
-    def embed_scale(args: Any) -> float:
-        return args.scale_emb
-
-    @staticmethod
-    def logit_scale(args: Any) -> float:
-        return args.dim_model_base / args.hidden_size
-
-    @classmethod
-    def residual_scale(cls, args: Any) -> float:
-        return args.scale_depth / args.num_hidden_layers**0.5
+class Model(ScaledModel, deepseek_v2.Model):
+    pass

@@ -12,7 +12,7 @@ import mlx.nn as nn
 from ..nn import POST_NORM, DeltaOptions, LayerNames, SeparateDelta
 from .config import DecoderArgs, check_kinds, flatten_config
 from .dense import DenseModel
-from .weights import Rename, Rule, SplitSizes, Transform, conv_layout
+from .weights import Rename, Rule, Split, Transform, conv_layout
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Model(DenseModel):
         parts = tuple(rf"\1.{name}_conv1d.weight" for name in "qkv")
         return (
             *super().weight_rules(),
-            SplitSizes(r"(.*\.linear_attn)\.conv1d\.weight", parts, (o.key_size, o.key_size, o.value_size)),
+            Split(r"(.*\.linear_attn)\.conv1d\.weight", parts, sizes=(o.key_size, o.key_size, o.value_size)),
             Transform(r"\.[qkv]_conv1d\.weight$", conv_layout),
             Rename(r"\.attention_layer_norm\.", ".input_layernorm."),
             Rename(r"\.feedforward_layer_norm\.", ".post_attention_layernorm."),

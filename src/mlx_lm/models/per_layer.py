@@ -12,12 +12,13 @@ import mlx.core as mx
 from .. import kernels
 from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import Attention, AttentionOptions, Embedding, Linear
+from ..nn import Attention, AttentionOptions, Embedding, Linear, RMSNorm
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
 from .base import Backbone, Cache, CausalLM, layer_state
+from .dense import DenseModel
 from .weights import Drop, Rule
 
-__all__ = ["PerLayerInputs", "Shared", "SharingAttention", "check_sharing", "drop_unread"]
+__all__ = ["PerLayerInputs", "PerLayerModel", "Shared", "SharingAttention", "check_sharing"]
 
 Shared = dict[str, tuple[tuple[KVView, ...], int | mx.array]]
 """By kind of layer: the views and the first query's position of the last layer that keeps keys and values."""
@@ -73,7 +74,7 @@ class PerLayerInputs(Backbone):
         if size:
             self.embed_tokens_per_layer = Embedding(args.vocab_size_per_layer_input, layers * size)
             self.per_layer_model_projection = Linear(args.hidden_size, layers * size, bias=False)
-            self.per_layer_projection_norm = model.input_norm(args, size)  # type: ignore[attr-defined]
+            self.per_layer_projection_norm = RMSNorm(size, args.rms_norm_eps)
 
     def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         extra = self._layer_inputs(inputs, h) if self._input_size else None
@@ -101,6 +102,23 @@ class PerLayerInputs(Backbone):
         return (projected + mx.unflatten(rows, -1, (-1, self._input_size))) * mx.array(2**-0.5, h.dtype)
 
 
+def drop_unread(args: Any) -> Rule:
+    """Forgets the key and value weights that checkpoints have for layers which only read."""
+    layers = "|".join(str(i) for i in range(args.num_hidden_layers) if args.reads(i))
+    return Drop(rf"layers\.({layers or 'none'})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.")
+
+
+class PerLayerModel(DenseModel):
+    """The model around `PerLayerInputs`."""
+
+    @staticmethod
+    def embed_scale(args: Any) -> float:
+        return args.hidden_size**0.5
+
+    def weight_rules(self) -> tuple[Rule, ...]:
+        return (*super().weight_rules(), drop_unread(self.args))
+
+
 def check_sharing(args: Any) -> None:
     """Every layer that reads has one of its kind to read from, or ConfigError."""
     first = args.num_hidden_layers - args.num_kv_shared_layers
@@ -109,9 +127,3 @@ def check_sharing(args: Any) -> None:
         raise ConfigError(
             f"config.json: num_kv_shared_layers={args.num_kv_shared_layers} leaves layers with nothing to read."
         )
-
-
-def drop_unread(args: Any) -> Rule:
-    """Forgets the key and value weights that checkpoints have for layers which only read."""
-    layers = "|".join(str(i) for i in range(args.num_hidden_layers) if args.reads(i))
-    return Drop(rf"layers\.({layers or 'none'})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.")

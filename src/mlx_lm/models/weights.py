@@ -22,7 +22,6 @@ __all__ = [
     "Rename",
     "Rule",
     "Split",
-    "SplitSizes",
     "Stack",
     "Transform",
     "apply_rules",
@@ -105,38 +104,16 @@ class Stack:
 
 @dataclass(frozen=True)
 class Split:
-    """Cuts a fused tensor into equal parts along `axis`; `interleaved` takes every n-th row instead of blocks."""
+    """Cuts a fused tensor along `axis` into parts of `sizes`, equal ones without.
+
+    `interleaved` takes every n-th row instead of blocks.
+    """
 
     pattern: str
     replacements: tuple[str, ...]
     axis: int = 0
     interleaved: bool = False
-
-    def __call__(self, weights: Weights) -> Weights:
-        found = re.compile(self.pattern).fullmatch
-        result: Weights = {}
-        for name, value in weights.items():
-            match = found(name)
-            if match is None:
-                result[name] = value
-                continue
-            n = len(self.replacements)
-            if self.interleaved:
-                parts = [mx.take(value, mx.arange(i, value.shape[self.axis], n), axis=self.axis) for i in range(n)]
-            else:
-                parts = mx.split(value, n, axis=self.axis)
-            for replacement, part in zip(self.replacements, parts, strict=True):
-                result[match.expand(replacement)] = part
-        return result
-
-
-@dataclass(frozen=True)
-class SplitSizes:
-    """Cuts a fused tensor along its first axis into parts of the given sizes."""
-
-    pattern: str
-    replacements: tuple[str, ...]
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
 
     def __call__(self, weights: Weights) -> Weights:
         found = re.compile(self.pattern).fullmatch
@@ -147,7 +124,12 @@ class SplitSizes:
             if match is None:
                 result[name] = value
                 continue
-            for replacement, part in zip(self.replacements, mx.split(value, cuts, axis=0), strict=True):
+            n = len(self.replacements)
+            if self.interleaved:
+                parts = [mx.take(value, mx.arange(i, value.shape[self.axis], n), axis=self.axis) for i in range(n)]
+            else:
+                parts = mx.split(value, cuts or n, axis=self.axis)
+            for replacement, part in zip(self.replacements, parts, strict=True):
                 result[match.expand(replacement)] = part
         return result
 

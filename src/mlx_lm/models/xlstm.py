@@ -16,7 +16,7 @@ from ..nn import DecoderLayer, GatedMLP, LayerNames, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .base import CausalLM, ModelNames
 from .config import BaseModelArgs, flatten_config, refuse
-from .weights import Rule, SplitSizes
+from .weights import Rule, Split
 
 _CHUNK = 64  # tokens whose products are computed together
 
@@ -199,7 +199,7 @@ class Model(CausalLM):
             "proj_up_gate_z": {"proj_up_gate": inner, "proj_up": inner},
         }
         rules = (
-            SplitSizes(rf"(.*\.){name}\.(\w+)", tuple(rf"\1{part}.\2" for part in parts), tuple(parts.values()))
+            Split(rf"(.*\.){name}\.(\w+)", tuple(rf"\1{part}.\2" for part in parts), sizes=tuple(parts.values()))
             for name, parts in fused.items()
         )
         return (*super().weight_rules(), *rules)
