@@ -31,7 +31,6 @@ class ModelArgs(DecoderArgs):
     max_position_embeddings: int = field(default=32768, kw_only=True)
     sliding_window: int = 8192
     sliding_window_layers: list[int] = field(default_factory=list)
-    conv_window: int = 2
     num_swa_attention_heads: int | None = None
     num_swa_key_value_heads: int | None = None
 

@@ -29,7 +29,6 @@ class ModelArgs(kimi_linear.ModelArgs):
     first_k_dense_replace: int = 2
     n_group: int | None = 8
     topk_group: int | None = 4
-    mla_use_nope: bool = True
     linear_head_dim: int = 0
     linear_num_heads: int = 0
     short_conv_kernel_size: int = 4

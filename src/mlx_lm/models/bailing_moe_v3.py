@@ -9,15 +9,18 @@ from typing import Any, ClassVar, Self
 
 from ..errors import ConfigError
 from . import bailing_hybrid
-from .config import flatten_config, refuse
+from .config import flatten_config
 
 # Options that published configs list and leave off.
-_OFF = ("expert_swiglu_limit_list", "pregate_inference", "scale_router_input", "share_expert_swiglu_limit_list",
-        "up_proj_norm", "use_bias", "use_kda_lora", "use_mla_nope", "use_nGPT", "value_norm")  # fmt: skip
+_OFF = dict.fromkeys((
+    "expert_swiglu_limit_list", "pregate_inference", "scale_router_input", "share_expert_swiglu_limit_list",
+    "up_proj_norm", "use_bias", "use_kda_lora", "use_mla_nope", "use_nGPT", "value_norm",
+), (False, []))  # fmt: skip
 
 
 @dataclass
 class ModelArgs(bailing_hybrid.ModelArgs):
+    fixed: ClassVar = {**bailing_hybrid.ModelArgs.fixed, **_OFF, "moe_router_enable_expert_bias": (True,)}
     aliases: ClassVar = {
         **bailing_hybrid.ModelArgs.aliases,
         "score_function": "scoring_func",
@@ -26,7 +29,6 @@ class ModelArgs(bailing_hybrid.ModelArgs):
     q_lora_rank: int | None = None
     moe_shared_expert_intermediate_size: int | None = None
     gated_attention_proj_granularity_type: str | None = "head_wise"
-    moe_router_enable_expert_bias: bool = True
     no_kda_lora: bool = True
     use_qk_norm: bool = True  # of the delta layers, which have it always
 
@@ -34,8 +36,6 @@ class ModelArgs(bailing_hybrid.ModelArgs):
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """As for every family; the share that is rotated is of a head that these layers do not have."""
         flat = flatten_config(config)
-        for name in _OFF:
-            refuse(flat.pop(name, None), f"{name} is not supported for model type 'bailing_moe_v3'")
         return super().from_dict({k: v for k, v in flat.items() if k != "partial_rotary_factor"})
 
     def __post_init__(self) -> None:
@@ -47,7 +47,6 @@ class ModelArgs(bailing_hybrid.ModelArgs):
         self.q_lora_rank = rank
         if self.gated_attention_proj_granularity_type != "head_wise" or not self.no_kda_lora:
             raise ConfigError("config.json: no_kda_lora must be true, and the gates 'head_wise', for 'bailing_moe_v3'.")
-        refuse(not self.moe_router_enable_expert_bias, "moe_router_enable_expert_bias=false is not supported")
 
     @property
     def shared_size(self) -> int:

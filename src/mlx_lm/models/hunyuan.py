@@ -36,12 +36,8 @@ class ModelArgs(hunyuan_v1_moe.ModelArgs):
     norm_type: str = "hf_rms"
     use_rotary_pos_emb: bool = True
     # What published configs list for variants that they do not use.
-    group_limited_greedy: bool = False
     kv_lora_rank: int | None = None
-    mamba: bool = False
-    position_embedding_xdrope: bool = False
     q_lora_rank: int | None = None
-    use_mla: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -60,7 +60,6 @@ class ModelArgs(DecoderArgs):
     n_routed_experts: int = 256
     num_experts_per_tok: int = 6
     n_shared_experts: int = 2
-    shared_expert_sink: bool = True
     route_scale: float = 8.0
     logits_mup_width_multiplier: float = 24.0
 

@@ -34,7 +34,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
     first_k_dense_replace: int = 1
     n_group: int | None = 1
     topk_group: int | None = 1
-    mla_use_nope: bool = True
     layer_types: list[str] | None = None
     mlp_layer_types: list[str] | None = None
     linear_head_dim: int = 128

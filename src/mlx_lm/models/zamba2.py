@@ -31,7 +31,6 @@ class ModelArgs(zamba.SharedArgs):
     use_shared_attention_adapter: bool = False
     adapter_rank: int = 128
     use_mem_rope: bool = False
-    use_long_context: bool = False
 
     def __post_init__(self) -> None:
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
