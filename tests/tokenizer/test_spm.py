@@ -87,6 +87,14 @@ def test_corrupted_models(spm_files: dict[str, Path], tmp_path_factory: Any, dat
         assert "corrupt.model" in str(error)
 
 
+def test_unigram_models_without_an_unknown_piece_are_refused(spm_files: dict[str, Path], tmp_path: Path) -> None:
+    raw = bytearray(spm_files["bpe_unknown"].read_bytes())
+    raw[0] = 14  # what was the first piece, the unknown one, becomes a field that nobody reads
+    (tmp_path / "none.model").write_bytes(raw[:244])
+    with pytest.raises(TokenizerError, match="unknown"):
+        tokenizer_from_spm(tmp_path / "none.model", {})
+
+
 def test_word_models_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(b"\x0a\x03\x0a\x01a\x12\x02\x18\x03")

@@ -170,6 +170,8 @@ def spm_backend(model: SpmModel, where: str, legacy: bool = True) -> Any:
     unknown = next((i for i, kind in enumerate(model.types) if kind == UNKNOWN), None)
     if len(set(model.pieces)) != len(model.pieces):
         raise TokenizerError(f"{where}: the vocabulary has duplicate pieces.")
+    if model.model_type == UNIGRAM and unknown is None:
+        raise TokenizerError(f"{where}: a unigram model needs a piece for what is unknown, and this one has none.")
 
     def make() -> Any:
         if model.model_type == UNIGRAM:
