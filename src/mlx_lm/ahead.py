@@ -23,7 +23,8 @@ class Ahead(Generic[T]):
         self._error: BaseException | None = None
         self._settled = threading.Event()
         try:
-            threading.Thread(target=self._run, name="mlx_lm ahead", daemon=True).start()
+            # no daemon: a process that ends while this thread is inside an extension would be aborted
+            threading.Thread(target=self._run, name="mlx_lm ahead").start()
         except RuntimeError:  # the system gives no more threads
             self._run()
 

@@ -70,7 +70,7 @@ def test_serve_answers_and_logs(offline: Path) -> None:
             assert found is not None, log.read_text()
             ready(found[1], process)
             messages = [{"role": "user", "content": "Say something."}]
-            body = {"model": "claude-sonnet-4-5", "max_tokens": 8, "messages": messages}
+            body = {"model": "claude-sonnet-4-5", "max_tokens": 8, "messages": messages, "temperature": 0}
             reply = post(f"{found[1]}/v1/messages", body)
             assert reply["type"] == "message" and reply["usage"]["output_tokens"] == 8
             too_long = [{"role": "user", "content": "test " * 110_000}]
