@@ -7,8 +7,10 @@ from typing import Any
 import gguf_files
 import huggingface_hub
 import huggingface_hub.constants
+import huggingface_hub.errors
 import mlx.core as mx
 import pytest
+from httpx import Request, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -137,6 +139,33 @@ def test_packaged_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(packaged, "fetch", lambda name, progress: tmp_path / f"{name}.gguf")
     found = resolve("smollm2")
     assert (found.source, found.gguf) == ("packaged", tmp_path / "smollm2.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("smolm2", "smollm2"),
+        ("SmolLM2-135M", "smollm2"),
+        ("gemma3-270m", "gemma-3-270m"),
+        ("qwen2.5-coder", "qwen2.5-coder-1.5b"),
+        ("gpt2", None),
+        ("org/smolm2", None),
+    ],
+)
+def test_a_slip_in_the_name_of_a_packaged_model(name: str, meant: str | None, monkeypatch: pytest.MonkeyPatch):
+    def unknown(repo: str, revision: str | None) -> list[str]:
+        raise huggingface_hub.errors.RepositoryNotFoundError("404", response=Response(404, request=Request("GET", "")))
+
+    with pytest.raises(DownloadError, match="cannot be reached") as without_hub:
+        resolve(name)
+    with pytest.raises(ModelNotFoundError, match="downloads are off") as offline:
+        resolve(name, allow_download=False)
+    monkeypatch.setattr(remote, "_list_files", unknown)
+    with pytest.raises(ModelNotFoundError, match="has no model") as with_hub:
+        resolve(name)
+    for raised in (without_hub, offline, with_hub):
+        said = str(raised.value)
+        assert said.endswith(f"Did you mean the packaged model {meant!r}?") if meant else "mean" not in said
 
 
 def test_a_cached_repository_needs_no_hub(no_network: Path):

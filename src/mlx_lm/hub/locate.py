@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlx_lm.errors import ModelFileError, ModelNotFoundError
+from mlx_lm.errors import DownloadError, ModelFileError, ModelNotFoundError
 from mlx_lm.hub import packaged
 from mlx_lm.hub.config import read_config
 from mlx_lm.hub.packaged_table import PACKAGED
@@ -122,6 +122,14 @@ def _not_found(name: str, allow_local: bool) -> ModelNotFoundError:
     return ModelNotFoundError(f"No model {name[:200]!r}. Tried {tried}. {hint}")
 
 
+def _nearest_packaged(name: str) -> str | None:
+    """The packaged model whose name `name` may be a slip of; what names an organisation is none."""
+    import difflib  # only a name that leads nowhere needs it
+
+    close = difflib.get_close_matches(name.lower(), PACKAGED, n=1, cutoff=0.7)
+    return close[0] if close and "/" not in name else None
+
+
 def resolve(
     name: str,
     *,
@@ -168,7 +176,12 @@ def resolve(
         if check_config:
             _gguf_model(name, file, check_config)
         return ModelFiles(name, folder, file, "hub", folder.name)
-    folder = remote.fetch_snapshot(request, check_config)
+    try:
+        folder = remote.fetch_snapshot(request, check_config)
+    except (ModelNotFoundError, DownloadError) as error:
+        if near := _nearest_packaged(name):
+            raise type(error)(f"{error} Did you mean the packaged model {near!r}?") from error
+        raise
     return ModelFiles(name, folder, None, "hub", folder.name)
 
 
