@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from random_calls import accepts
 
 from mlx_lm.errors import UnsupportedError
-from mlx_lm.grammar import CFG, compile_constraint
 from mlx_lm.server.calls import call_grammar
 from mlx_lm.server.plain_tools import with_plain_tools
 from mlx_lm.server.work import OutputFormat, Tool, ToolChoice, Work
@@ -52,17 +52,6 @@ def tokenizer(tiny_model: Any) -> Any:
     return load_tokenizer(tiny_model())
 
 
-def _accepts(grammar: str, text: str, tokenizer: Any) -> tuple[bool, bool]:
-    """(whether the text can be written, whether it may end there)."""
-    constraint = compile_constraint(CFG(grammar), tokenizer).start()
-    tokens = tokenizer.encode(text, add_special_tokens=False)
-    if constraint.validate(tokens) < len(tokens):
-        return False, False
-    for token in tokens:
-        constraint.accept(token)
-    return True, constraint.complete
-
-
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_forms_of_calls(tokenizer: Any, name: str) -> None:
     """What the grammar allows is what the parser of the same format reads."""
@@ -72,38 +61,38 @@ def test_forms_of_calls(tokenizer: Any, name: str) -> None:
         ("get_weather", json.loads(GOOD))
     ]
     required = call_grammar(_work("required"), tokenizer, FORMATS[name])
-    assert _accepts(required, good, tokenizer) == (True, True)
-    assert _accepts(required, bad, tokenizer) == (False, False)
-    assert _accepts(required, "I would rather", tokenizer) == (False, False)
+    assert accepts(required, good, tokenizer) == (True, True)
+    assert accepts(required, bad, tokenizer) == (False, False)
+    assert accepts(required, "I would rather", tokenizer) == (False, False)
     other = call_grammar(_work("named", "add"), tokenizer, FORMATS[name])
-    assert _accepts(other, good, tokenizer) == (False, False)
+    assert accepts(other, good, tokenizer) == (False, False)
     free = call_grammar(_work("auto"), tokenizer, FORMATS[name])
     if name == "llama3":  # what begins with a brace is a call
-        assert _accepts(free, "I would rather {not}.", tokenizer) == _accepts(free, good, tokenizer) == (True, True)
-        assert _accepts(free, bad, tokenizer) == (False, False)
+        assert accepts(free, "I would rather {not}.", tokenizer) == accepts(free, good, tokenizer) == (True, True)
+        assert accepts(free, bad, tokenizer) == (False, False)
         return
     for text in ("", "I would rather not. 1 < 2", "Well:\n" + good, good):
-        assert _accepts(free, text, tokenizer) == (True, True), text
-    assert _accepts(free, "Well:\n" + bad, tokenizer) == (False, False)
+        assert accepts(free, text, tokenizer) == (True, True), text
+    assert accepts(free, "Well:\n" + bad, tokenizer) == (False, False)
 
 
 def test_several_calls_or_one(tokenizer: Any) -> None:
     one = CALLS["json_tools"] % GOOD
     both = one + '\n<tool_call>\n{"name": "add", "arguments": {"a": 5}}\n</tool_call>'
     several = call_grammar(_work("auto"), tokenizer, FORMATS["json_tools"])
-    assert _accepts(several, both, tokenizer) == (True, True)
+    assert accepts(several, both, tokenizer) == (True, True)
     for work in (_work("auto", parallel=False), _work("required")):
         single = call_grammar(work, tokenizer, FORMATS["json_tools"])
-        assert _accepts(single, both, tokenizer) == (False, False) and _accepts(single, one, tokenizer)[1]
+        assert accepts(single, both, tokenizer) == (False, False) and accepts(single, one, tokenizer)[1]
 
 
 def test_an_answer_in_a_form_or_a_call(tokenizer: Any) -> None:
     """With tools and an output format the model may call or answer in the form, and nothing else."""
     form = OutputFormat("json_schema", {"type": "object", "properties": {"x": {"type": "integer"}}})
     grammar = call_grammar(replace(_work("auto"), output=form), tokenizer, FORMATS["json_tools"])
-    assert _accepts(grammar, '{"x": 5}', tokenizer) == (True, True)
-    assert _accepts(grammar, CALLS["json_tools"] % GOOD, tokenizer) == (True, True)
-    assert _accepts(grammar, "Hello", tokenizer) == (False, False)
+    assert accepts(grammar, '{"x": 5}', tokenizer) == (True, True)
+    assert accepts(grammar, CALLS["json_tools"] % GOOD, tokenizer) == (True, True)
+    assert accepts(grammar, "Hello", tokenizer) == (False, False)
 
 
 def test_a_model_without_a_format_is_refused(tokenizer: Any) -> None:
@@ -116,8 +105,8 @@ def test_names_of_tools_are_only_text(tokenizer: Any) -> None:
     work = Work(messages=(), tools=(Tool(name),), tool_choice=ToolChoice("required"))
     grammar = call_grammar(work, tokenizer, FORMATS["json_tools"])
     call = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {{}}}}\n</tool_call>'
-    assert _accepts(grammar, call, tokenizer) == (True, True)
-    assert _accepts(grammar, "a", tokenizer) == (False, False)
+    assert accepts(grammar, call, tokenizer) == (True, True)
+    assert accepts(grammar, "a", tokenizer) == (False, False)
 
 
 def test_tools_for_templates_that_know_none() -> None:
@@ -194,10 +183,10 @@ def test_markers_that_are_tokens() -> None:
     assert len(tokenizer.encode("<tool_call>", add_special_tokens=False)) == 1
     for mode in ("required", "auto"):
         grammar = call_grammar(_work(mode), tokenizer, form)
-        assert _accepts(grammar, text, tokenizer) == (True, True)
-        assert _accepts(grammar, CALLS["json_tools"] % BAD, tokenizer) == (False, False)
-    assert _accepts(grammar, "I can't. " + text, tokenizer) == (True, True)
-    assert _accepts(grammar, "I can't.", tokenizer) == (True, True)
+        assert accepts(grammar, text, tokenizer) == (True, True)
+        assert accepts(grammar, CALLS["json_tools"] % BAD, tokenizer) == (False, False)
+    assert accepts(grammar, "I can't. " + text, tokenizer) == (True, True)
+    assert accepts(grammar, "I can't.", tokenizer) == (True, True)
 
 
 @pytest.mark.parametrize("name", ["qwen3_coder", "gemma4", "pythonic", "glm47", "harmony"])
