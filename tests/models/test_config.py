@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from references import all_references, load_reference
 
 from mlx_lm.errors import ConfigError
 from mlx_lm.models import build_model, get_classes
-from mlx_lm.models.config import flatten_config
+from mlx_lm.models.config import BaseModelArgs, flatten_config
 from mlx_lm.models.registry import MODEL_REMAPPING, families
 
 LLAMA: dict[str, Any] = {
@@ -130,6 +132,37 @@ def test_both_spellings_read_the_same_layers(name: str) -> None:
 def test_nested_text_configs_are_lifted() -> None:
     flat = flatten_config({"model_type": "gemma3", "vocab_size": 1, "text_config": {"vocab_size": 5, "x": 2}})
     assert flat == {"model_type": "gemma3", "vocab_size": 5, "x": 2}
+
+
+class Plain(BaseModelArgs):
+    width: int
+    kinds: list[str] = dataclasses.field(default_factory=list)
+
+
+class Wider(Plain):
+    width: int = 8
+    depth: int
+
+
+@dataclasses.dataclass
+class Decorated(BaseModelArgs):
+    kinds: list[str] = dataclasses.field(default_factory=list)
+    depth: int = 2
+
+
+def test_args_are_dataclasses_without_a_decorator() -> None:
+    assert [spec.name for spec in dataclasses.fields(Wider)] == ["model_type", "width", "kinds", "depth"]
+    args = Wider.from_dict({"depth": 3})
+    assert args == Wider(width=8, depth=3) == pickle.loads(pickle.dumps(args)) == copy.deepcopy(args)
+    assert dataclasses.replace(args, width=9) == Wider(width=9, depth=3)
+    assert args.kinds == [] and args.kinds is not Wider(depth=3).kinds
+    with pytest.raises(ConfigError, match="width"):
+        Plain.from_dict({})
+
+
+def test_the_decorator_does_no_harm() -> None:
+    assert Decorated.from_dict({"depth": 3}) == Decorated(depth=3, kinds=[])
+    assert Decorated(kinds=["x"]).depth == 2
 
 
 JSON = st.recursive(

@@ -1,6 +1,6 @@
 """Klear: each token weighs its routed experts against the shared one. https://huggingface.co/Kwai-Klear/Klear-46B-A2.5B-Base."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +13,6 @@ from .dense import DenseModel
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     attention_bias: bool = False
     mlp_only_layers: list[int] = field(default_factory=list)
@@ -50,7 +49,6 @@ class Model(DenseModel):
     qk_norm = True
     rules = expert_rules(target="experts")
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
         sparse = index not in args.mlp_only_layers and (index + 1) % args.decoder_sparse_step == 0
         return WeighedExperts(args) if sparse else super().feed_forward(args, index)

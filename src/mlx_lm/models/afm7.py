@@ -3,7 +3,6 @@
 Source: https://arxiv.org/abs/2507.13575, and the model's description in Apple's tamm library (`AFMTextV7`).
 """
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -19,14 +18,13 @@ from .dense import DenseModel
 _Seen = tuple[tuple[KVView, ...], int | mx.array]
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {
         "hidden_dim": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
     }  # fmt: skip
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    rope_theta: float = field(default=50000.0, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 50000.0
+    tie_word_embeddings: bool = True
     num_kv_reuse_layers: int = 0
     hidden_dim_scale_factor: float = 3.25
 
@@ -99,7 +97,6 @@ class Model(DenseModel):
     def layers(self) -> list[nn.Module]:
         return self.model.chain()
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> SharedAttention:
+    def mixer(self, args: Any, index: int) -> SharedAttention:
         reads = index >= args.num_hidden_layers - args.num_kv_reuse_layers
-        return SharedAttention(cls.attention_options(args, index, fused=True), args.rms_norm_eps, reads)
+        return SharedAttention(self.attention_options(args, index, fused=True), args.rms_norm_eps, reads)

@@ -3,7 +3,6 @@
 Source: https://www.arcee.ai/blog/the-trinity-manifesto.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mlx import nn
@@ -14,13 +13,12 @@ from .experts import gated_moe
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     aliases: ClassVar = {
         "global_attn_every_n_layers": "sliding_window_pattern", "num_dense_layers": "first_k_dense_replace",
     }  # fmt: skip
     head_dim: int | None = 128
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 16384
     attention_bias: bool = False
     sliding_window: int | None = 1024
@@ -50,11 +48,9 @@ class Model(DenseModel):
     qk_norm = True
     rules = expert_rules(target="experts")
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.route_scale, epsilon=1e-20)
         return gated_moe(args, routing, Experts, correction=True)
 
-    @staticmethod
-    def embed_scale(args: Any) -> float:
+    def embed_scale(self, args: Any) -> float:
         return args.hidden_size**0.5 if args.mup_enabled else 1.0

@@ -1,6 +1,5 @@
 """Apertus: a learned activation, norms on heads. Source: https://arxiv.org/abs/2509.14233."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -11,7 +10,6 @@ from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"hidden_act": ("xielu",)}
     rms_norm_eps: float = 1e-5
@@ -48,6 +46,5 @@ class Model(DenseModel):
     layer_names = LayerNames(pre_mixer="attention_layernorm", pre_feed_forward="feedforward_layernorm")
     qk_norm = True
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return FeedForward(args)

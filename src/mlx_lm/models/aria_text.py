@@ -1,6 +1,5 @@
 """Aria's text model: Llama with experts beside shared ones. Source: https://arxiv.org/abs/2410.05993."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from mlx import nn
@@ -12,7 +11,6 @@ from .experts import gated_moe
 from .weights import Rename, Split, Transform
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -36,6 +34,5 @@ class Model(DenseModel):
         Rename(r"\.mlp\.experts\.(fc2\.weight|down_proj)$", ".mlp.switch_mlp.down_proj.weight"),
     )
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return gated_moe(args, Routing(args.moe_topk, "softmax_topk"), Experts)

@@ -1,6 +1,5 @@
 """A.X-K1: DeepSeek-V3 with a norm after the experts. Source: https://huggingface.co/skt/A.X-K1."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -10,10 +9,9 @@ from . import deepseek_v3, glm4_moe_lite
 from .weights import Drop, Rename, Rule, Weights
 
 
-@dataclass
 class ModelArgs(glm4_moe_lite.ModelArgs):
-    rms_norm_eps: float = field(default=1e-6, kw_only=True)
-    max_position_embeddings: int = field(default=32768, kw_only=True)
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 32768
     q_lora_rank: int | None = 1536
     qk_nope_head_dim: int = 128
     v_head_dim: int = 128
@@ -48,6 +46,5 @@ class Model(deepseek_v3.Model):
         renamed = Rename(r"\.mlp\.post_mlp_layernorm\.", ".post_mlp_layernorm.")
         return (renamed, *unused, *super().weight_rules(), NoCorrection())
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         return LayerNames(post_feed_forward="post_mlp_layernorm" if args.has_experts(index) else None)

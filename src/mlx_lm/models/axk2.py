@@ -1,6 +1,5 @@
 """A.X-K2: DeepSeek-V3.2 with gates on norms and on the attention's output. https://huggingface.co/skt/A.X-K2."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -12,9 +11,8 @@ from . import deepseek_v32
 from .weights import Rename, Rule
 
 
-@dataclass
 class ModelArgs(deepseek_v32.ModelArgs):
-    max_position_embeddings: int = field(default=131072, kw_only=True)
+    max_position_embeddings: int = 131072
     q_lora_rank: int | None = 384
     kv_lora_rank: int = 128
     qk_nope_head_dim: int = 64
@@ -74,8 +72,7 @@ class Model(deepseek_v32.Model):
             *super().weight_rules(),
         )
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> DecoderLayer:
         layer = super().layer(args, index)
         gated = ("input_layernorm", "post_attention_layernorm") if args.has_experts(index) else ("input_layernorm",)
         for name in gated:

@@ -1,6 +1,6 @@
 """Baichuan M1: keys and values are mixed with those of the token before, head by head. https://arxiv.org/abs/2502.12671."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -25,10 +25,9 @@ from .dense import DenseModel
 from .weights import Rule
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"conv_window": (2,)}
-    max_position_embeddings: int = field(default=32768, kw_only=True)
+    max_position_embeddings: int = 32768
     sliding_window: int = 8192
     sliding_window_layers: list[int] = field(default_factory=list)
     num_swa_attention_heads: int | None = None
@@ -96,8 +95,7 @@ class Model(DenseModel):
     def weight_rules(self) -> tuple[Rule, ...]:
         return (*super().weight_rules(), unit_head)
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         heads, kv_heads = args.layer_heads(index)
         size = args.hidden_size // heads
         rope = make_rope(size, args.rope_parameters())

@@ -4,7 +4,6 @@ Source: https://huggingface.co/inclusionAI.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import mlx.core as mx
@@ -17,12 +16,11 @@ from . import deepseek_v3, kimi_linear
 from .weights import Rename, Rule, Split, Transform, conv_layout
 
 
-@dataclass
 class ModelArgs(kimi_linear.ModelArgs):
     aliases: ClassVar = {**kimi_linear.ModelArgs.aliases, "num_local_experts": "n_routed_experts"}
-    rms_norm_eps: float = field(default=1e-6, kw_only=True)
-    max_position_embeddings: int = field(default=262144, kw_only=True)
-    rope_theta: float = field(default=6000000.0, kw_only=True)
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 262144
+    rope_theta: float = 6000000.0
     n_routed_experts: int | None = 512
     n_shared_experts: int | None = 1
     moe_intermediate_size: int = 768
@@ -123,16 +121,14 @@ class Model(deepseek_v3.Model):
             Transform(r"_conv1d\.weight$", conv_layout),
         )
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         if not args.is_linear(index):
-            return GatedLatentAttention(cls.latent_options(args, index))
+            return GatedLatentAttention(self.latent_options(args, index))
         layer = SafeDelta(args.delta_options())
         layer.lower_bound = args.kda_lower_bound if args.kda_safe_gate else None
         return layer
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
         block = super().feed_forward(args, index)
         if args.has_experts(index) and args.n_shared_experts and args.shared_size != args.moe_intermediate_size:
             size = args.shared_size * args.n_shared_experts

@@ -1,6 +1,5 @@
 """Ling and Ling 2: experts routed by softmax, or by sigmoid in groups. https://arxiv.org/abs/2503.05139."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -13,7 +12,6 @@ from .dense import DenseModel
 from .weights import Drop, Rename, Weights, expert_rules
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"norm_softmax": (False,), "score_function": ("softmax", "sigmoid")}
     aliases: ClassVar = {"use_bias": "attention_out_bias", "use_qkv_bias": "attention_bias"}
@@ -94,8 +92,7 @@ class Model(DenseModel):
     attention: ClassVar = {"fused": True}
     rules = (Drop(r"(^|\.)mtp\."), Rename(r"\.mlp\.gate\.weight$", ".mlp.gate.gate_proj.weight"), *expert_rules())
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         if not args.num_experts or index < args.first_k_dense_replace:
             return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.attention_out_bias)
         return Experts(args)

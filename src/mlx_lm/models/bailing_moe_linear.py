@@ -3,7 +3,6 @@
 Source: https://arxiv.org/abs/2510.19338.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -16,7 +15,6 @@ from . import bailing_moe
 from .config import refuse
 
 
-@dataclass
 class ModelArgs(bailing_moe.ModelArgs):
     fixed: ClassVar = {"linear_silu": (False,), "use_linear_silu": (False,), **bailing_moe.ModelArgs.fixed}
     layer_group_size: int = 1
@@ -64,10 +62,9 @@ class FadingAttention(bailing_moe.FusedAttention):
 
 
 class Model(bailing_moe.Model):
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         if not args.is_linear(index):
-            return bailing_moe.FusedAttention(cls.attention_options(args, index))
+            return bailing_moe.FusedAttention(self.attention_options(args, index))
         rope = {} if args.linear_rope else {"rope": None}
-        options = cls.attention_options(args, index, num_kv_heads=args.heads[0], **rope)
+        options = self.attention_options(args, index, num_kv_heads=args.heads[0], **rope)
         return FadingAttention(options, args, index)

@@ -4,7 +4,6 @@ Source: https://huggingface.co/inclusionAI.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ..errors import ConfigError
@@ -18,7 +17,6 @@ _OFF = dict.fromkeys((
 ), (False, []))  # fmt: skip
 
 
-@dataclass
 class ModelArgs(bailing_hybrid.ModelArgs):
     fixed: ClassVar = {**bailing_hybrid.ModelArgs.fixed, **_OFF, "moe_router_enable_expert_bias": (True,)}
     aliases: ClassVar = {

@@ -1,8 +1,8 @@
 """Bamba: Mamba-2 layers, attention at some. Source: https://huggingface.co/blog/bamba."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import field
+from typing import Any
 
 import mlx.nn as nn
 
@@ -11,16 +11,15 @@ from ..nn import LayerNames, Mamba2, Mamba2Options
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .mamba2 import parse_limit
-from .weights import Rule, Transform, conv_layout
+from .weights import Transform, conv_layout
 
 _OTHER_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
-@dataclass
 class Mamba2Args(DecoderArgs):
     """A decoder's config with the Mamba-2 keys that Bamba, Falcon-H1 and Granite 4 share."""
 
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    rms_norm_eps: float = 1e-5
     attention_bias: bool = False
     mlp_bias: bool = False
     mamba_n_heads: int = 128
@@ -60,9 +59,8 @@ class Mamba2Args(DecoderArgs):
         return Mamba2Options(**(usual | changes))
 
 
-@dataclass
 class ModelArgs(Mamba2Args):
-    max_position_embeddings: int = field(default=262144, kw_only=True)
+    max_position_embeddings: int = 262144
     partial_rotary_factor: float = 0.5
     attn_layer_indices: list[int] | None = None
     layer_types: list[str] | None = None
@@ -75,13 +73,11 @@ class ModelArgs(Mamba2Args):
 
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
-    rules: ClassVar[tuple[Rule, ...]] = (Transform(r"\.conv1d\.weight$", conv_layout),)
+    rules = (Transform(r"\.conv1d\.weight$", conv_layout),)
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         mixer = "mamba" if args.is_mamba(index) else "self_attn"
         return LayerNames(mixer, "feed_forward", pre_feed_forward="pre_ff_layernorm")
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         return Mamba2(args.mamba_options()) if args.is_mamba(index) else super().mixer(args, index)

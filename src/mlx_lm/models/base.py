@@ -138,8 +138,7 @@ class CausalLM(nn.Module):
 
     # What a family overrides.
 
-    @staticmethod
-    def layer(args: Any, index: int) -> DecoderLayer:
+    def layer(self, args: Any, index: int) -> nn.Module:
         """Layer `index`."""
         raise ConfigError(f"{type(args).__module__} defines no layers.")
 
@@ -148,20 +147,16 @@ class CausalLM(nn.Module):
         """A checkpoint's tensors, with those that have to be made from its tokenizer; `tokenizer` reads it."""
         return weights
 
-    @staticmethod
-    def final_norm(args: Any) -> nn.Module:
+    def final_norm(self, args: Any) -> nn.Module:
         return RMSNorm(args.hidden_size, args.rms_norm_eps)
 
-    @staticmethod
-    def embed_scale(args: Any) -> float:
+    def embed_scale(self, args: Any) -> float:
         return getattr(args, "embedding_multiplier", None) or 1.0
 
-    @staticmethod
-    def logit_scale(args: Any) -> float:
+    def logit_scale(self, args: Any) -> float:
         return 1.0
 
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
+    def logit_softcap(self, args: Any) -> float | None:
         return getattr(args, "final_logit_softcapping", None) or None
 
     def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:
@@ -213,7 +208,7 @@ class CausalLM(nn.Module):
 
     def state_specs(self) -> list[StateSpec]:
         """What each layer keeps for a sequence."""
-        return [layer.state_spec() for layer in self.layers]  # type: ignore[operator]
+        return [layer.state_spec() for layer in self.layers]
 
     def make_cache(self, options: KVOptions = PLAIN_KV) -> list[State]:
         """Fresh states for one sequence."""

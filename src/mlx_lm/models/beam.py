@@ -4,7 +4,6 @@ Layers without a rope, usually the full ones, have queries that grow with their 
 https://huggingface.co/reflection/Beam-1.0-501B-A23B.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -17,7 +16,6 @@ from .experts import gated_moe, grouped_routing
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     head_dim: int | None = 128
     max_position_embeddings: int = 8192
@@ -87,10 +85,8 @@ class Model(DenseModel):
     qk_norm = True
     rules = expert_rules()
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         return args.layer_type(index) in args.rope_by_layer_type
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         return gated_moe(args, grouped_routing(args), correction=True)

@@ -1,6 +1,5 @@
 """BioGPT: learned positions, scaled embeddings, biases everywhere. Source: https://arxiv.org/abs/2210.10341."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..nn import LayerNames, OutProjAttention
@@ -11,12 +10,11 @@ from .positions import LearnedPositions
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     layer_norm_eps: float = 1e-12
-    hidden_act: str = field(default="gelu", kw_only=True)
+    hidden_act: str = "gelu"
     max_position_embeddings: int = 1024
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_word_embeddings: bool = True
     scale_embedding: bool = True
 
 
@@ -36,6 +34,5 @@ class Model(DenseModel):
     attention: ClassVar = {"rope": None, "bias": True, "out_bias": True}
     rules = (Rename(r"(\.layers\.\d+)\.(fc1|fc2)\.", r"\1.mlp.\2."),)
 
-    @staticmethod
-    def embed_scale(args: Any) -> float:
+    def embed_scale(self, args: Any) -> float:
         return args.hidden_size**0.5 if args.scale_embedding else 1.0

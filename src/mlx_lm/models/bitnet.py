@@ -3,7 +3,6 @@
 Ternary checkpoints are read as dense weights.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -16,12 +15,11 @@ from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    hidden_act: str = field(default="relu2", kw_only=True)
-    rope_theta: float = field(default=500000.0, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    hidden_act: str = "relu2"
+    rope_theta: float = 500000.0
+    tie_word_embeddings: bool = True
     attention_bias: bool = False
 
 
@@ -37,14 +35,12 @@ class NormedHidden(GatedMLP):
 
 
 class Model(DenseModel):
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        mixer = NormedOutput(cls.attention_options(args, index))
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        mixer = NormedOutput(self.attention_options(args, index))
         mixer.attn_sub_norm = RMSNorm(args.heads[0] * args.heads[2], args.rms_norm_eps)
         return mixer
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         mlp = NormedHidden(args.hidden_size, args.intermediate_size, args.hidden_act)
         mlp.ffn_sub_norm = RMSNorm(args.intermediate_size, args.rms_norm_eps)
         return mlp

@@ -1,6 +1,5 @@
 """BLOOM: ALiBi, projections fused head by head, a norm on the embeddings. Source: https://arxiv.org/abs/2211.05100."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -13,13 +12,12 @@ from .gpt_neox import FeedForward
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
     aliases: ClassVar = {"n_embed": "hidden_size"}
     layer_norm_eps: float = 1e-5
-    hidden_act: str = field(default="gelu_pytorch_tanh", kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    hidden_act: str = "gelu_pytorch_tanh"
+    tie_word_embeddings: bool = True
     apply_residual_connection_post_layernorm: bool = False
 
 
@@ -55,6 +53,5 @@ class Model(DenseModel):
     attention: ClassVar = {"rope": None, "fused": True, "bias": True, "out_bias": True}
     rules = (Rename(r"^(h|word_embeddings|word_embeddings_layernorm|ln_f)\.", r"transformer.\1."),)
 
-    @classmethod
-    def layer_type_at(cls, args: Any, index: int) -> type[DecoderLayer]:
+    def layer_type_at(self, args: Any, index: int) -> type[DecoderLayer]:
         return NormedResiduals if args.apply_residual_connection_post_layernorm else DecoderLayer

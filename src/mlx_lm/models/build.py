@@ -134,7 +134,7 @@ def _entry(path: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _width(module: nn.Module) -> int:
-    return int(module.weight.shape[-1])  # type: ignore[union-attr]
+    return int(module.weight.shape[-1])
 
 
 def _infer(path: str, width: int, packed: mx.array, scales: mx.array) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def __getattr__(name: str) -> Any:
 def make_prompt_cache(model: nn.Module, max_kv_size: int | None = None) -> list[Any]:
     """Fresh states for one sequence; `max_kv_size` limits the tokens that attention layers keep, the first 4 always."""
     if hasattr(model, "state_specs"):
-        return model.make_cache(KVOptions(max_size=max_kv_size))  # type: ignore[operator]
+        return model.make_cache(KVOptions(max_size=max_kv_size))
     if hasattr(model, "make_cache"):
-        return model.make_cache()  # type: ignore[operator]
+        return model.make_cache()
     make = KVCache if max_kv_size is None else lambda: RotatingKVCache(max_kv_size, keep=4)
     return [make() for _ in model.layers]  # type: ignore[union-attr]
 

@@ -32,7 +32,6 @@ class Model(Gptj):
     attention: ClassVar = {"fused": True}
     rules = (Rename(r"^(h|wte|ln_f)\.", r"transformer.\1."),)
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         refuse(args.num_attention_heads % _BLOCKS, f"num_attention_heads must be a multiple of {_BLOCKS} for 'codegen'")
         return super().attention_options(args, index, **changes)

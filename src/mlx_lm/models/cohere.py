@@ -1,6 +1,5 @@
 """Command R: one norm feeds attention and feed-forward in parallel. https://huggingface.co/CohereLabs/c4ai-command-r-v01."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..nn import Attention, AttentionOptions, HeadNorm, LayerNames
@@ -8,14 +7,13 @@ from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     layer_norm_eps: float = 1e-5
     logit_scale: float = 0.0625
     attention_bias: bool = False
     use_qk_norm: bool = False
     max_position_embeddings: int = 8192
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_word_embeddings: bool = True
 
 
 class HeadNorms(Attention):
@@ -34,6 +32,5 @@ class Model(DenseModel):
     norm_options: ClassVar = {"bias": False}
     parallel = True
 
-    @staticmethod
-    def logit_scale(args: Any) -> float:
+    def logit_scale(self, args: Any) -> float:
         return args.logit_scale

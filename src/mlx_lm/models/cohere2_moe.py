@@ -1,6 +1,5 @@
 """Command A with experts: Cohere 2's parallel layers, experts beside shared ones. https://arxiv.org/abs/2504.00698."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -13,7 +12,6 @@ from .experts import gated_moe
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(Cohere2Args):
     fixed: ClassVar = {
         "expert_selection_fn": ("softmax", "sigmoid"),
@@ -52,17 +50,14 @@ class AveragedExperts(MoE):
 class Model(Cohere2):
     rules = expert_rules()
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         prefix = args.mlp_layer_types[index] == "dense" and args.prefix_dense_sliding_window_pattern == 1
         return prefix or super().has_rope(args, index)
 
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
+    def norm(self, args: Any) -> nn.Module:
         return super().norm(args) if args.rms_norm_eps is None else RMSNorm(args.hidden_size, args.rms_norm_eps)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         if args.mlp_layer_types[index] == "dense":
             size = args.prefix_dense_intermediate_size or args.intermediate_size
             return GatedMLP(args.hidden_size, size, args.hidden_act)

@@ -3,7 +3,6 @@
 Source: https://huggingface.co/CohereLabs/North-Micro-Vision-Instruct.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
@@ -12,7 +11,6 @@ from . import cohere2
 from .cohere import Model as Cohere
 
 
-@dataclass
 class ModelArgs(cohere2.ModelArgs):
     logit_scale: float = 1.0
 
@@ -29,6 +27,5 @@ class ModelArgs(cohere2.ModelArgs):
 class Model(Cohere):
     traditional_rope = False
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         return args.layer_type(index) in args.rope_by_layer_type

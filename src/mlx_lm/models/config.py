@@ -149,13 +149,25 @@ def _rope_from_v5(rope: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-@dataclass
+@typing.dataclass_transform(kw_only_default=True, field_specifiers=(field,))
+@dataclass(kw_only=True)
 class BaseModelArgs:
-    """The base of every family's `ModelArgs`: fields are config keys, types are checked on reading."""
+    """The base of every family's `ModelArgs`: fields are config keys, types are checked on reading.
+
+    Subclasses are dataclasses without saying so; their fields are given by keyword.
+    """
 
     model_type: str = ""
     aliases: ClassVar[Mapping[str, str]] = {}  # other spelling -> field, read where the field's own name is absent
     fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # key -> the values that the family supports
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        made = {name: spec for name, spec in vars(cls).items() if isinstance(spec, dataclasses.Field)}
+        dataclass(kw_only=True)(cls)
+        for name, spec in made.items():
+            if spec.default_factory is not dataclasses.MISSING:
+                setattr(cls, name, spec)  # read again where another program's class has the decorator as well
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> typing.Self:
@@ -205,24 +217,23 @@ def _all_full(key: str, value: Any) -> bool:
     return key == "layer_types" and isinstance(value, list) and set(value) <= {"full_attention"}
 
 
-@dataclass
 class DecoderArgs(BaseModelArgs):
     """What nearly every decoder's config has. A family overrides defaults by redeclaring a field."""
 
-    hidden_size: int = field(kw_only=True)
-    num_hidden_layers: int = field(kw_only=True)
-    num_attention_heads: int = field(kw_only=True)
-    vocab_size: int = field(kw_only=True)
-    intermediate_size: int = field(default=0, kw_only=True)
-    num_key_value_heads: int | None = field(default=None, kw_only=True)
-    head_dim: int | None = field(default=None, kw_only=True)
-    hidden_act: str = field(default="silu", kw_only=True)
-    rms_norm_eps: float = field(default=1e-6, kw_only=True)
-    max_position_embeddings: int = field(default=2048, kw_only=True)
-    tie_word_embeddings: bool = field(default=False, kw_only=True)
-    rope_theta: float = field(default=10000.0, kw_only=True)
-    rope_scaling: dict[str, Any] | None = field(default=None, kw_only=True)
-    rope_by_layer_type: dict[str, Any] | None = field(default=None, kw_only=True)
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    vocab_size: int
+    intermediate_size: int = 0
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = False
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] | None = None
+    rope_by_layer_type: dict[str, Any] | None = None
     feed_forward_kinds: ClassVar[tuple[str, ...]] = ("dense", "sparse")  # what `mlp_layer_types` may say
 
     feed_forward_ratio: ClassVar[int] = 0  # to `hidden_size`, where a config says no `intermediate_size`

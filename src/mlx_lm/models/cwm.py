@@ -1,16 +1,13 @@
 """Code World Model: Llama whose every fourth layer sees everything. Source: https://arxiv.org/abs/2510.02387."""
 
-from dataclasses import dataclass, field
-
 from .dense import DenseModel, SlidingArgs
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     head_dim: int | None = 128
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
-    rope_theta: float = field(default=1000000.0, kw_only=True)
+    rope_theta: float = 1000000.0
     sliding_window: int | None = 8192
     mlp_bias: bool = False
 

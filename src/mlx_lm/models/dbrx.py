@@ -1,6 +1,6 @@
 """DBRX: limited queries, keys and values; 16 experts of which 4 are visited. https://www.databricks.com/blog/dbrx."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -16,10 +16,9 @@ from .experts import gated_moe
 from .weights import Rename, Rule, Transform, expert_rules
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     layer_norm_eps: float = 1e-5
-    rope_theta: float = field(default=0.0, kw_only=True)
+    rope_theta: float = 0.0
     attn_config: dict[str, Any] = field(default_factory=dict)
     ffn_config: dict[str, Any] = field(default_factory=dict)
 
@@ -75,12 +74,10 @@ class Model(DenseModel):
     layer_type = Layer
     norm_options: ClassVar = {"bias": False}
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        return NormAttnNorm(DbrxAttention(cls.attention_options(args, index, fused=True, clip=args.clip)), args)
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        return NormAttnNorm(DbrxAttention(self.attention_options(args, index, fused=True, clip=args.clip)), args)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return gated_moe(args, Routing(args.top_k, normalize=args.normalize), Experts)
 
     def weight_rules(self) -> tuple[Rule, ...]:

@@ -1,6 +1,5 @@
 """DeepSeek (the first) with experts: softmax routing, shared experts. Source: https://arxiv.org/abs/2401.06066."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mlx import nn
@@ -13,7 +12,6 @@ from .experts import gated_moe
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"scoring_func": ("softmax",)}
     attention_bias: bool = False
@@ -37,7 +35,6 @@ class ModelArgs(DecoderArgs):
 class Model(DenseModel):
     rules = expert_rules()
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob, epsilon=1e-20)
         return gated_moe(args, routing)

@@ -1,7 +1,6 @@
 """DeepSeek-V2: latent attention, shared and routed experts. Source: https://arxiv.org/abs/2405.04434."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.nn as nn
@@ -16,7 +15,6 @@ from .weights import expert_rules
 _METHODS = ("greedy", "group_limited_greedy")
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     kv_lora_rank: int = 512
     q_lora_rank: int | None = 1536
@@ -91,12 +89,10 @@ class Model(DenseModel):
     rules = expert_rules()
     split_heads = False  # how checkpoints keep the per-head matrices, see `LatentOptions.split`
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        return LatentAttention(cls.latent_options(args, index))
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        return LatentAttention(self.latent_options(args, index))
 
-    @classmethod
-    def latent_options(cls, args: Any, index: int) -> LatentOptions:
+    def latent_options(self, args: Any, index: int) -> LatentOptions:
         """The attention of layer `index`."""
         return LatentOptions(
             hidden_size=args.hidden_size,
@@ -106,18 +102,16 @@ class Model(DenseModel):
             nope_dim=args.qk_nope_head_dim,
             rope_dim=args.qk_rope_head_dim,
             value_dim=args.v_head_dim,
-            rope=cls.rope(args, index),
+            rope=self.rope(args, index),
             scale=args.softmax_scale,
             bias=args.attention_bias,
             out_bias=args.attention_bias,
-            split=cls.split_heads,
+            split=self.split_heads,
         )
 
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
+    def rope(self, args: Any, index: int) -> Rope | None:
         return make_rope(args.qk_rope_head_dim, args.rope_parameters(), traditional=args.rope_interleave)
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         routing = args.routing()
         return gated_moe(args, routing, correction=routing.score == "sigmoid")

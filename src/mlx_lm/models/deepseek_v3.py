@@ -1,6 +1,6 @@
 """DeepSeek-V3: V2's attention, experts chosen by sigmoid scores with a correction. https://arxiv.org/abs/2412.19437."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -11,9 +11,8 @@ from .experts import grouped_routing
 from .weights import DropLayers, Rule, Weights
 
 
-@dataclass
 class ModelArgs(deepseek_v2.ModelArgs):
-    max_position_embeddings: int = field(default=4096, kw_only=True)
+    max_position_embeddings: int = 4096
     n_routed_experts: int | None = 256
     n_shared_experts: int | None = 1
     num_experts_per_tok: int | None = 8

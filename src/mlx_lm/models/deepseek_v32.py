@@ -1,6 +1,5 @@
 """DeepSeek-V3.2: V3 whose queries look at the best keys only. Source: https://arxiv.org/abs/2512.02556."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mlx import nn
@@ -11,10 +10,9 @@ from ..nn.indexed import IndexedLatentAttention, IndexOptions
 from . import deepseek_v3, glm4_moe_lite
 
 
-@dataclass
 class ModelArgs(glm4_moe_lite.ModelArgs):
-    rms_norm_eps: float = field(default=1e-6, kw_only=True)
-    max_position_embeddings: int = field(default=163840, kw_only=True)
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 163840
     q_lora_rank: int | None = 1536
     qk_nope_head_dim: int = 128
     v_head_dim: int = 128
@@ -46,11 +44,9 @@ class Model(deepseek_v3.Model):
     mixer_type: ClassVar[type[IndexedLatentAttention]] = IndexedLatentAttention
     traditional_index: ClassVar[bool] = False  # the indexer rotates neighbouring features
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        return cls.mixer_type(cls.latent_options(args, index), cls.index_options(args, index))
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        return self.mixer_type(self.latent_options(args, index), self.index_options(args, index))
 
-    @classmethod
-    def index_options(cls, args: Any, index: int) -> IndexOptions | None:
-        rope = make_rope(args.qk_rope_head_dim, args.rope_parameters(), traditional=cls.traditional_index)
+    def index_options(self, args: Any, index: int) -> IndexOptions | None:
+        rope = make_rope(args.qk_rope_head_dim, args.rope_parameters(), traditional=self.traditional_index)
         return IndexOptions(args.index_n_heads, args.index_head_dim, args.index_topk, rope)

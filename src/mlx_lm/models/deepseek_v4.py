@@ -4,7 +4,7 @@ Source: https://huggingface.co/deepseek-ai/DeepSeek-V4-Pro.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import mlx.core as mx
@@ -23,14 +23,13 @@ from .weights import Drop, DropLayers, Rename, Rule, Transform, expert_rules
 _SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     feed_forward_kinds: ClassVar = ("moe", "hash_moe")
     fixed: ClassVar = {"norm_topk_prob": (True,), "scoring_func": ("sqrtsoftplus", "sigmoid", "softmax")}
     aliases: ClassVar = {"num_local_experts": "n_routed_experts"}
     head_dim: int | None = 512
-    num_key_value_heads: int | None = field(default=1, kw_only=True)
-    max_position_embeddings: int = field(default=1048576, kw_only=True)
+    num_key_value_heads: int | None = 1
+    max_position_embeddings: int = 1048576
     q_lora_rank: int = 1024
     qk_rope_head_dim: int | None = None
     partial_rotary_factor: float | None = None
@@ -137,14 +136,14 @@ class Layer(nn.Module):
             )
 
     def state_spec(self) -> StateSpec:
-        return self.self_attn.state_spec()  # type: ignore[operator]
+        return self.self_attn.state_spec()
 
     def __call__(self, x: mx.array, ids: mx.array, state: LayerState = None) -> mx.array:
-        h, post, mix = self.attn_hc.collapse(x)  # type: ignore[operator]
-        x = self.attn_hc.spread(self.self_attn(self.input_layernorm(h), state), x, post, mix)  # type: ignore[operator]
-        h, post, mix = self.ffn_hc.collapse(x)  # type: ignore[operator]
-        y = self.mlp.at(self.post_attention_layernorm(h), ids)  # type: ignore[operator]
-        return self.ffn_hc.spread(y, x, post, mix)  # type: ignore[operator]
+        h, post, mix = self.attn_hc.collapse(x)
+        x = self.attn_hc.spread(self.self_attn(self.input_layernorm(h), state), x, post, mix)
+        h, post, mix = self.ffn_hc.collapse(x)
+        y = self.mlp.at(self.post_attention_layernorm(h), ids)
+        return self.ffn_hc.spread(y, x, post, mix)
 
 
 class StreamBackbone(Backbone):
@@ -164,7 +163,7 @@ class StreamBackbone(Backbone):
 
 class Model(CausalLM):
     backbone_type = StreamBackbone
-    rules: ClassVar[tuple[Rule, ...]] = (
+    rules = (
         Drop(r"(^|\.)mtp\."),
         Rename(r"^(layers\.|norm\.)", r"model.\1"),
         Rename(r"^embed\.", "model.embed_tokens."),
@@ -206,8 +205,7 @@ class Model(CausalLM):
         grouped = Transform(r"\.o_a_proj\.(weight|scales|biases)$", by_group)
         return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers), grouped)
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> nn.Module:
         kind = args.layer_types[index]
         (rope, back), sparse = args.turns(index), kind == _SPARSE
         options = CompressedOptions(
@@ -227,10 +225,9 @@ class Model(CausalLM):
             index_dim=args.index_head_dim if sparse else 0,
             index_topk=args.index_topk if sparse else 0,
         )
-        return Layer(args, CompressedAttention(options, back), cls.experts(args, index))
+        return Layer(args, CompressedAttention(options, back), self.experts(args, index))
 
-    @classmethod
-    def experts(cls, args: Any, index: int) -> HashedMoE:
+    def experts(self, args: Any, index: int) -> HashedMoE:
         """The experts of layer `index`."""
         top = Routing(args.num_experts_per_tok, args.scoring_func, scale=args.routed_scaling_factor, epsilon=1e-20)
         sizes = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts

@@ -6,7 +6,6 @@ the image tower are dropped. Source: https://huggingface.co/deepseek-ai/DeepSeek
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import mlx.core as mx
@@ -25,15 +24,14 @@ from ..tokenizer.folded import folded_ids
 from . import deepseek_v4
 from .base import Backbone, Cache, CausalLM, layer_state
 from .deepseek_v4 import _SLIDING, _SPARSE
-from .weights import Drop, Rename, Rule, Weights
+from .weights import Drop, Rename, Weights
 
 _SHARED = "shared_compressed_attention"
 
 
-@dataclass
 class ModelArgs(deepseek_v4.ModelArgs):
     aliases: ClassVar = {"num_local_experts": "n_routed_experts", "engram_pad_id": "engram_pad_token_id"}
-    rms_norm_eps: float = field(default=1e-20, kw_only=True)
+    rms_norm_eps: float = 1e-20
     q_lora_rank: int = 1280
     qk_rope_head_dim: int | None = 64
     moe_intermediate_size: int = 2304
@@ -170,12 +168,12 @@ class Layer(deepseek_v4.Layer):
         if "engram" in self:
             x = x + self.engram(x, *ids, part(state, 1))
             state = part(state, 0)
-        own, post, mix = self.attn_hc.weights(x)  # type: ignore[operator]
-        y, shared = self.self_attn.attend(self["input_layernorm"](weighted(x, pre)), state, shared)  # type: ignore
-        x = self.attn_hc.spread(y, x, post, mix)  # type: ignore[operator]
-        following, post, mix = self.ffn_hc.weights(x)  # type: ignore[operator]
+        own, post, mix = self.attn_hc.weights(x)
+        y, shared = self.self_attn.attend(self["input_layernorm"](weighted(x, pre)), state, shared)
+        x = self.attn_hc.spread(y, x, post, mix)
+        following, post, mix = self.ffn_hc.weights(x)
         y = self.mlp(self["post_attention_layernorm"](weighted(x, own)))
-        return self.ffn_hc.spread(y, x, post, mix), following, shared  # type: ignore[operator]
+        return self.ffn_hc.spread(y, x, post, mix), following, shared
 
 
 class StreamBackbone(Backbone):
@@ -199,7 +197,7 @@ class StreamBackbone(Backbone):
 
 class Model(deepseek_v4.Model):
     backbone_type = StreamBackbone
-    rules: ClassVar[tuple[Rule, ...]] = (
+    rules = (
         Drop(r"^(model\.)?(vision|aligner)\.|^(model\.)?image_(start|end|newline|pad)$|\.gate\.bias_vl$"),
         Rename(r"^model\.embed\.", "model.embed_tokens."),
         Rename(r"\.engram\.embed\.", ".engram.table.ngram_embedding."),
@@ -222,8 +220,7 @@ class Model(deepseek_v4.Model):
             )
         return weights | {"model.token_map": mx.array(ids, mx.int32)}
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> nn.Module:
         rope, back = args.turns(index)
         options = CompressedOptions(
             *(args.hidden_size, args.num_attention_heads, args.head_dim, args.qk_rope_head_dim, args.q_lora_rank),
@@ -232,10 +229,9 @@ class Model(deepseek_v4.Model):
             index_dim=args.index_head_dim,
             index_topk=args.index_topk,
         )
-        return Layer(args, index, SharedEntryAttention(options, back, args.sharing(index)), cls.experts(args, index))
+        return Layer(args, index, SharedEntryAttention(options, back, args.sharing(index)), self.experts(args, index))
 
-    @classmethod
-    def experts(cls, args: Any, index: int) -> Experts:
+    def experts(self, args: Any, index: int) -> Experts:
         count, scale = args.num_experts_per_tok, args.routed_scaling_factor
         top = Routing(count, args.scoring_func, normalize=count > 1, scale=scale, epsilon=1e-20)
         limit = args.swiglu_limit if args.swiglu_limit > 0 else math.inf

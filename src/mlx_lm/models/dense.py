@@ -4,7 +4,6 @@ A family overrides the pieces in which it differs. This module knows no family.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -30,7 +29,6 @@ from .config import DecoderArgs, check_kinds, refuse, rope_parameters
 __all__ = ["DenseModel", "SlidingArgs", "TwoRopeArgs"]
 
 
-@dataclass
 class SlidingArgs(DecoderArgs):
     """A config with `sliding_window`, on the layers that `layer_types` names.
 
@@ -64,7 +62,6 @@ class SlidingArgs(DecoderArgs):
         return self.sliding_window if self.layer_type(index) == "sliding_attention" else None
 
 
-@dataclass
 class TwoRopeArgs(SlidingArgs):
     """Sliding layers have a rope of their own, without scaling."""
 
@@ -93,34 +90,29 @@ class DenseModel(CausalLM):
     norm_options: ClassVar[Mapping[str, Any]] = {}  # of the layers' norms
     rope_where_sliding: ClassVar[bool] = False  # layers that see everything have no positions
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        layer = cls.layer_type_at(args, index)(
-            mixer=cls.mixer(args, index),
-            feed_forward=cls.feed_forward(args, index),
-            norm=lambda: cls.norm(args),
-            names=cls.names_at(args, index),
-            residual_scale=cls.residual_scale(args),
-            parallel=flag(args, cls.parallel),
+    def layer(self, args: Any, index: int) -> Any:
+        layer = self.layer_type_at(args, index)(
+            mixer=self.mixer(args, index),
+            feed_forward=self.feed_forward(args, index),
+            norm=lambda: self.norm(args),
+            names=self.names_at(args, index),
+            residual_scale=self.residual_scale(args),
+            parallel=flag(args, self.parallel),
         )
         layer.add(args, index)
         return layer
 
-    @classmethod
-    def layer_type_at(cls, args: Any, index: int) -> type[DecoderLayer]:
-        return cls.layer_type
+    def layer_type_at(self, args: Any, index: int) -> type[DecoderLayer]:
+        return self.layer_type
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
-        return cls.attention_type(cls.attention_options(args, index))
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
+        return self.attention_type(self.attention_options(args, index))
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         """Names of the parts of layer `index`, for families whose layers differ in kind."""
-        return cls.layer_names
+        return self.layer_names
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         """The attention of layer `index`; `changes` are what a family has otherwise."""
         heads, kv_heads, head_dim = args.heads
         bias = getattr(args, "attention_bias", getattr(args, "use_bias", False))
@@ -129,42 +121,37 @@ class DenseModel(CausalLM):
             "num_heads": heads,
             "num_kv_heads": kv_heads,
             "head_dim": head_dim,
-            "rope": cls.rope(args, index),
+            "rope": self.rope(args, index),
             "scale": getattr(args, "attention_multiplier", None),
             "window": args.window(index),
             "bias": bias,
             "out_bias": getattr(args, "attention_out_bias", bias),
             "clip": getattr(args, "clip_qkv", None),
-            "qk_norm": partial(cls.norm_of, args) if flag(args, cls.qk_norm) else None,
+            "qk_norm": partial(self.norm_of, args) if flag(args, self.qk_norm) else None,
         }
-        return AttentionOptions(**{**usual, **cls.attention, **changes})
+        return AttentionOptions(**{**usual, **self.attention, **changes})
 
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
-        if not cls.has_rope(args, index):
+    def rope(self, args: Any, index: int) -> Rope | None:
+        if not self.has_rope(args, index):
             return None
-        return make_rope(args.heads[2], args.layer_rope(index), traditional=cls.traditional_rope)
+        return make_rope(args.heads[2], args.layer_rope(index), traditional=self.traditional_rope)
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         """Whether layer `index` has positions."""
-        return not (cls.rope_where_sliding and args.window(index) is None)
+        return not (self.rope_where_sliding and args.window(index) is None)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
         if args.has_experts(index):
-            return cls.experts(args)
-        options = {"bias": getattr(args, "mlp_bias", getattr(args, "use_bias", False)), **cls.feed_forward_options}
-        return cls.feed_forward_type(args.hidden_size, args.intermediate_size, args.hidden_act, **options)
+            return self.experts(args)
+        options = {"bias": getattr(args, "mlp_bias", getattr(args, "use_bias", False)), **self.feed_forward_options}
+        return self.feed_forward_type(args.hidden_size, args.intermediate_size, args.hidden_act, **options)
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         """What a layer has in place of a feed-forward where `args.has_experts`."""
-        raise ConfigError(f"{cls.__module__} has no experts.")
+        raise ConfigError(f"{self.__module__} has no experts.")
 
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
-        return cls.norm_of(args, args.hidden_size)
+    def norm(self, args: Any) -> nn.Module:
+        return self.norm_of(args, args.hidden_size)
 
     @classmethod
     def norm_of(cls, args: Any, size: int) -> nn.Module:
@@ -173,10 +160,8 @@ class DenseModel(CausalLM):
             return LayerNorm(size, args.layer_norm_eps, **cls.norm_options)
         return RMSNorm(size, args.rms_norm_eps, **cls.norm_options)
 
-    @classmethod
-    def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
-        return cls.norm(args)
+    def final_norm(self, args: Any) -> nn.Module:
+        return self.norm(args)
 
-    @classmethod
-    def residual_scale(cls, args: Any) -> float:
+    def residual_scale(self, args: Any) -> float:
         return getattr(args, "residual_multiplier", 1.0)

@@ -55,7 +55,7 @@ def describe_files(files: ModelFiles, **model_config: Any) -> ModelDescription:
 
 def describe_model(model: nn.Module) -> ModelDescription:
     """What `model` is made of."""
-    specs: list[StateSpec] = model.state_specs()  # type: ignore[operator]
+    specs: list[StateSpec] = model.state_specs()
     dtype = state_dtype(model)
     weights = [p for _, p in flat_parameters(model)]
     stored = sum(p.nbytes for p in weights)

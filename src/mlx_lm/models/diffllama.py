@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +15,6 @@ from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     rms_norm_eps: float = 1e-5
     attention_bias: bool = False
@@ -66,6 +64,5 @@ def _on_heads(x: mx.array | QuantizedTensor, take: Callable[[mx.array], mx.array
 
 
 class Model(DenseModel):
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        return DifferentialAttention(cls.attention_options(args, index), index, args.rms_norm_eps)
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        return DifferentialAttention(self.attention_options(args, index), index, args.rms_norm_eps)

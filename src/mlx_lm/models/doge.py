@@ -1,6 +1,5 @@
 """Doge: scores grow by what a key's value says, residuals have weights. Source: https://arxiv.org/abs/2412.11834."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -11,7 +10,6 @@ from ..state import LayerState
 from .dense import DenseModel, SlidingArgs
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     # The experts' router mixes the tokens of a batch, so that an answer would depend on how a prompt is cut.
     fixed: ClassVar = {"is_moe": (False,)}

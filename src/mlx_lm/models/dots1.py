@@ -1,6 +1,5 @@
 """dots.llm1: GLM-4.5's experts with norms on heads and, from some layer on, windows. https://arxiv.org/abs/2506.05767."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from ..nn import MoE
@@ -10,7 +9,6 @@ from .glm4_moe import ModelArgs as Glm4MoeArgs
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(SlidingArgs, Glm4MoeArgs):
     partial_rotary_factor: float = 1.0
     use_qk_norm: bool = True

@@ -3,7 +3,7 @@
 Source: https://huggingface.co/dots-studio/dots3-note-prev.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -20,15 +20,14 @@ _OWN = ("num_attention_heads", "num_key_value_heads", "q_lora_rank", "kv_lora_ra
         "qk_rope_head_dim", "v_head_dim")  # fmt: skip
 
 
-@dataclass
 class ModelArgs(glm4_moe_lite.ModelArgs):
     aliases: ClassVar = {
         "num_local_experts": "n_routed_experts",
         "moe_shared_expert_intermediate_size": "shared_experts_intermediate_size",
         "sliding_window_size": "sliding_window",
     }
-    max_position_embeddings: int = field(default=524288, kw_only=True)
-    rope_theta: float = field(default=80_000_000.0, kw_only=True)
+    max_position_embeddings: int = 524288
+    rope_theta: float = 80_000_000.0
     q_lora_rank: int | None = 1024
     qk_nope_head_dim: int = 128
     v_head_dim: int = 128
@@ -136,14 +135,12 @@ class Model(deepseek_v2.Model):
     next_token_layers = True
     rules = (Drop(r"^model\.mtp\."), *deepseek_v2.Model.rules)
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        rope = cls.rope(args, index)
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        rope = self.rope(args, index)
         indexed = IndexOptions(args.index_n_heads, args.index_head_dim, args.index_topk, rope)
-        return NoteAttention(cls.latent_options(args, index), indexed if args.kind(index) == _INDEXED else None)
+        return NoteAttention(self.latent_options(args, index), indexed if args.kind(index) == _INDEXED else None)
 
-    @classmethod
-    def latent_options(cls, args: Any, index: int) -> LatentOptions:
+    def latent_options(self, args: Any, index: int) -> LatentOptions:
         own = args.sizes(index)
         return replace(
             super().latent_options(args, index),
@@ -158,13 +155,11 @@ class Model(deepseek_v2.Model):
             window=args.sliding_window if args.kind(index) == _SLIDING else None,
         )
 
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
+    def rope(self, args: Any, index: int) -> Rope | None:
         params = replace(args.rope_parameters(args.kind(index)), partial=1.0)
         return make_rope(args.sizes(index)["qk_rope_head_dim"], params, traditional=True)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
         block = super().feed_forward(args, index)
         if args.has_experts(index):
             size = args.shared_experts_intermediate_size * args.n_shared_experts

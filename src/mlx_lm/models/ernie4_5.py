@@ -1,18 +1,15 @@
 """ERNIE 4.5: Llama rotated by neighbours. Source: https://ernie.baidu.com/blog/publication/ERNIE_Technical_Report.pdf."""
 
-from dataclasses import dataclass, field
-
 from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     head_dim: int | None = 128
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
-    rope_theta: float = field(default=500000.0, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rope_theta: float = 500000.0
+    tie_word_embeddings: bool = True
     use_bias: bool = False
 
 

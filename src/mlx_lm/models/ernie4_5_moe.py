@@ -1,6 +1,5 @@
 """ERNIE 4.5 with experts: softmax routing with a selection bias, shared experts. Source as for `ernie4_5`."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -13,7 +12,6 @@ from .experts import gated_moe
 from .weights import Drop, Rename, Transform, Weights, expert_rules
 
 
-@dataclass
 class ModelArgs(ErnieArgs):
     head_dim: int | None = None
     moe_num_experts: int = 64
@@ -39,8 +37,7 @@ class Model(Ernie):
         *expert_rules(),
     )
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         return gated_moe(args, Routing(args.moe_k), correction=True)
 
     def sanitize(self, weights: Weights) -> Weights:

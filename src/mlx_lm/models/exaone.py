@@ -1,6 +1,5 @@
 """EXAONE 3: Llama under GPT-2's names. Source: https://arxiv.org/abs/2408.03541."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -12,11 +11,10 @@ from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"num_layers": "num_hidden_layers", "layer_norm_epsilon": "rms_norm_eps"}
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True
     attention_bias: bool = False
     mlp_bias: bool = False
 
@@ -44,6 +42,5 @@ class Model(DenseModel):
     layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
     feed_forward_type = FeedForward
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        return Nested(cls.attention_options(args, index))
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        return Nested(self.attention_options(args, index))

@@ -1,17 +1,15 @@
 """EXAONE 4: norms after the branches; full layers have no rope where others slide. https://arxiv.org/abs/2507.11407."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..nn import POST_NORM
 from .dense import DenseModel, SlidingArgs
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     rms_norm_eps: float = 1e-5
     sliding_window: int | None = 4096
-    sliding_window_pattern: int | str | None = 4  # type: ignore[assignment]
+    sliding_window_pattern: int | str | None = 4
 
     def __post_init__(self) -> None:
         pattern = self.sliding_window_pattern
@@ -30,6 +28,5 @@ class Model(DenseModel):
     layer_names = POST_NORM
     qk_norm = True
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         return args.sliding_window is None or args.layer_type(index) == "sliding_attention"

@@ -3,7 +3,6 @@
 Source: https://arxiv.org/abs/2601.01739.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mlx import nn
@@ -16,7 +15,6 @@ from .experts import gated_moe, grouped_routing
 from .weights import Drop, Rename, expert_rules
 
 
-@dataclass
 class ModelArgs(Exaone4Args):
     fixed: ClassVar = {"scoring_func": ("sigmoid",)}
     mlp_layer_types: list[str] | None = None
@@ -47,6 +45,5 @@ class Model(Exaone4):
         *expert_rules(),
     )
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         return gated_moe(args, grouped_routing(args), correction=True)

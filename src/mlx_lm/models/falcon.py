@@ -1,6 +1,5 @@
 """Falcon: projections fused by group of heads, parallel branches, rope or ALiBi. Source: https://arxiv.org/abs/2311.16867."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -15,13 +14,12 @@ from .gpt_neox import FeedForward
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
     aliases: ClassVar = {"activation": "hidden_act", "ffn_hidden_size": "intermediate_size"}
     layer_norm_eps: float = 1e-5
-    hidden_act: str = field(default="gelu", kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    hidden_act: str = "gelu"
+    tie_word_embeddings: bool = True
     alibi: bool = False
     bias: bool = False
     multi_query: bool = True
@@ -61,23 +59,20 @@ class Model(DenseModel):
     parallel = "parallel_attn"
     rules = (Rename(r"^(h|word_embeddings|ln_f)\.", r"transformer.\1."),)
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         if not args.parallel_attn:
             return LayerNames("self_attention")
         if args.new_decoder_architecture and args.num_ln_in_parallel_attn in (None, 2):
             return LayerNames("self_attention", pre_mixer="ln_attn", pre_feed_forward="ln_mlp")
         return LayerNames("self_attention", pre_feed_forward=None)
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         bias = {"bias": args.bias, "out_bias": args.bias}
         if not args.alibi:
-            return FalconAttention(cls.attention_options(args, index, fused=True, **bias))
-        options: AttentionOptions = cls.attention_options(args, index, fused=True, rope=None, **bias)
+            return FalconAttention(self.attention_options(args, index, fused=True, **bias))
+        options: AttentionOptions = self.attention_options(args, index, fused=True, rope=None, **bias)
         # The bias is scaled with the scores, unlike elsewhere.
         return FalconAlibi(options, tuple(s * options.head_dim**-0.5 for s in alibi_slopes(options.num_heads)))
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.bias)

@@ -20,9 +20,8 @@ from .dense import DenseModel
 from .weights import Rule, Transform, Weights, apply_rules, conv_layout
 
 
-@dataclass
 class ModelArgs(Mamba2Args):
-    max_position_embeddings: int = field(default=8192, kw_only=True)
+    max_position_embeddings: int = 8192
     mamba_rms_norm: bool = False
     mamba_norm_before_gate: bool = True
     projectors_bias: bool = False
@@ -127,16 +126,14 @@ class Model(DenseModel):
         )
         return (*super().weight_rules(), FoldPublished(folds))
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> DecoderLayer:
         layer = super().layer(args, index)
-        options = cls.attention_options(args, index)
+        options = self.attention_options(args, index)
         scales = {"key_scale": args.key_multiplier, "value_scale": args.attention_in_multiplier}
         layer.self_attn = ScaledAttention(options, **scales)
         return layer
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         return Mamba2(
             args.mamba_options(
                 norm=args.mamba_rms_norm,
@@ -145,11 +142,9 @@ class Model(DenseModel):
             )
         )
 
-    @staticmethod
-    def embed_scale(args: Any) -> float:
+    def embed_scale(self, args: Any) -> float:
         return 1.0  # the weights hold it
 
-    @staticmethod
-    def logit_scale(args: Any) -> float:
+    def logit_scale(self, args: Any) -> float:
         # A tied head reads the embedding, which holds the embedding's multiplier.
         return args.lm_head_multiplier / args.embedding_multiplier if args.tie_word_embeddings else 1.0

@@ -1,6 +1,5 @@
 """Falcon Mamba: Mamba with norms on the time steps and the two maps. Source: https://arxiv.org/abs/2410.05355."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -10,7 +9,6 @@ from ..nn import Mamba
 from . import mamba
 
 
-@dataclass
 class ModelArgs(mamba.ModelArgs):
     mixer_rms_eps: float = 1e-6
 
@@ -26,6 +24,5 @@ class NormedMamba(Mamba):
 
 
 class Model(mamba.Model):
-    @classmethod
-    def mixer(cls, args: Any) -> Mamba:
-        return NormedMamba(cls.options(args), args.mixer_rms_eps)
+    def mixer(self, args: Any) -> Mamba:
+        return NormedMamba(self.options(args), args.mixer_rms_eps)

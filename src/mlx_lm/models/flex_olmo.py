@@ -1,6 +1,5 @@
 """FlexOlmo: OLMo 2 with OLMoE's experts. Source: https://arxiv.org/abs/2507.07024."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from mlx import nn
@@ -12,11 +11,10 @@ from .olmo2 import ModelArgs as Olmo2Args
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(Olmo2Args):
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 4096
-    rope_theta: float = field(default=500000.0, kw_only=True)
+    rope_theta: float = 500000.0
     num_experts: int = 7
     num_experts_per_tok: int = 5
     norm_topk_prob: bool = False
@@ -25,6 +23,5 @@ class ModelArgs(Olmo2Args):
 class Model(Olmo2):
     rules = expert_rules()
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

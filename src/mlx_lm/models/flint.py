@@ -3,7 +3,6 @@
 Source: https://huggingface.co/RecursiveSI/flint.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mlx import nn
@@ -15,7 +14,6 @@ from .qwen2_moe import Experts
 from .weights import Rename, expert_rules
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     head_dim: int | None = 128
     max_position_embeddings: int = 262144
@@ -49,7 +47,6 @@ class Model(DenseModel):
     attention: ClassVar = {"sinks": True}
     rules = (Rename(r"\.self_attn\.softmax_offset$", ".self_attn.sinks"), *expert_rules())
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=args.norm_topk_prob)
         return gated_moe(args, routing, Experts, shared=args.shared_expert_intermediate_size)

@@ -4,7 +4,7 @@ Source: llama.cpp's converter and graph of GearForCausalLM, https://github.com/g
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Any, Self
 
@@ -20,7 +20,6 @@ from .config import flatten_config, refuse
 from .weights import Transform, conv_layout
 
 
-@dataclass
 class ModelArgs(gemma3_text.ModelArgs):
     query_pre_attn_scalar: float = 0.0  # 0: head_dim
     sliding_window: int | None = 512
@@ -82,10 +81,8 @@ class LocalMixer(nn.Module):
 class Model(gemma3_text.Model):
     rules = (Transform(r"\.local_mixer\.(key|value)_conv\.weight$", conv_layout),)
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         return replace(SANDWICH_NORM, mixer="local_mixer") if args.mixes_locally[index] else SANDWICH_NORM
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         return LocalMixer(args) if args.mixes_locally[index] else super().mixer(args, index)

@@ -3,20 +3,18 @@
 The later Gemma families derive from this one.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     head_dim: int | None = 256
-    hidden_act: str = field(default="gelu_pytorch_tanh", kw_only=True)
+    hidden_act: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 8192
     attention_bias: bool = False
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
         if self.hidden_act == "gelu":  # the first releases wrote this and meant the tanh form
@@ -27,6 +25,5 @@ class ModelArgs(DecoderArgs):
 class Model(DenseModel):
     norm_options: ClassVar = {"offset": 1.0}
 
-    @staticmethod
-    def embed_scale(args: Any) -> float:
+    def embed_scale(self, args: Any) -> float:
         return args.hidden_size**0.5

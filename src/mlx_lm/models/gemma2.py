@@ -1,6 +1,5 @@
 """Gemma 2: norms around both branches, soft-capped scores and logits. Source: https://arxiv.org/abs/2408.00118."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
@@ -9,7 +8,6 @@ from .dense import SlidingArgs
 from .gemma import Model as Gemma
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     head_dim: int | None = 256
     hidden_activation: str | None = None
@@ -20,7 +18,7 @@ class ModelArgs(SlidingArgs):
     final_logit_softcapping: float | None = 30.0
     attention_bias: bool = False
     max_position_embeddings: int = 8192
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
         self.hidden_act = self.hidden_activation or "gelu_pytorch_tanh"
@@ -32,7 +30,6 @@ class ModelArgs(SlidingArgs):
 class Model(Gemma):
     layer_names = SANDWICH_NORM
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         usual = {"scale": args.query_pre_attn_scalar**-0.5, "softcap": args.attn_logit_softcapping or None}
         return super().attention_options(args, index, **(usual | changes))

@@ -1,26 +1,23 @@
 """Gemma 3: five sliding layers to a full one, each kind with its own rope. Source: https://arxiv.org/abs/2503.19786."""
 
-from dataclasses import dataclass, field
-
 from .config import refuse
 from .dense import TwoRopeArgs
 from .gemma2 import Model as Gemma2
 from .gemma2 import ModelArgs as Gemma2Args
 
 
-@dataclass
 class ModelArgs(TwoRopeArgs, Gemma2Args):
     """Published text configs leave out what equals the defaults."""
 
-    hidden_size: int = field(default=2304, kw_only=True)
-    intermediate_size: int = field(default=9216, kw_only=True)
-    num_hidden_layers: int = field(default=26, kw_only=True)
-    num_attention_heads: int = field(default=8, kw_only=True)
-    num_key_value_heads: int | None = field(default=4, kw_only=True)
-    vocab_size: int = field(default=262208, kw_only=True)
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 8
+    num_key_value_heads: int | None = 4
+    vocab_size: int = 262208
     max_position_embeddings: int = 131072
     sliding_window_pattern: int | None = 6
-    rope_theta: float = field(default=1000000.0, kw_only=True)
+    rope_theta: float = 1000000.0
     rope_local_base_freq: float | None = 10000.0
     final_logit_softcapping: float | None = None
     use_bidirectional_attention: bool | None = False

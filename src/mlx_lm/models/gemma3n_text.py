@@ -4,7 +4,6 @@ Sources: https://ai.google.dev/gemma/docs/gemma-3n, AltUp https://arxiv.org/abs/
 https://arxiv.org/abs/2411.07501.
 """
 
-from dataclasses import dataclass, field
 from functools import partial
 from statistics import NormalDist
 from typing import Any
@@ -22,16 +21,13 @@ from .dense import TwoRopeArgs
 from .per_layer import PerLayerInputs, PerLayerModel, Shared, SharingAttention, check_sharing
 
 
-@dataclass
 class ModelArgs(TwoRopeArgs):
-    intermediate_size: int | list[int] = field(  # type: ignore[assignment, reportIncompatibleVariableOverride]
-        default=16384, kw_only=True
-    )
+    intermediate_size: int | list[int] = 16384
     head_dim: int | None = 256
     hidden_activation: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 32768
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
-    rope_theta: float = field(default=1000000.0, kw_only=True)
+    tie_word_embeddings: bool = True
+    rope_theta: float = 1000000.0
     rope_local_base_freq: float | None = 10000.0
     sliding_window: int | None = 512
     sliding_window_pattern: int | None = 5
@@ -132,15 +128,13 @@ class Model(PerLayerModel):
     layer_type = Layer
     backbone_type = Streams
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         norm = partial(RMSNorm, eps=args.rms_norm_eps)
-        options = cls.attention_options(args, index, scale=1.0, qk_norm=norm)
+        options = self.attention_options(args, index, scale=1.0, qk_norm=norm)
         kind, reads = args.layer_type(index), args.reads(index)
         return SharingAttention(options, kind=kind, reads=reads, eps=args.rms_norm_eps)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         sizes, share = (args.hidden_size, args.intermediate_size[index]), args.activation_sparsity_pattern[index]
         if not share:
             return GatedMLP(*sizes, args.hidden_act)

@@ -3,7 +3,6 @@
 Source: https://ai.google.dev/gemma/docs/core/model_card_4.
 """
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,14 +22,13 @@ _ROPES = {
 }
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     """Full layers have heads of another size, given by layer (`per_layer_config`) or for all (`global_...`)."""
 
     head_dim: int | None = 256
     hidden_activation: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 131072
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_word_embeddings: bool = True
     sliding_window: int | None = 512
     sliding_window_pattern: int | None = 6
     attention_bias: bool = False
@@ -150,12 +148,11 @@ class Model(PerLayerModel):
     backbone_type = PerLayerInputs
     rules = expert_rules(r"layers\.\d+", target="experts.switch_glu")
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         heads, kv_heads, head_dim = args.layer_heads(index)
         norm = partial(RMSNorm, eps=args.rms_norm_eps)
         sizes = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
-        options = cls.attention_options(args, index, **sizes, scale=1.0, qk_norm=norm)
+        options = self.attention_options(args, index, **sizes, scale=1.0, qk_norm=norm)
         return SharingAttention(
             options,
             kind=args.layer_type(index),
@@ -164,11 +161,9 @@ class Model(PerLayerModel):
             values_are_keys=args.attention_k_eq_v and args.window(index) is None and not args.reads(index),
         )
 
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
+    def rope(self, args: Any, index: int) -> Rope | None:
         return make_rope(args.layer_heads(index)[2], args.rope_parameters(args.layer_type(index)))
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         width = args.intermediate_size * (2 if args.use_double_wide_mlp and args.reads(index) else 1)
         return GatedMLP(args.hidden_size, width, args.hidden_act)

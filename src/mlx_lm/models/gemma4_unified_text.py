@@ -1,14 +1,11 @@
 """Gemma 4 with one tower for all modalities: Gemma 4's text model without experts and inputs of each layer's own."""
 
-from dataclasses import dataclass
-
 from . import gemma4_text
 from .gemma4_text import Model
 
 __all__ = ["Model", "ModelArgs"]
 
 
-@dataclass
 class ModelArgs(gemma4_text.ModelArgs):
     max_position_embeddings: int = 262144
     sliding_window: int | None = 1024

@@ -1,13 +1,11 @@
 """GLM-4 9B: half of each head rotated by neighbours, fused feed-forward. Source: https://arxiv.org/abs/2406.12793."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     head_dim: int | None = 128
     rms_norm_eps: float = 1.5625e-7

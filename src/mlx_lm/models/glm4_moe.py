@@ -1,6 +1,5 @@
 """GLM-4.5 to 4.7: sigmoid routing in groups with a selection bias, shared experts. https://arxiv.org/abs/2508.06471."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.nn as nn
@@ -12,7 +11,6 @@ from .experts import gated_moe, grouped_routing
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
@@ -37,6 +35,5 @@ class Model(DenseModel):
     attention: ClassVar = {"out_bias": False}
     next_token_layers = True
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
-        return gated_moe(args, grouped_routing(args), cls.moe_type, correction=True)
+    def experts(self, args: Any) -> nn.Module:
+        return gated_moe(args, grouped_routing(args), self.moe_type, correction=True)

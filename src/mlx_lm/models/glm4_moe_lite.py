@@ -1,14 +1,11 @@
 """GLM-4.7-Flash: DeepSeek-V3's attention and routing, with the kind of each feed-forward listed."""
 
-from dataclasses import dataclass, field
-
 from . import deepseek_v3
 
 
-@dataclass
 class ModelArgs(deepseek_v3.ModelArgs):
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    max_position_embeddings: int = field(default=202752, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 202752
     q_lora_rank: int | None = 768
     qk_nope_head_dim: int = 192
     v_head_dim: int = 256

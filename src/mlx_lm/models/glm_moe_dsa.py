@@ -3,7 +3,6 @@
 Source: https://arxiv.org/abs/2603.12201.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
@@ -14,10 +13,9 @@ from .base import PassingBackbone, PassingLayer
 _KINDS = {"F": "full", "S": "shared"}
 
 
-@dataclass
 class ModelArgs(deepseek_v32.ModelArgs):
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    max_position_embeddings: int = field(default=202752, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 202752
     q_lora_rank: int | None = 2048
     qk_nope_head_dim: int = 192
     v_head_dim: int = 256
@@ -47,6 +45,5 @@ class Model(deepseek_v32.Model):
     layer_type = PassingLayer
     traditional_index: ClassVar[bool] = True
 
-    @classmethod
-    def index_options(cls, args: Any, index: int) -> IndexOptions | None:
+    def index_options(self, args: Any, index: int) -> IndexOptions | None:
         return super().index_options(args, index) if args.indexer_types[index] == "full" else None

@@ -1,6 +1,5 @@
 """GPT-2: learned positions, fused projections stored transposed. https://openai.com/index/better-language-models."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..nn import Attention, AttentionOptions, LayerNames
@@ -11,13 +10,12 @@ from .starcoder2 import FeedForward
 from .weights import Rename, Transform
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
     layer_norm_eps: float = 1e-5
-    hidden_act: str = field(default="gelu_new", kw_only=True)
+    hidden_act: str = "gelu_new"
     max_position_embeddings: int = 1024
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_word_embeddings: bool = True
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
 
@@ -39,8 +37,7 @@ class Model(DenseModel):
         Rename(r"^(transformer\.)?(h|wte|wpe|ln_f)\.", r"model.\2."),
     )
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         scale = args.heads[2] ** -0.5 if args.scale_attn_weights else 1.0
         if args.scale_attn_by_inverse_layer_idx:
             scale /= index + 1

@@ -1,6 +1,5 @@
 """GPT-Neo: learned positions, unscaled scores, every second layer sees a window. https://doi.org/10.5281/zenodo.5297715."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..nn import LayerNames, OutProjAttention
@@ -12,13 +11,12 @@ from .starcoder2 import FeedForward
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
     aliases: ClassVar = {"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"}
     layer_norm_eps: float = 1e-5
-    hidden_act: str = field(default="gelu_new", kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    hidden_act: str = "gelu_new"
+    tie_word_embeddings: bool = True
     window_size: int = 256
     attention_layers: list[str] | None = None
     attention_types: list[Any] | None = None  # [[["global", "local"], 12]]

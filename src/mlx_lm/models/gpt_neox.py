@@ -1,6 +1,5 @@
 """GPT-NeoX, Pythia: parallel branches, projections fused head by head. Source: https://arxiv.org/abs/2204.06745."""
 
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..nn import MLP, HeadwiseAttention, LayerNames
@@ -9,10 +8,9 @@ from .dense import DenseModel
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     layer_norm_eps: float = 1e-5
-    hidden_act: str = field(default="gelu", kw_only=True)
+    hidden_act: str = "gelu"
     partial_rotary_factor: float = 0.25
     use_parallel_residual: bool = True
     attention_bias: bool = True

@@ -1,6 +1,6 @@
 """gpt-oss: attention sinks, alternating windows, clamped experts with biases. https://arxiv.org/abs/2508.10925."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,7 +12,6 @@ from .dense import DenseModel, SlidingArgs
 from .weights import Rename, Split, Transform
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     head_dim: int | None = 64
     rms_norm_eps: float = 1e-5
@@ -20,8 +19,8 @@ class ModelArgs(SlidingArgs):
     sliding_window: int | None = 128
     sliding_window_pattern: int | None = 2
     max_position_embeddings: int = 131072
-    rope_theta: float = field(default=150000.0, kw_only=True)
-    rope_scaling: dict[str, Any] = field(kw_only=True)  # type: ignore[assignment]
+    rope_theta: float = 150000.0
+    rope_scaling: dict[str, Any] = field()  # type: ignore[assignment]
     num_local_experts: int = 128
     num_experts_per_tok: int = 4
     swiglu_alpha: float = 1.702
@@ -49,8 +48,7 @@ class Model(DenseModel):
         Split(r"(.*\.experts)\.gate_up_proj\.(\w+)", (r"\1.gate_proj.\2", r"\1.up_proj.\2"), 1, interleaved=True),
     )
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         act = partial(clamped_swiglu, alpha=args.swiglu_alpha, limit=args.swiglu_limit)
         experts = SwitchGLU(args.hidden_size, args.intermediate_size, args.num_local_experts, act=act, bias=True)
         top = Routing(args.num_experts_per_tok, "softmax_topk")

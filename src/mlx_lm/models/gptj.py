@@ -1,6 +1,5 @@
 """GPT-J: parallel branches after one norm, rotation by neighbours. https://github.com/kingoflolz/mesh-transformer-jax."""
 
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..nn import MLP, LayerNames, OutProjAttention, RopeParameters
@@ -10,11 +9,10 @@ from .gpt2 import ModelArgs as Gpt2Args
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(Gpt2Args):
     rotary_dim: int = 64
     max_position_embeddings: int = 2048
-    tie_word_embeddings: bool = field(default=False, kw_only=True)
+    tie_word_embeddings: bool = False
 
     def layer_rope(self, index: int) -> RopeParameters:
         return RopeParameters(partial=self.rotary_dim / self.heads[2])

@@ -1,13 +1,11 @@
 """Granite: multipliers on embeddings, scores, residuals and logits. Source: https://arxiv.org/abs/2405.04324."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from .config import DecoderArgs, refuse
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -22,6 +20,5 @@ class ModelArgs(DecoderArgs):
 
 
 class Model(DenseModel):
-    @staticmethod
-    def logit_scale(args: Any) -> float:
+    def logit_scale(self, args: Any) -> float:
         return 1 / args.logits_scaling

@@ -1,6 +1,5 @@
 """Granite with windows and sinks, and a rope base for each layer. Source: https://huggingface.co/ibm-granite."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
@@ -11,7 +10,6 @@ from .granite import Model as Granite
 from .granite import ModelArgs as GraniteArgs
 
 
-@dataclass
 class WindowArgs(SlidingArgs):
     """Every fourth layer is full, from the first on; a base of 0 means no rope."""
 
@@ -38,16 +36,14 @@ class Sinks(DenseModel):
 
     attention: ClassVar = {"sinks": True}
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         return args.layer_rope_theta[index] > 0
 
 
-@dataclass
 class ModelArgs(WindowArgs, GraniteArgs):
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
-    max_position_embeddings: int = field(default=8192, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True
+    max_position_embeddings: int = 8192
 
 
 class Model(Sinks, Granite):

@@ -1,6 +1,5 @@
 """Granite 3 with experts in every layer. Source: https://huggingface.co/ibm-granite/granite-3.1-3b-a800m-base."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.nn as nn
@@ -12,7 +11,6 @@ from .granite import ModelArgs as GraniteArgs
 from .weights import Rename, expert_rules
 
 
-@dataclass
 class ModelArgs(GraniteArgs):
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
@@ -31,6 +29,5 @@ class Model(Granite):
         *expert_rules("block_sparse_moe"),
     )
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return gated_moe(args, Routing(args.num_experts_per_tok, "softmax_topk"), Experts)

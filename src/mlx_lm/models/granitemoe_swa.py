@@ -1,13 +1,10 @@
 """Granite with experts, windows and sinks. Source: https://huggingface.co/ibm-granite."""
 
-from dataclasses import dataclass
-
 from .granite_swa import Sinks, WindowArgs
 from .granitemoeshared import Model as GraniteMoeShared
 from .granitemoeshared import ModelArgs as GraniteMoeSharedArgs
 
 
-@dataclass
 class ModelArgs(WindowArgs, GraniteMoeSharedArgs):
     pass
 

@@ -4,7 +4,6 @@ Source: https://huggingface.co/ibm-granite/granite-4.0-h-small.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import mlx.core as mx
@@ -20,7 +19,6 @@ from .weights import Rename, Rule, Split, Transform, conv_layout
 _KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
-@dataclass
 class ModelArgs(Mamba2Args, GraniteArgs):
     fixed: ClassVar = {"position_embedding_type": ("nope", "rope")}
     num_local_experts: int = 8
@@ -74,21 +72,17 @@ class Model(GraniteMoe):
         split = Split(r"(.*\.layers\.\d+)\.shared_mlp\.input_linear\.(\w+)", halves)
         return (*super().weight_rules(), conv, split, Rename(r"\.shared_mlp\.output_linear\.", ".mlp.down_proj."))
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         mixer = "mamba" if args.is_mamba(index) else "self_attn"
         return LayerNames(mixer, "block_sparse_moe" if args.num_local_experts else "mlp")
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         return args.position_embedding_type == "rope"
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         return Mamba2(args.mamba_options()) if args.is_mamba(index) else super().mixer(args, index)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         if args.num_local_experts:
             return super().feed_forward(args, index)
         return GatedMLP(args.hidden_size, args.shared_intermediate_size, args.hidden_act)

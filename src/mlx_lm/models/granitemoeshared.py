@@ -1,6 +1,5 @@
 """Granite 3 with experts and a feed-forward that every token visits. Source: https://huggingface.co/ibm-granite."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.nn as nn
@@ -11,7 +10,6 @@ from .granitemoe import ModelArgs as GraniteMoeArgs
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(GraniteMoeArgs):
     shared_intermediate_size: int = 0
 
@@ -23,8 +21,7 @@ class Model(GraniteMoe):
         *GraniteMoe.rules,
     )
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         moe = super().feed_forward(args, index)
         if args.shared_intermediate_size:
             shared = GatedMLP(args.hidden_size, args.shared_intermediate_size, args.hidden_act, fused=True)

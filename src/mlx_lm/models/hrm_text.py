@@ -5,7 +5,6 @@ tokens are instructions. Source: https://huggingface.co/sapientinc/HRM-Text-1B.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -19,7 +18,6 @@ from .dense import DenseModel
 from .weights import Rename, Split
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     head_dim: int | None = 128
     attention_bias: bool = False
@@ -111,6 +109,5 @@ class Model(DenseModel):
     def layers(self) -> list[nn.Module]:
         return [*self["model"]["L_module"].layers, *self["model"]["H_module"].layers]
 
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
+    def norm(self, args: Any) -> nn.Module:
         return UnitRMSNorm(args.rms_norm_eps)

@@ -3,7 +3,6 @@
 Sources: https://arxiv.org/abs/2411.02265, https://huggingface.co/tencent/Tencent-Hunyuan-Large.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -21,7 +20,6 @@ from .config import check_numbers
 _Seen = tuple[tuple[KVView, ...], int | mx.array]
 
 
-@dataclass
 class ModelArgs(hunyuan_v1_moe.ModelArgs):
     fixed: ClassVar = dict.fromkeys(("group_limited_greedy", "mamba", "position_embedding_xdrope", "use_mla"), (False,))
     aliases: ClassVar = {"attention_head_dim": "head_dim"}
@@ -96,12 +94,10 @@ class Model(hunyuan_v1_moe.Model):
     backbone_type = PassingBackbone
     layer_type = PassingLayer
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> GroupAttention:
-        return GroupAttention(cls.attention_options(args, index), args, args.reads(index))
+    def mixer(self, args: Any, index: int) -> GroupAttention:
+        return GroupAttention(self.attention_options(args, index), args, args.reads(index))
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         width, size, count = args.hidden_size, args.intermediate_size, args.at("num_experts", index)
         if count == 1 or index < args.moe_layer_num_skipped:
             return GatedMLP(width, size, args.hidden_act, bias=args.mlp_bias)

@@ -1,6 +1,5 @@
 """Hunyuan dense: norms on heads after their rotation, a rope base raised by alpha. https://github.com/Tencent-Hunyuan."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -10,7 +9,6 @@ from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     rms_norm_eps: float = 1e-5
     attention_bias: bool = False
@@ -36,6 +34,5 @@ class RotatedNorms(Attention):
 
 
 class Model(DenseModel):
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> Attention:
-        return RotatedNorms(cls.attention_options(args, index), args.rms_norm_eps)
+    def mixer(self, args: Any, index: int) -> Attention:
+        return RotatedNorms(self.attention_options(args, index), args.rms_norm_eps)

@@ -1,6 +1,5 @@
 """Hunyuan A13B: Hunyuan dense with experts beside a shared feed-forward. https://github.com/Tencent-Hunyuan."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.nn as nn
@@ -12,7 +11,6 @@ from .hunyuan_v1_dense import ModelArgs as HunyuanArgs
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(HunyuanArgs):
     num_experts: int | list[int] = 1
     moe_topk: int | list[int] = 1
@@ -31,8 +29,7 @@ class Experts(MoE):
 class Model(Hunyuan):
     rules = expert_rules()
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         count, top = (n if isinstance(n, int) else n[index] for n in (args.num_experts, args.moe_topk))
         width, size, act = args.hidden_size, args.intermediate_size, args.hidden_act
         shared = GatedMLP(width, size, act)

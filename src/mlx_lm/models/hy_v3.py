@@ -1,6 +1,5 @@
 """Hunyuan 3: norms on queries and keys, sigmoid routing beside a shared feed-forward. https://huggingface.co/tencent."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from mlx import nn
@@ -12,12 +11,11 @@ from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     head_dim: int | None = 128
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
-    rope_theta: float = field(default=11158840.0, kw_only=True)
+    rope_theta: float = 11158840.0
     attention_bias: bool = False
     mlp_bias: bool = False
     mlp_layer_types: list[str] | None = None
@@ -47,7 +45,6 @@ class Model(DenseModel):
         *expert_rules(),
     )
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.router_scaling_factor, epsilon=1e-20)
         return gated_moe(args, routing, Experts, correction=True)

@@ -4,7 +4,7 @@ Source: https://huggingface.co/tencent/Hy4-preview.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,9 +23,8 @@ from .deepseek_v4 import StreamBackbone
 from .weights import Drop, Rename, Rule
 
 
-@dataclass
 class ModelArgs(glm_moe_dsa.ModelArgs):
-    max_position_embeddings: int = field(default=262144, kw_only=True)
+    max_position_embeddings: int = 262144
     q_lora_rank: int | None = 1536
     rope_interleave: bool = False
     moe_intermediate_size: int = 768
@@ -122,23 +121,19 @@ class Model(glm_moe_dsa.Model):
     mixer_type = Attention
     traditional_index = False
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
-        return Layer(args, cls.mixer(args, index), cls.feed_forward(args, index))  # type: ignore[arg-type]
+    def layer(self, args: Any, index: int) -> nn.Module:
+        return Layer(args, self.mixer(args, index), self.feed_forward(args, index))  # type: ignore[arg-type]
 
-    @classmethod
-    def latent_options(cls, args: Any, index: int) -> LatentOptions:
+    def latent_options(self, args: Any, index: int) -> LatentOptions:
         return replace(super().latent_options(args, index), sinks=True)
 
-    @classmethod
-    def index_options(cls, args: Any, index: int) -> IndexOptions | None:
+    def index_options(self, args: Any, index: int) -> IndexOptions | None:
         options = super().index_options(args, index)
         if options is None or options.rope is None:
             return options
         return replace(options, rope=LastRope(options.rope), norm_eps=args.rms_norm_eps)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
         block = super().feed_forward(args, index)
         if isinstance(block, MoE):
             block.switch_mlp.act = partial(limited, act=args.hidden_act, limit=args.swiglu_limit)

@@ -1,6 +1,5 @@
 """HyperCLOVA X: Granite's multipliers (logits are multiplied), norms around both branches. https://arxiv.org/abs/2506.22403."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..nn import LayerNames
@@ -8,19 +7,16 @@ from .granite import Model as Granite
 from .granite import ModelArgs as GraniteArgs
 
 
-@dataclass
 class ModelArgs(GraniteArgs):
     attention_multiplier: float | None = None  # type: ignore[assignment]
     use_post_norm: bool = True
 
 
 class Model(Granite):
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         if not args.use_post_norm:
             return LayerNames()
         return LayerNames(post_mixer="post_norm1", post_feed_forward="post_norm2")
 
-    @staticmethod
-    def logit_scale(args: Any) -> float:
+    def logit_scale(self, args: Any) -> float:
         return args.logits_scaling

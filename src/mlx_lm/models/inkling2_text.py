@@ -4,7 +4,6 @@ Source: https://huggingface.co/thinkingmachines/Inkling-2-Small-MXFP8.
 """
 
 import re
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -18,17 +17,16 @@ from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot
 from . import inkling_text
 from .base import Cache, layer_state
 from .config import refuse
-from .weights import Rename, Rule, Weights
+from .weights import Rename, Weights
 
 
-@dataclass
 class ModelArgs(inkling_text.ModelArgs):
     aliases: ClassVar = {
         **{k: v for k, v in inkling_text.ModelArgs.aliases.items() if k != "embedding_multiplier"},
         "intermediate_size": "moe_intermediate_size",
         "routed_scaling_factor": "route_scale",
     }
-    max_position_embeddings: int = field(default=1048576, kw_only=True)
+    max_position_embeddings: int = 1048576
     unpadded_vocab_size: int | None = 200058
     swa_num_attention_heads: int = 48
     swa_num_key_value_heads: int = 8
@@ -193,7 +191,7 @@ def _chosen_by_layer(weights: Weights) -> Weights:
 class Model(inkling_text.Model):
     backbone_type = BlockBackbone
     layer_type = Layer
-    rules: ClassVar[tuple[Rule, ...]] = (
+    rules = (
         _chosen_by_layer,
         Rename(r"\.attn_res\.output_query$", ".final_input.query"),
         Rename(r"\.post_attention_convolution\.", ".attn_sconv."),
@@ -206,18 +204,15 @@ class Model(inkling_text.Model):
         *inkling_text.Model.rules,
     )
 
-    @staticmethod
-    def logit_scale(args: Any) -> float:
+    def logit_scale(self, args: Any) -> float:
         return 1.0
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         size = args.swa_head_dim if args.slides(index) else args.head_dim
-        options = cls.attention_options(args, index, qk_norm=None, scale=size**-0.5)
+        options = self.attention_options(args, index, qk_norm=None, scale=size**-0.5)
         return Attention(options, args.relative(index), args)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         width, size, count = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts
         linear, above = args.mlp_gate_softcap, args.mlp_up_softcap
 
@@ -227,12 +222,10 @@ class Model(inkling_text.Model):
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.route_scale, epsilon=1e-20)
         return MoE(width, count, routing, SwitchGLU(width, size, count, act=capped), correction=True)
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         return LayerNames(pre_mixer="input_layernorm" if args.slides(index) else None)
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> DecoderLayer:
         layer, width, slides = super().layer(args, index), args.hidden_size, args.slides(index)
         layer.boundary = index % args.n_layers_per_attn_res_block == 0
         for name in ("attn_sconv", "mlp_sconv"):

@@ -4,7 +4,6 @@ Source: https://huggingface.co/thinkingmachines/Inkling.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -29,7 +28,6 @@ def _pairs(pattern: str, target: str, axis: int) -> Split:
     return Split(rf"(?P<at>.*){pattern}", tuple(names), axis, interleaved=True)
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"shared_expert_sink": (True,)}
     aliases: ClassVar = {
@@ -40,8 +38,8 @@ class ModelArgs(DecoderArgs):
         "model_max_length": "max_position_embeddings",
     }
     head_dim: int | None = 128
-    intermediate_size: int = field(default=24576, kw_only=True)
-    max_position_embeddings: int = field(default=131072, kw_only=True)
+    intermediate_size: int = 24576
+    max_position_embeddings: int = 131072
     unpadded_vocab_size: int | None = None
     swa_num_attention_heads: int = 64
     swa_num_key_value_heads: int = 16
@@ -166,7 +164,7 @@ class NormedBackbone(Backbone):
 class Model(DenseModel):
     backbone_type = NormedBackbone
     layer_type = ConvolvedLayer
-    rules: ClassVar[tuple[Rule, ...]] = (
+    rules = (
         Drop(r"(^|\.)mtp\."),
         Rename(r"^model\.llm\.unembed\.", "lm_head."),
         Rename(r"^model\.llm\.embed\.", "model.embed_tokens."),
@@ -193,8 +191,7 @@ class Model(DenseModel):
         if self.rows(args) < args.vocab_size:
             self.lm_head = Linear(args.hidden_size, self.rows(args), bias=False)
 
-    @staticmethod
-    def rows(args: Any) -> int:
+    def rows(self, args: Any) -> int:
         """Tokens that have a logit: those after them only fill up the tables."""
         return min(args.unpadded_vocab_size or args.vocab_size, args.vocab_size)
 
@@ -202,8 +199,7 @@ class Model(DenseModel):
         rows = self.rows(self.args)
         return (*super().weight_rules(), Transform(r"^lm_head\.", lambda w: w[:rows]))
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         sizes = {"rope": None, "qk_norm": partial(RMSNorm, eps=args.rms_norm_eps), "scale": 1 / args.head_dim}
         if args.slides(index):
             names = ("swa_num_attention_heads", "swa_num_key_value_heads", "swa_head_dim")
@@ -211,21 +207,17 @@ class Model(DenseModel):
             sizes |= {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": size, "scale": 1 / size}
         return super().attention_options(args, index, **(sizes | changes))
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        return RelativeAttention(cls.attention_options(args, index), args.relative(index))
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        return RelativeAttention(self.attention_options(args, index), args.relative(index))
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return Experts(args) if args.mlp_layer_types[index] == "sparse" else ScaledMLP(args)
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> DecoderLayer:
         layer = super().layer(args, index)
         for name in ("attn_sconv", "mlp_sconv"):
             layer[name] = ResidualConv(args.hidden_size, args.conv_kernel_size)
         return layer
 
-    @staticmethod
-    def logit_scale(args: Any) -> float:
+    def logit_scale(self, args: Any) -> float:
         return 1 / args.logits_mup_width_multiplier

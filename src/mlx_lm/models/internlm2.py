@@ -1,6 +1,5 @@
 """InternLM 2: one projection for queries, keys and values, laid out by key head. Source: https://arxiv.org/abs/2403.17297."""
 
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..nn import GatedMLP, LayerNames
@@ -9,10 +8,9 @@ from .dense import DenseModel
 from .falcon import FalconAttention
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"bias": "attention_bias"}
-    max_position_embeddings: int = field(default=32768, kw_only=True)
+    max_position_embeddings: int = 32768
     attention_bias: bool = True
 
 

@@ -1,13 +1,11 @@
 """InternLM 3: Llama under other names for its biases. Source: https://huggingface.co/internlm/internlm3-8b-instruct."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     head_dim: int | None = 128
     rms_norm_eps: float = 1e-5

@@ -1,14 +1,11 @@
 """IQuest-Coder: Llama. Source: https://huggingface.co/IQuestLab."""
 
-from dataclasses import dataclass
-
 from .config import DecoderArgs
 from .llama import Model
 
 __all__ = ["Model", "ModelArgs"]
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     head_dim: int | None = 128
     rms_norm_eps: float = 1e-5

@@ -3,7 +3,6 @@
 Source: https://huggingface.co/IQuestLab/IQuest-Coder-V1-40B-Loop-Instruct.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -17,10 +16,9 @@ from .dense import DenseModel
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
-    max_position_embeddings: int = field(default=131072, kw_only=True)
-    rope_theta: float = field(default=500000.0, kw_only=True)
+    max_position_embeddings: int = 131072
+    rope_theta: float = 500000.0
     attention_bias: bool = False
     mlp_bias: bool = False
     loop_num: int = 2
@@ -69,7 +67,7 @@ class LoopLayer(DecoderLayer):
     def at_loop(
         self, x: mx.array, state: LayerState, first: tuple[KVView, ...] | None, gate: nn.Module
     ) -> tuple[mx.array, tuple[KVView, ...]]:
-        h, first = self.self_attn.at_loop(self.input_layernorm(x), state, first, gate)  # type: ignore[operator]
+        h, first = self.self_attn.at_loop(self.input_layernorm(x), state, first, gate)
         x = x + h
         return x + self._feed(self.post_attention_layernorm(x)), first  # type: ignore[operator]
 
@@ -95,6 +93,5 @@ class Model(DenseModel):
     layer_type = LoopLayer
     rules = (Rename(r"\.gate_projections\.(\d+)\.gate_proj\.", r".gate_projections.\1."),)
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> LoopAttention:
-        return LoopAttention(cls.attention_options(args, index), args.loop_num, args.loop_window_size)
+    def mixer(self, args: Any, index: int) -> LoopAttention:
+        return LoopAttention(self.attention_options(args, index), args.loop_num, args.loop_window_size)

@@ -1,14 +1,11 @@
 """Jais 2: layer norms, squared ReLU without gate, biases everywhere. Source: https://huggingface.co/inceptionai."""
 
-from dataclasses import dataclass
-
 from .arcee import Model
 from .arcee import ModelArgs as ArceeArgs
 
 __all__ = ["Model", "ModelArgs"]
 
 
-@dataclass
 class ModelArgs(ArceeArgs):
     layer_norm_eps: float = 1e-5
     max_position_embeddings: int = 8192

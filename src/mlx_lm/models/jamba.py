@@ -1,8 +1,7 @@
 """Jamba: Mamba layers and, in a fixed rhythm, attention without positions and experts. https://arxiv.org/abs/2403.19887."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,12 +11,11 @@ from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm, Routing
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .experts import gated_moe
-from .weights import Rename, Rule, Transform, conv_layout, expert_rules
+from .weights import Rename, Transform, conv_layout, expert_rules
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
-    max_position_embeddings: int = field(default=262144, kw_only=True)
+    max_position_embeddings: int = 262144
     num_experts: int = 16
     num_experts_per_tok: int = 2
     expert_layer_period: int = 2
@@ -65,24 +63,21 @@ class Experts(MoE):
 
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
-    rules: ClassVar[tuple[Rule, ...]] = (
+    rules = (
         Transform(r"\.conv1d\.weight$", conv_layout),
         Rename(r"\.pre_moe_layernorm\.", ".pre_ff_layernorm."),
         Rename(r"\.moe\.", ".feed_forward."),
         *expert_rules("feed_forward"),
     )
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         mixer = "self_attn" if args.is_attention(index) else "mamba"
         return LayerNames(mixer, "feed_forward", pre_feed_forward="pre_ff_layernorm")
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         return False
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         if args.is_attention(index):
             return super().mixer(args, index)
         options = MambaOptions(
@@ -97,6 +92,5 @@ class Model(DenseModel):
         )
         return NormedMamba(options, args.rms_norm_eps)
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         return gated_moe(args, Routing(args.num_experts_per_tok, normalize=False), Experts)

@@ -1,6 +1,5 @@
 """JetMoE: experts for queries and outputs of attention too, all over one set of keys. https://arxiv.org/abs/2404.07413."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -16,12 +15,11 @@ from .experts import gated_moe
 from .weights import Rename, Split
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"kv_channels": "head_dim"}
     head_dim: int | None = 128
     max_position_embeddings: int = 4096
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_word_embeddings: bool = True
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
 
@@ -98,20 +96,16 @@ class Model(DenseModel):
         Rename(r"\.mlp\.output_linear\.", ".mlp.switch_mlp.down_proj."),
     )
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        return ExpertAttention(args, cls.rope(args, index))
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        return ExpertAttention(args, self.rope(args, index))
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         moe = gated_moe(args, Routing(args.num_experts_per_tok, "softmax_topk"), BiasedExperts)
         moe.bias = mx.zeros((args.hidden_size,))
         return moe
 
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
+    def norm(self, args: Any) -> nn.Module:
         return RMSNorm(args.hidden_size, 1e-6)  # whatever the config says, unlike the final norm
 
-    @classmethod
-    def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
+    def final_norm(self, args: Any) -> nn.Module:
         return RMSNorm(args.hidden_size, args.rms_norm_eps)

@@ -1,7 +1,6 @@
 """Kimi K2.5: the text tower, which is Kimi K2. Source: https://huggingface.co/moonshotai/Kimi-K2.5."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from . import kimi_k2
@@ -11,7 +10,6 @@ from .weights import Rename, Rule
 __all__ = ["Model", "ModelArgs"]
 
 
-@dataclass
 class ModelArgs(kimi_k2.ModelArgs):
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Any:

@@ -4,7 +4,6 @@ Source: https://huggingface.co/moonshotai/Kimi-K3.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
@@ -21,7 +20,6 @@ from .multimodal import TextTower
 from .weights import Rename, Rule, Split
 
 
-@dataclass
 class ModelArgs(kimi_linear.ModelArgs):
     activation_situ_beta: float | None = None
     activation_situ_linear_beta: float | None = None
@@ -181,19 +179,17 @@ class TextModel(kimi_linear.Model):
             lambda weights: {k: v.reshape(-1) if k.endswith(".A_log") else v for k, v in weights.items()},
         )
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         if not args.is_linear(index):
             kind = GatedLatentAttention if args.mla_use_output_gate else LatentAttention
-            return kind(cls.latent_options(args, index))
+            return kind(self.latent_options(args, index))
         heads, size, kernel = args.linear_num_heads, args.linear_head_dim, args.linear_conv_kernel_dim
         options = {"norm_eps": args.rms_norm_eps, "act": "silu", "gate_act": "sigmoid"}
         mixer = Delta(DeltaOptions(args.hidden_size, heads, heads, size, size, kernel, **options))
         mixer.lower_bound = args.gate_lower_bound
         return mixer
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         sparse = args.has_experts(index)
         return NarrowMoE(args) if sparse else BoundedMLP(args.hidden_size, args.intermediate_size, args)
 

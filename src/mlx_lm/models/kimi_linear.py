@@ -4,7 +4,6 @@ Source: https://arxiv.org/abs/2510.26692.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import mlx.core as mx
@@ -17,7 +16,6 @@ from .config import check_kinds, flatten_config
 from .weights import Rename, Rule, Split, Transform, conv_layout, expert_rules
 
 
-@dataclass
 class ModelArgs(deepseek_v3.ModelArgs):
     fixed: ClassVar = {"mla_use_nope": (True,)}
     aliases: ClassVar = {
@@ -29,7 +27,7 @@ class ModelArgs(deepseek_v3.ModelArgs):
         "num_experts_per_token": "num_experts_per_tok",
         "num_shared_experts": "n_shared_experts",
     }
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    rms_norm_eps: float = 1e-5
     q_lora_rank: int | None = None
     first_k_dense_replace: int = 1
     n_group: int | None = 1
@@ -131,12 +129,10 @@ class Model(deepseek_v3.Model):
             Transform(r"\.A_log$", lambda a: a.reshape(1, 1, -1, 1)),
         )
 
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
+    def rope(self, args: Any, index: int) -> Rope | None:
         return None
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         if not args.is_linear(index):
             return super().mixer(args, index)
         layer = KimiDelta(args.delta_options())

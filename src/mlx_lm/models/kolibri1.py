@@ -3,7 +3,6 @@
 Source: https://huggingface.co/docs/transformers/model_doc/kolibri1.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +14,6 @@ from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     head_dim: int | None = 128
     max_position_embeddings: int = 262144
@@ -49,11 +47,9 @@ class Model(DenseModel):
         *expert_rules(),
     )
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         return args.sliding_window is None or args.layer_type(index) == "sliding_attention"
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=args.norm_topk_prob)
         return gated_moe(args, routing, LogitChoice, correction=True, shared=args.shared_expert_intermediate_size)

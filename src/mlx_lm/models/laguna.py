@@ -3,7 +3,6 @@
 Source: https://huggingface.co/poolside.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -21,7 +20,6 @@ _ROPES = {
 }
 
 
-@dataclass
 class LayerTypeArgs(TwoRopeArgs):
     """`layer_types` (all full without) and `mlp_layer_types`, and a rope for each layer type."""
 
@@ -33,7 +31,6 @@ class LayerTypeArgs(TwoRopeArgs):
         super().__post_init__()
 
 
-@dataclass
 class ModelArgs(LayerTypeArgs):
     head_dim: int | None = 128
     max_position_embeddings: int = 131072
@@ -101,16 +98,14 @@ class Model(DenseModel):
         *expert_rules(),
     )
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         heads = args.num_attention_heads_per_layer[index]
-        options: AttentionOptions = cls.attention_options(args, index, num_heads=heads)
+        options: AttentionOptions = self.attention_options(args, index, num_heads=heads)
         mixer = SoftplusGates(options)
         mixer.add_gates(heads * options.head_dim if args.gating == "per-element" else heads)
         return mixer
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.moe_routed_scaling_factor)
         moe = gated_moe(args, routing, Experts, correction=True, shared=args.shared_expert_intermediate_size)
         moe.softcap = args.moe_router_logit_softcapping

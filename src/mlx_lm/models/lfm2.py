@@ -1,6 +1,5 @@
 """LFM2: gated short convolutions and, at some layers, attention. Source: https://arxiv.org/abs/2511.23404."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.nn as nn
@@ -12,13 +11,12 @@ from .dense import DenseModel
 from .weights import Transform, conv_layout
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"norm_eps": "rms_norm_eps"}
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    rope_theta: float = field(default=1000000.0, kw_only=True)
-    max_position_embeddings: int = field(default=128000, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 1000000.0
+    max_position_embeddings: int = 128000
+    tie_word_embeddings: bool = True
     tie_embedding: bool | None = None  # published configs' names for this and for intermediate_size; they win
     block_ff_dim: int | None = None
     block_multiple_of: int = 256
@@ -67,17 +65,14 @@ class Model(DenseModel):
     qk_norm = True
     rules = (Transform(r"\.conv\.conv\.weight$", conv_layout),)
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         mixer = "conv" if args.layer_types[index] == "conv" else "self_attn"
         return LayerNames(mixer, "feed_forward", pre_mixer="operator_norm", pre_feed_forward="ffn_norm")
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         if args.layer_types[index] == "conv":
             return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
         return super().mixer(args, index)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return FeedForward(args.hidden_size, args.feed_forward_size, args.hidden_act)

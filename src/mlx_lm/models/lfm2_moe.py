@@ -1,6 +1,5 @@
 """LFM2 with experts: sigmoid routing with a selection bias, dense first layers. https://arxiv.org/abs/2511.23404."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.nn as nn
@@ -11,7 +10,6 @@ from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
-@dataclass
 class ModelArgs(lfm2.ModelArgs):
     block_auto_adjust_ff_dim: bool = False
     num_experts: int = 32
@@ -37,8 +35,7 @@ class Model(lfm2.Model):
         Rename(r"(\.feed_forward)\.w2\.", r"\1.down_proj."),
     )
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         if index < args.num_dense_layers:
             return GatedMLP(args.hidden_size, args.feed_forward_size, args.hidden_act)
         sizes = {"normalize": args.norm_topk_prob, "scale": args.routed_scaling_factor, "epsilon": 1e-6}

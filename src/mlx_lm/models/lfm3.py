@@ -3,7 +3,7 @@
 Source: https://huggingface.co/LiquidAI/LFM3-1.7B.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 import mlx.nn as nn
@@ -24,14 +24,13 @@ def _usual_rope() -> dict[str, Any]:
     return {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": full}
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"norm_eps": "rms_norm_eps"}
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    head_dim: int | None = field(default=128, kw_only=True)
-    max_position_embeddings: int = field(default=128000, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
-    rope_by_layer_type: dict[str, Any] | None = field(default_factory=_usual_rope, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    head_dim: int | None = 128
+    max_position_embeddings: int = 128000
+    tie_word_embeddings: bool = True
+    rope_by_layer_type: dict[str, Any] | None = field(default_factory=_usual_rope)
     attention_bias: bool = False
     conv_bias: bool = False
     conv_L_cache: int = 7
@@ -74,15 +73,13 @@ class Model(DenseModel):
         Rename(r"\.self_attn\.g_proj\.", ".self_attn.gate_proj."),
     )
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         mixer = "conv" if args.kind(index) == "conv" else "self_attn"
         after = ("post_operator_norm", "post_ffn_norm") if args.use_sandwich_norm else (None, None)
         return LayerNames(mixer, "feed_forward", "operator_norm", after[0], "ffn_norm", after[1])
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         if args.kind(index) == "conv":
             return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
         kind = HeadGates if args.use_attention_gate else Attention
-        return kind(cls.attention_options(args, index))
+        return kind(self.attention_options(args, index))

@@ -1,6 +1,5 @@
 """Lille: Llama whose norms belong to the branches, rotation by neighbours. https://huggingface.co/Nikity/lille-130m-instruct."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -12,12 +11,11 @@ from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {
         "block_size": "max_position_embeddings", "layer_norm_eps": "rms_norm_eps", "n_kv_heads": "num_key_value_heads",
     }  # fmt: skip
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,10 +47,8 @@ class Model(DenseModel):
     layer_names = LayerNames("attention", "feed_forward", None, None, None)
     traditional_rope = True
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        return NormedAttention(cls.attention_options(args, index, fused=True), args.rms_norm_eps)
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        return NormedAttention(self.attention_options(args, index, fused=True), args.rms_norm_eps)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return NormedMLP(args)

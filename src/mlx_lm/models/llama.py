@@ -1,11 +1,8 @@
 """Llama and what computes like it (SmolLM, Yi, ...). Source: https://arxiv.org/abs/2407.21783."""
 
-from dataclasses import dataclass
-
 from .dense import DenseModel, SlidingArgs
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     attention_bias: bool = False
     mlp_bias: bool = False

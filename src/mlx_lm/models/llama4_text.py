@@ -3,7 +3,6 @@
 Source: https://ai.meta.com/blog/llama-4-multimodal-intelligence.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -20,13 +19,12 @@ from .ministral3 import GrowingQueries
 from .weights import Rename, Split, Transform
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
-    intermediate_size_mlp: int = field(default=16384, kw_only=True)
+    intermediate_size_mlp: int = 16384
     head_dim: int | None = 128
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
-    rope_theta: float = field(default=500000.0, kw_only=True)
+    rope_theta: float = 500000.0
     attention_bias: bool = False
     num_experts_per_tok: int = 1
     num_local_experts: int = 16
@@ -108,9 +106,8 @@ class Model(DenseModel):
         Rename(r"(\.experts\.down_proj)$", r"\1.weight"),
     )
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> Attention:
-        options: AttentionOptions = cls.attention_options(args, index)
+    def mixer(self, args: Any, index: int) -> Attention:
+        options: AttentionOptions = self.attention_options(args, index)
         if not args.no_rope_layers[index] and options.window is None:
             mixer = GrowingQueries(options)
             mixer.beta = args.attn_scale if args.attn_temperature_tuning else 0.0
@@ -121,12 +118,10 @@ class Model(DenseModel):
         chunked.eps = args.rms_norm_eps if args.use_qk_norm else None
         return chunked
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         return bool(args.no_rope_layers[index])
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         if index not in args.moe_layers:
             return GatedMLP(args.hidden_size, args.intermediate_size_mlp, args.hidden_act)
         routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=False)

@@ -1,6 +1,5 @@
 """LLaVA: the text tower, a Llama, Mistral, Qwen 2 or Gemma. Source: https://arxiv.org/abs/2304.08485."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from . import gemma, llama, mistral, qwen2
@@ -9,7 +8,6 @@ from .multimodal import NamedText, NamedTextTower
 __all__ = ["Model", "ModelArgs"]
 
 
-@dataclass
 class ModelArgs(NamedText):
     texts: ClassVar = {"llama": llama, "mistral": mistral, "qwen2": qwen2, "gemma": gemma}
     usual: ClassVar = "llama"

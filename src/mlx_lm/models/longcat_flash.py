@@ -4,7 +4,7 @@ Some experts do nothing. Source: https://arxiv.org/abs/2509.01322.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -17,7 +17,6 @@ from . import deepseek_v3
 from .weights import Drop, Rule, Weights, expert_rules
 
 
-@dataclass
 class ModelArgs(deepseek_v3.ModelArgs):
     aliases: ClassVar = {
         "num_layers": "num_hidden_layers",
@@ -25,9 +24,9 @@ class ModelArgs(deepseek_v3.ModelArgs):
         "expert_ffn_hidden_size": "moe_intermediate_size",
         "moe_topk": "num_experts_per_tok",
     }
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    rope_theta: float = field(default=10000000.0, kw_only=True)
-    max_position_embeddings: int = field(default=131072, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000000.0
+    max_position_embeddings: int = 131072
     n_routed_experts: int | None = 512
     num_experts_per_tok: int | None = 12
     zero_expert_num: int = 256
@@ -126,13 +125,11 @@ class Model(deepseek_v3.Model):
     def weight_rules(self) -> tuple[Rule, ...]:
         return (IdleExperts(self.args.n_routed_experts), *super().weight_rules())
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
-        return DoubleLayer(args, [cls.mixer(args, 2 * index + i) for i in range(2)])
+    def layer(self, args: Any, index: int) -> nn.Module:
+        return DoubleLayer(args, [self.mixer(args, 2 * index + i) for i in range(2)])
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        mixer = ScaledLatentAttention(cls.latent_options(args, index))
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        mixer = ScaledLatentAttention(self.latent_options(args, index))
         if args.mla_scale_q_lora:
             mixer.query_scale = (args.hidden_size / args.q_lora_rank) ** 0.5
         if args.mla_scale_kv_lora:

@@ -4,7 +4,6 @@ Source: https://huggingface.co/meituan-longcat/LongCat-Flash-Lite.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -18,7 +17,6 @@ from .base import Backbone, CausalLM, layer_state
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(longcat_flash.ModelArgs):
     aliases: ClassVar = {
         **longcat_flash.ModelArgs.aliases,
@@ -110,7 +108,6 @@ class Model(longcat_flash.Model):
     backbone_type = NgramBackbone
     rules = (Rename(r"\.ngram_embeddings\.word_embeddings\.", ".embed_tokens."), *longcat_flash.Model.rules)
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> nn.Module:
         kind = longcat_flash.DoubleLayer if index else FirstLayer
-        return kind(args, [cls.mixer(args, 2 * index + i) for i in range(2)])
+        return kind(args, [self.mixer(args, 2 * index + i) for i in range(2)])

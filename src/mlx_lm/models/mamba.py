@@ -1,7 +1,6 @@
 """Mamba: state spaces only. Source: https://arxiv.org/abs/2312.00752."""
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
@@ -12,11 +11,10 @@ from .mamba2 import mixer_layer
 from .weights import Rename, Transform, conv_layout
 
 
-@dataclass
 class ModelArgs(BaseModelArgs):
-    hidden_size: int = field(kw_only=True)
-    num_hidden_layers: int = field(kw_only=True)
-    vocab_size: int = field(kw_only=True)
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
     intermediate_size: int = 0  # expand * hidden_size
     expand: float = 2
     state_size: int = 16
@@ -40,19 +38,15 @@ class Model(CausalLM):
     names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
     rules = (Rename(r"\bembedding\.", "embeddings."), Transform(r"\.conv1d\.weight$", conv_layout))
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
-        return mixer_layer(cls.mixer(args), args)
+    def layer(self, args: Any, index: int) -> DecoderLayer:
+        return mixer_layer(self.mixer(args), args)
 
-    @classmethod
-    def mixer(cls, args: Any) -> Mamba:
-        return Mamba(cls.options(args))
+    def mixer(self, args: Any) -> Mamba:
+        return Mamba(self.options(args))
 
-    @staticmethod
-    def options(args: Any) -> MambaOptions:
+    def options(self, args: Any) -> MambaOptions:
         sizes = args.hidden_size, args.intermediate_size, args.state_size, args.time_step_rank, args.conv_kernel
         return MambaOptions(*sizes, bias=args.use_bias, conv_bias=args.use_conv_bias, act=args.hidden_act)
 
-    @staticmethod
-    def final_norm(args: Any) -> RMSNorm:
+    def final_norm(self, args: Any) -> RMSNorm:
         return RMSNorm(args.hidden_size, args.layer_norm_epsilon)

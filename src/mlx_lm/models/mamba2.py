@@ -1,7 +1,7 @@
 """Mamba-2: state spaces only. Source: https://arxiv.org/abs/2405.21060."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from ..errors import ConfigError
@@ -22,11 +22,10 @@ def parse_limit(value: Any) -> tuple[float, float]:
     return low, high
 
 
-@dataclass
 class ModelArgs(BaseModelArgs):
-    hidden_size: int = field(kw_only=True)
-    num_hidden_layers: int = field(kw_only=True)
-    vocab_size: int = field(kw_only=True)
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
     num_heads: int = 128
     head_dim: int = 64
     state_size: int = 128
@@ -55,8 +54,7 @@ class Model(CausalLM):
     names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
     rules = (Rename(r"\bembedding\.", "embeddings."), Transform(r"\.conv1d\.weight$", conv_layout))
 
-    @staticmethod
-    def layer(args: Any, index: int) -> DecoderLayer:
+    def layer(self, args: Any, index: int) -> DecoderLayer:
         options = Mamba2Options(
             args.hidden_size,
             args.num_heads,
@@ -73,8 +71,7 @@ class Model(CausalLM):
         )
         return mixer_layer(Mamba2(options), args)
 
-    @staticmethod
-    def final_norm(args: Any) -> RMSNorm:
+    def final_norm(self, args: Any) -> RMSNorm:
         return RMSNorm(args.hidden_size, args.layer_norm_epsilon)
 
 

@@ -1,6 +1,5 @@
 """JetBrains' Mellum 2: Qwen 3 with experts, windows, and a rope for each layer type. https://huggingface.co/JetBrains."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from mlx import nn
@@ -17,7 +16,6 @@ _ROPES = {
 }
 
 
-@dataclass
 class ModelArgs(LayerTypeArgs):
     head_dim: int | None = 128
     max_position_embeddings: int = 131072
@@ -38,6 +36,5 @@ class Model(DenseModel):
     qk_norm = True
     rules = (Drop(r"^mtp\."), *expert_rules())
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

@@ -3,7 +3,6 @@
 Source: https://arxiv.org/abs/2601.02780.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -20,14 +19,13 @@ from .laguna import LayerTypeArgs
 from .weights import Drop, Rename, expert_rules
 
 
-@dataclass
 class ModelArgs(LayerTypeArgs):
     fixed: ClassVar = {"scoring_func": ("sigmoid",)}
     head_dim: int | None = 192
     v_head_dim: int = 128
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
+    rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 262144
-    rope_theta: float = field(default=5000000.0, kw_only=True)
+    rope_theta: float = 5000000.0
     swa_rope_theta: float = 10000.0
     partial_rotary_factor: float = 0.334
     sliding_window: int | None = 129
@@ -105,17 +103,15 @@ class Model(DenseModel):
         *expert_rules(),
     )
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         slides = args.layer_type(index) == "sliding_attention"
         kv_heads = (args.swa_num_key_value_heads or 2 * args.heads[1]) if slides else args.heads[1]
-        options: AttentionOptions = cls.attention_options(args, index, num_kv_heads=kv_heads)
+        options: AttentionOptions = self.attention_options(args, index, num_kv_heads=kv_heads)
         mixer = NarrowValues(options)
         scale = 1.0 if args.attention_value_scale is None else args.attention_value_scale
         sinks = args.add_swa_attention_sink_bias if slides else args.add_full_attention_sink_bias
         mixer.shape(args.v_head_dim, scale, sinks)
         return mixer
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         return gated_moe(args, grouped_routing(args), correction=True)

@@ -1,16 +1,14 @@
 """MiniCPM: Llama with multipliers on embeddings, branches and logits. Source: https://arxiv.org/abs/2404.06395."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from .config import DecoderArgs, refuse
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True
     scale_emb: float = 1.0
     scale_depth: float = 1.0
     dim_model_base: float = 1.0
@@ -23,16 +21,13 @@ class ModelArgs(DecoderArgs):
 class ScaledModel(DenseModel):
     """The multipliers that both MiniCPMs have."""
 
-    @classmethod
-    def residual_scale(cls, args: Any) -> float:
+    def residual_scale(self, args: Any) -> float:
         return args.scale_depth / args.num_hidden_layers**0.5
 
-    @staticmethod
-    def embed_scale(args: Any) -> float:
+    def embed_scale(self, args: Any) -> float:
         return args.scale_emb
 
-    @staticmethod
-    def logit_scale(args: Any) -> float:
+    def logit_scale(self, args: Any) -> float:
         return args.dim_model_base / args.hidden_size
 
 

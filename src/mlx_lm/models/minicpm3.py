@@ -1,16 +1,13 @@
 """MiniCPM 3: latent attention, scaled embeddings, residuals and logits. Source: https://arxiv.org/abs/2404.06395."""
 
-from dataclasses import dataclass, field
-
 from . import deepseek_v2
 from .minicpm import ScaledModel
 
 
-@dataclass
 class ModelArgs(deepseek_v2.ModelArgs):
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    max_position_embeddings: int = field(default=32768, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 32768
+    tie_word_embeddings: bool = True
     q_lora_rank: int | None = 768
     kv_lora_rank: int = 256
     qk_nope_head_dim: int = 64

@@ -3,7 +3,7 @@
 Source: https://arxiv.org/abs/2501.08313.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -20,11 +20,10 @@ from .weights import Drop, Rename, expert_rules
 _KINDS = ("linear_attention", "full_attention")
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    max_position_embeddings: int = field(default=4096 * 32, kw_only=True)
-    rope_theta: float = field(default=1000000.0, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 4096 * 32
+    rope_theta: float = 1000000.0
     layer_types: list[str] | None = None
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
@@ -102,8 +101,7 @@ class Model(DenseModel):
         *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
     )
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> DecoderLayer:
         layer = super().layer(args, index)
         assert isinstance(layer, Layer)
         if args.is_linear(index):
@@ -113,10 +111,8 @@ class Model(DenseModel):
         layer.feed_factors = Factors(args.mlp_alpha_factor, args.mlp_beta_factor)
         return layer
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         return LightningAttention(args, index) if args.is_linear(index) else super().mixer(args, index)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return gated_moe(args, Routing(args.num_experts_per_tok))

@@ -1,6 +1,5 @@
 """MiniMax-M2: norms on all heads together, sigmoid routing with a selection bias. https://arxiv.org/abs/2605.26494."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.nn as nn
@@ -12,7 +11,6 @@ from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"scoring_func": ("sigmoid",), "use_qk_norm": (True,)}
     head_dim: int | None = 128
@@ -38,6 +36,5 @@ class Model(DenseModel):
     attention: ClassVar = {"qk_norm_full": True}
     rules = (Rename(r"\.mlp\.", ".block_sparse_moe."), *expert_rules("block_sparse_moe", ("w1", "w3", "w2")))
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return gated_moe(args, Routing(args.num_experts_per_tok, "sigmoid"), Experts, correction=True)

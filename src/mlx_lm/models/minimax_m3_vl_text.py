@@ -3,7 +3,6 @@
 A small indexer scores all keys; for each of its heads a query keeps the blocks that hold the best ones, and its own.
 """
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -25,13 +24,12 @@ _SPARSE_NAMES = {
 }  # fmt: skip
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"use_qk_norm": (True,)}
     head_dim: int | None = 128
-    hidden_act: str = field(default="silu", kw_only=True)
+    hidden_act: str = "silu"
     max_position_embeddings: int = 524288
-    rope_theta: float = field(default=5000000.0, kw_only=True)
+    rope_theta: float = 5000000.0
     partial_rotary_factor: float = 1.0
     dense_intermediate_size: int = 12288
     shared_intermediate_size: int = 3072
@@ -92,22 +90,19 @@ class Model(DenseModel):
         *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
     )
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         return LayerNames(feed_forward="mlp" if args.mlp_layer_types[index] == "dense" else "block_sparse_moe")
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
-        options = cls.attention_options(args, index, qk_norm=norm)
+        options = self.attention_options(args, index, qk_norm=norm)
         return (
-            BlockAttention(options, cls.blocks(args))
+            BlockAttention(options, self.blocks(args))
             if args.layer_types[index] != "full_attention"
-            else cls.attention_type(options)
+            else self.attention_type(options)
         )
 
-    @classmethod
-    def blocks(cls, args: Any) -> BlockOptions:
+    def blocks(self, args: Any) -> BlockOptions:
         return BlockOptions(
             args.index_n_heads,
             args.index_head_dim,
@@ -117,19 +112,17 @@ class Model(DenseModel):
             args.rms_norm_eps,
         )
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         width, count = args.hidden_size, args.num_local_experts
         if args.mlp_layer_types[index] == "dense":
-            return cls.clamped(args, args.dense_intermediate_size)
+            return self.clamped(args, args.dense_intermediate_size)
         act = partial(clamped_swiglu, alpha=args.swiglu_alpha, limit=args.swiglu_limit)
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.routed_scaling_factor)
         experts = SwitchGLU(width, args.intermediate_size, count, act=act)
-        shared = cls.clamped(args, args.shared_intermediate_size)
+        shared = self.clamped(args, args.shared_intermediate_size)
         return Experts(width, count, routing, experts, correction=True, shared=shared)
 
-    @classmethod
-    def clamped(cls, args: Any, size: int) -> nn.Module:
+    def clamped(self, args: Any, size: int) -> nn.Module:
         mlp = ClampedMLP(args.hidden_size, size)
         mlp.alpha, mlp.limit = args.swiglu_alpha, args.swiglu_limit
         return mlp

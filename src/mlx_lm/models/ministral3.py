@@ -1,6 +1,5 @@
 """Ministral 3 and Devstral 2: YaRN, and queries that grow with their position. https://arxiv.org/abs/2601.08584."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -9,7 +8,6 @@ from ..nn import Attention, AttentionOptions
 from .dense import DenseModel, SlidingArgs
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     head_dim: int | None = 128
     rms_norm_eps: float = 1e-5
@@ -32,9 +30,8 @@ class GrowingQueries(Attention):
 
 
 class Model(DenseModel):
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> Attention:
-        options: AttentionOptions = cls.attention_options(args, index)
+    def mixer(self, args: Any, index: int) -> Attention:
+        options: AttentionOptions = self.attention_options(args, index)
         rope = args.rope_parameters()
         beta = rope.number("llama_4_scaling_beta", 0.0)
         if beta == 0:

@@ -1,11 +1,8 @@
 """Mistral: Llama with a sliding window on every layer. Source: https://arxiv.org/abs/2310.06825."""
 
-from dataclasses import dataclass
-
 from .dense import DenseModel, SlidingArgs
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     sliding_window: int | None = 4096
     max_position_embeddings: int = 131072

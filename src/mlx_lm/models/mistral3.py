@@ -1,6 +1,5 @@
 """Mistral Small 3.1 and later, Ministral 3, Devstral: the text tower. https://huggingface.co/mistralai."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from . import ministral3, mistral
@@ -9,7 +8,6 @@ from .multimodal import NamedText, NamedTextTower
 __all__ = ["Model", "ModelArgs"]
 
 
-@dataclass
 class ModelArgs(NamedText):
     texts: ClassVar = {"mistral": mistral, "ministral3": ministral3}
     usual: ClassVar = "mistral"

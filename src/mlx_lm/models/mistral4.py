@@ -1,6 +1,6 @@
 """Mistral 4: latent attention with queries that grow with their position, experts by softmax. https://mistral.ai."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -11,9 +11,8 @@ from .config import refuse
 from .experts import grouped_routing
 
 
-@dataclass
 class ModelArgs(deepseek_v3.ModelArgs):
-    max_position_embeddings: int = field(default=1048576, kw_only=True)
+    max_position_embeddings: int = 1048576
     q_lora_rank: int | None = 1024
     kv_lora_rank: int = 256
     qk_nope_head_dim: int = 64
@@ -50,10 +49,9 @@ class GrowingLatentAttention(LatentAttention):
 
 
 class Model(deepseek_v3.Model):
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> LatentAttention:
+    def mixer(self, args: Any, index: int) -> LatentAttention:
         rope = args.rope_parameters()
-        mixer = GrowingLatentAttention(cls.latent_options(args, index))
+        mixer = GrowingLatentAttention(self.latent_options(args, index))
         mixer.beta = rope.number("llama_4_scaling_beta", 0.0)
         mixer.trained = int(rope.number("original_max_position_embeddings", args.max_position_embeddings))
         refuse(mixer.trained < 1, f"original_max_position_embeddings must be at least 1, not {mixer.trained}")

@@ -1,6 +1,5 @@
 """Mixtral: experts in every layer, weights over the chosen ones. Source: https://arxiv.org/abs/2401.04088."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from mlx import nn
@@ -11,7 +10,6 @@ from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
@@ -26,6 +24,5 @@ class Model(DenseModel):
         *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
     )
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return gated_moe(args, Routing(args.num_experts_per_tok))

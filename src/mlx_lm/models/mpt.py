@@ -1,6 +1,6 @@
 """MPT: ALiBi, no biases, queries, keys and values limited in size. Source: https://www.databricks.com/blog/mpt-7b."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
@@ -11,12 +11,11 @@ from .dense import DenseModel
 _FIXED = {"prefix_lm": False, "qk_ln": False, "alibi": True, "attn_type": "multihead_attention"}
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"no_bias": (True,)}
     layer_norm_eps: float = 1e-5
-    hidden_act: str = field(default="gelu", kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    hidden_act: str = "gelu"
+    tie_word_embeddings: bool = True
     attn_config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -46,8 +45,7 @@ class Model(DenseModel):
     feed_forward_type = MLP
     norm_options: ClassVar = {"bias": False}
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         number = args.attention_number
         own = {"scale": number("softmax_scale"), "clip": number("clip_qkv") or None}
         return super().attention_options(args, index, **own, **changes)

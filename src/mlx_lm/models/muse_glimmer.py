@@ -3,7 +3,6 @@
 Source: https://huggingface.co/meta-models/Muse-Glimmer-30B.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -19,14 +18,13 @@ from .multimodal import TextTower
 __all__ = ["Model", "ModelArgs", "MuseArgs", "TextModel"]
 
 
-@dataclass
 class MuseArgs(SlidingArgs):
     """What both Muses' configs have."""
 
     aliases: ClassVar = {"hidden_activation": "hidden_act"}
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    max_position_embeddings: int = field(default=131072, kw_only=True)
-    rope_theta: float = field(default=500000.0, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 131072
+    rope_theta: float = 500000.0
     sliding_window: int | None = 2048
     attention_bias: bool = False
     final_logit_softcapping: float = 20.0
@@ -47,7 +45,6 @@ class MuseArgs(SlidingArgs):
             raise ConfigError(f"config.json: layer_rope_theta must have 0 or {self.rope_theta} for each layer.")
 
 
-@dataclass
 class ModelArgs(MuseArgs):
     pass
 
@@ -75,22 +72,18 @@ class TextModel(DenseModel):
     layer_type: ClassVar[type[DecoderLayer]] = OwnPostNorms
     norm_options: ClassVar = {"offset": 1.0}
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         scale = args.qk_scale_factor * args.heads[2] ** -0.5
         unit = {"qk_norm": lambda _: UnitRMSNorm(args.rms_norm_eps)}
         return super().attention_options(args, index, scale=scale, **unit, **changes)
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         return args.layer_rope_theta[index] > 0
 
-    @classmethod
-    def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
+    def final_norm(self, args: Any) -> nn.Module:
         return RMSNorm(args.hidden_size, args.rms_norm_eps)
 
-    @staticmethod
-    def logit_scale(args: Any) -> float:
+    def logit_scale(self, args: Any) -> float:
         return args.output_multiplier
 
 

@@ -3,7 +3,6 @@
 Source: https://huggingface.co/meta-models/Muse-Spark-Open-816B-A42B.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -19,9 +18,8 @@ from .multimodal import TextTower
 from .weights import Rename, Rule, expert_rules
 
 
-@dataclass
 class ModelArgs(muse_glimmer.MuseArgs):
-    max_position_embeddings: int = field(default=1048576, kw_only=True)
+    max_position_embeddings: int = 1048576
     qk_scale_factor: float = 5.4730064863875
     output_multiplier: float = 0.1767766952966369
     moe_hidden_size: int = 4096
@@ -125,14 +123,12 @@ class TextModel(muse_glimmer.TextModel):
         Rename(r"\.mlp\.experts\.post_expert_norm\.", ".mlp.switch_mlp.post_expert_norm."),
     )
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
-        attention = NormedOutAttention(cls.attention_options(args, index))
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
+        attention = NormedOutAttention(self.attention_options(args, index))
         attention.eps = args.rms_norm_eps
         return attention
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         return PooledMoE(args)
 
 

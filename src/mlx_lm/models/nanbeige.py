@@ -3,7 +3,6 @@
 Source: https://arxiv.org/abs/2607.22083.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -14,7 +13,6 @@ from . import llama
 from .base import Backbone, Cache, CausalLM, DecoderArgs, layer_state
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = dict.fromkeys((  # variants that no published checkpoint has
         "enable_depth_attention", "enable_double_loop_split", "loop_share_kv", "use_depth_attention", "use_loop_split",

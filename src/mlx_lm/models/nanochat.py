@@ -1,6 +1,5 @@
 """nanochat: norms without weights, rotation the other way round, squared ReLU. https://github.com/karpathy/nanochat."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -15,9 +14,8 @@ from .starcoder2 import FeedForward
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
-    hidden_act: str = field(default="relu2", kw_only=True)
+    hidden_act: str = "relu2"
     attention_bias: bool = False
     final_logit_softcapping: float | None = 15.0
 
@@ -62,14 +60,12 @@ class Model(DenseModel):
         Rename(r"\.mlp\.fc2\.", ".mlp.c_proj."),
     )
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
-        mixer = NormedAfterRope(cls.attention_options(args, index))
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        mixer = NormedAfterRope(self.attention_options(args, index))
         mixer.eps = args.rms_norm_eps
         return mixer
 
-    @classmethod
-    def rope(cls, args: Any, index: int) -> Rope | None:
+    def rope(self, args: Any, index: int) -> Rope | None:
         rope = super().rope(args, index)
         assert rope is not None
         freqs = rope.freqs
@@ -79,6 +75,5 @@ class Model(DenseModel):
             freqs = mx.array([rope.base ** (2 * i / rope.dims) for i in range(rope.dims // 2)], mx.float32)
         return Rope(rope.dims, freqs=-freqs, base=None, scale=rope.scale, traditional=False)
 
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
+    def norm(self, args: Any) -> nn.Module:
         return UnitRMSNorm(args.rms_norm_eps)

@@ -1,6 +1,5 @@
 """Nemotron 3 and 4: layer norms that store weight - 1, squared ReLU without gate. https://arxiv.org/abs/2402.16819."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -12,7 +11,6 @@ from .arcee import Model as Arcee
 from .arcee import ModelArgs as ArceeArgs
 
 
-@dataclass
 class ModelArgs(ArceeArgs):
     norm_eps: float = 1e-5
     partial_rotary_factor: float = 0.5
@@ -26,6 +24,5 @@ class LayerNorm1P(LayerNorm):
 
 
 class Model(Arcee):
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
+    def norm(self, args: Any) -> nn.Module:
         return LayerNorm1P(args.hidden_size, args.norm_eps)

@@ -4,7 +4,6 @@ Source: https://arxiv.org/abs/2504.03624.
 """
 
 import math
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -26,18 +25,17 @@ from ..nn import (
 )
 from .base import CausalLM, DecoderArgs, ModelNames
 from .experts import grouped_routing
-from .weights import Drop, Rename, Rule, Stack, Transform, conv_layout
+from .weights import Drop, Rename, Stack, Transform, conv_layout
 
 _LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
 _OTHER_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"layer_norm_epsilon": "rms_norm_eps", "norm_eps": "rms_norm_eps"}
-    num_hidden_layers: int = field(default=0, kw_only=True)  # counted from the list of kinds
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    max_position_embeddings: int = field(default=4096, kw_only=True)
+    num_hidden_layers: int = 0  # counted from the list of kinds
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 4096
     hybrid_override_pattern: str | list[str] | None = None
     layers_block_type: list[str] | None = None
     attention_bias: bool = False  # published configs have it, the layers do not
@@ -90,7 +88,7 @@ class LatentMoE(MoE):
 
 class Model(CausalLM):
     names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
-    rules: ClassVar[tuple[Rule, ...]] = (
+    rules = (
         Drop(r"^mtp\."),
         Rename(r"^model\.", "backbone."),
         Transform(r"\.conv1d\.weight$", conv_layout),
@@ -107,11 +105,11 @@ class Model(CausalLM):
         ),
     )
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> DecoderLayer:
         kind = args.kinds[index]
-        mixing = kind in ("linear_attention", "full_attention")
-        block = {"linear_attention": cls.mamba, "full_attention": cls.attention, "mlp": cls.mlp, "moe": cls.moe}[kind]
+        mixers = {"linear_attention": self.mamba, "full_attention": self.attention}
+        block = {**mixers, "mlp": self.mlp, "moe": self.moe}[kind]
+        mixing = kind in mixers
         return DecoderLayer(
             mixer=block(args) if mixing else None,
             feed_forward=None if mixing else block(args),
@@ -121,8 +119,7 @@ class Model(CausalLM):
             else LayerNames(None, "mixer", None, None, "norm"),
         )
 
-    @staticmethod
-    def mamba(args: Any) -> nn.Module:
+    def mamba(self, args: Any) -> nn.Module:
         return Mamba2(
             Mamba2Options(
                 args.hidden_size,
@@ -140,16 +137,13 @@ class Model(CausalLM):
             )
         )
 
-    @staticmethod
-    def attention(args: Any) -> nn.Module:
+    def attention(self, args: Any) -> nn.Module:
         return Attention(AttentionOptions(args.hidden_size, *args.heads, rope=None))
 
-    @staticmethod
-    def mlp(args: Any) -> nn.Module:
+    def mlp(self, args: Any) -> nn.Module:
         return MLP(args.hidden_size, args.intermediate_size, args.mlp_hidden_act, bias=args.mlp_bias)
 
-    @staticmethod
-    def moe(args: Any) -> nn.Module:
+    def moe(self, args: Any) -> nn.Module:
         routing = grouped_routing(args)
         act, count = args.mlp_hidden_act, args.n_routed_experts
         width = args.moe_latent_size or args.hidden_size

@@ -3,7 +3,6 @@
 Source: https://arxiv.org/abs/2411.19146.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -25,12 +24,11 @@ _NOT_SUPPORTED = (
 )
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
-    block_configs: list[Any] = field(kw_only=True)
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    rope_theta: float = field(default=500000.0, kw_only=True)
-    max_position_embeddings: int = field(default=131072, kw_only=True)
+    block_configs: list[Any]
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 500000.0
+    max_position_embeddings: int = 131072
     attention_bias: bool = False
     mlp_bias: bool = False
 
@@ -74,23 +72,20 @@ class LinearPart(nn.Module):
 class Model(DenseModel):
     rules = (Rename(r"\.(self_attn|mlp)\.linear_(?:attn|mlp)\.", r".\1.linear."),)
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         mixes, feeds = (args.kind(part, index) != "none" for part in ("attention", "ffn"))
         first = ("self_attn", "input_layernorm") if mixes else (None, None)
         second = ("mlp", "post_attention_layernorm") if feeds else (None, None)
         return LayerNames(first[0], second[0], first[1], None, second[1])
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         kind = args.kind("attention", index)
         if kind != "full":
             return LinearPart(args.hidden_size) if kind == "linear" else None
         share = args.block_configs[index]["attention"]["n_heads_in_group"]
-        return cls.attention_type(cls.attention_options(args, index, num_kv_heads=args.num_attention_heads // share))
+        return self.attention_type(self.attention_options(args, index, num_kv_heads=args.num_attention_heads // share))
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module | None:  # type: ignore[override]
+    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
         kind = args.kind("ffn", index)
         if kind != "full":
             return LinearPart(args.hidden_size) if kind == "linear" else None

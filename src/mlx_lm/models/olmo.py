@@ -1,6 +1,5 @@
 """OLMo: norms without parameters, clipped projections. Source: https://arxiv.org/abs/2402.00838."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.nn as nn
@@ -10,13 +9,11 @@ from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     attention_bias: bool = False
     clip_qkv: float | None = None
 
 
 class Model(DenseModel):
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
+    def norm(self, args: Any) -> nn.Module:
         return LayerNorm(args.hidden_size, 1e-5, affine=False)

@@ -1,6 +1,5 @@
 """OLMo 2: norms after the branches, and on all heads of queries and keys together. https://arxiv.org/abs/2501.00656."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from ..nn import POST_NORM
@@ -8,7 +7,6 @@ from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     rms_norm_eps: float = 1e-5
     attention_bias: bool = False

@@ -4,7 +4,6 @@ Source: https://allenai.org/blog/olmo-hybrid.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import mlx.nn as nn
@@ -15,9 +14,8 @@ from .dense import DenseModel
 from .weights import Rename, Rule, Split, Transform, conv_layout
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
-    max_position_embeddings: int = field(default=65536, kw_only=True)
+    max_position_embeddings: int = 65536
     attention_bias: bool = False
     layer_types: list[str] | None = None
     linear_num_key_heads: int | None = None
@@ -75,14 +73,11 @@ class Model(DenseModel):
             Rename(r"\.feedforward_layer_norm\.", ".post_attention_layernorm."),
         )
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         return LayerNames("linear_attn") if args.is_linear(index) else POST_NORM
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         return SeparateDelta(args.delta_options()) if args.is_linear(index) else super().mixer(args, index)
 
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         return args.use_rope

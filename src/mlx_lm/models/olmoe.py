@@ -1,6 +1,5 @@
 """OLMoE: experts, norms on all heads together, clipped projections. Source: https://arxiv.org/abs/2409.02060."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.nn as nn
@@ -12,7 +11,6 @@ from .experts import gated_moe
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096
@@ -28,6 +26,5 @@ class Model(DenseModel):
     attention: ClassVar = {"qk_norm_full": True}
     rules = expert_rules()
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

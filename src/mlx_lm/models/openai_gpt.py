@@ -1,6 +1,5 @@
 """GPT-1: GPT-2 with norms after the sums and none at the end. https://openai.com/index/language-unsupervised."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.nn as nn
@@ -13,10 +12,9 @@ from .positions import LearnedPositions
 from .weights import Rename, Transform
 
 
-@dataclass
 class ModelArgs(Gpt2Args):
     aliases: ClassVar = {"afn": "hidden_act"}
-    hidden_act: str = field(default="gelu", kw_only=True)
+    hidden_act: str = "gelu"
     max_position_embeddings: int = 512
 
     def __post_init__(self) -> None:
@@ -38,6 +36,5 @@ class Model(Gpt2):
         Rename(r"^(transformer\.)?(h|tokens_embed|positions_embed)\.", r"model.\2."),
     )
 
-    @classmethod
-    def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
+    def final_norm(self, args: Any) -> nn.Module:
         return nn.Identity()

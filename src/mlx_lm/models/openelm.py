@@ -1,6 +1,6 @@
 """OpenELM: each layer has its own numbers of heads and its own width. Source: https://arxiv.org/abs/2404.14619."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from ..nn import AttentionOptions, GatedMLP, LayerNames, OutProjAttention
@@ -9,7 +9,6 @@ from .config import DecoderArgs, check_numbers, refuse
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"ffn_with_glu": (True,)}
     aliases: ClassVar = {
@@ -17,12 +16,12 @@ class ModelArgs(DecoderArgs):
         "max_context_length": "max_position_embeddings", "share_input_output_layers": "tie_word_embeddings",
         "activation_fn_name": "hidden_act",
     }  # fmt: skip
-    num_attention_heads: int = field(default=1, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
-    head_dim: int | None = field(kw_only=True)
-    num_query_heads: list[int] = field(kw_only=True)
-    num_kv_heads: list[int] = field(kw_only=True)
-    ffn_multipliers: list[float] = field(kw_only=True)
+    num_attention_heads: int = 1
+    tie_word_embeddings: bool = True
+    head_dim: int | None = field()
+    num_query_heads: list[int]
+    num_kv_heads: list[int]
+    ffn_multipliers: list[float]
     ffn_dim_divisor: int = 256
     normalize_qk_projections: bool = True
 
@@ -51,11 +50,9 @@ class Model(DenseModel):
     attention: ClassVar = {"fused": True}
     qk_norm = "normalize_qk_projections"
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         heads = {"num_heads": args.num_query_heads[index], "num_kv_heads": args.num_kv_heads[index]}
         return super().attention_options(args, index, **heads, **changes)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> FeedForward:
+    def feed_forward(self, args: Any, index: int) -> FeedForward:
         return FeedForward(args.hidden_size, args.width(index), args.hidden_act, fused=True)

@@ -1,6 +1,5 @@
 """OPT: learned positions, biased layer norms before or after the sums. Source: https://arxiv.org/abs/2205.01068."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -24,12 +23,11 @@ from .positions import LearnedPositions
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"_remove_final_layer_norm": "remove_final_layer_norm"}
     layer_norm_eps: float = 1e-5
-    hidden_act: str = field(default="relu", kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    hidden_act: str = "relu"
+    tie_word_embeddings: bool = True
     enable_bias: bool = True
     do_layer_norm_before: bool = True
     remove_final_layer_norm: bool = False
@@ -79,29 +77,23 @@ class Model(DenseModel):
         Rename(r"^(model\.layers\.\d+)\.(fc1|fc2)\.", r"\1.mlp.\2."),
     )
 
-    @classmethod
-    def layer_type_at(cls, args: Any, index: int) -> type[DecoderLayer]:
+    def layer_type_at(self, args: Any, index: int) -> type[DecoderLayer]:
         return DecoderLayer if args.do_layer_norm_before else NormedSumLayer
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         first, second = "self_attn_layer_norm", "final_layer_norm"
         before = LayerNames(pre_mixer=first, pre_feed_forward=second)
         return before if args.do_layer_norm_before else LayerNames("self_attn", "mlp", None, first, None, second)
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         bias = args.enable_bias
         return super().attention_options(args, index, rope=None, bias=bias, out_bias=bias, **changes)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.enable_bias)
 
-    @classmethod
-    def norm(cls, args: Any) -> nn.Module:
+    def norm(self, args: Any) -> nn.Module:
         return LayerNorm(args.hidden_size, args.layer_norm_eps, affine=args.layer_norm_elementwise_affine)
 
-    @classmethod
-    def final_norm(cls, args: Any) -> nn.Module:  # type: ignore[override]
-        return cls.norm(args) if args.do_layer_norm_before and not args.remove_final_layer_norm else nn.Identity()
+    def final_norm(self, args: Any) -> nn.Module:
+        return self.norm(args) if args.do_layer_norm_before and not args.remove_final_layer_norm else nn.Identity()

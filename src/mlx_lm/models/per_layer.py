@@ -111,8 +111,7 @@ def drop_unread(args: Any) -> Rule:
 class PerLayerModel(DenseModel):
     """The model around `PerLayerInputs`."""
 
-    @staticmethod
-    def embed_scale(args: Any) -> float:
+    def embed_scale(self, args: Any) -> float:
         return args.hidden_size**0.5
 
     def weight_rules(self) -> tuple[Rule, ...]:

@@ -1,6 +1,5 @@
 """Persimmon: biased norms on queries and keys, squared ReLU, partial rope. https://www.adept.ai/blog/persimmon-8b."""
 
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 import mlx.core as mx
@@ -11,10 +10,9 @@ from .dense import DenseModel
 from .gpt_neox import FeedForward
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     layer_norm_eps: float = 1e-5
-    hidden_act: str = field(default="relu2", kw_only=True)
+    hidden_act: str = "relu2"
     max_position_embeddings: int = 16384
     partial_rotary_factor: float = 0.5
     qk_layernorm: bool = True

@@ -1,6 +1,5 @@
 """Phi 1, 1.5 and 2: attention and feed-forward in parallel, biases everywhere. https://arxiv.org/abs/2309.05463."""
 
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..nn import MLP, Attention, LayerNames
@@ -8,10 +7,9 @@ from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     layer_norm_eps: float = 1e-5
-    hidden_act: str = field(default="gelu_new", kw_only=True)
+    hidden_act: str = "gelu_new"
     partial_rotary_factor: float = 0.5
     qk_layernorm: bool = False
 

@@ -1,13 +1,11 @@
 """Phi 3, 3.5, 4 and 4-mini: fused projections, partial rotation, LongRoPE. Source: https://arxiv.org/abs/2404.14219."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from .config import ConfigError
 from .dense import DenseModel, SlidingArgs
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096

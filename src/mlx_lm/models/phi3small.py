@@ -3,7 +3,6 @@
 Sources: https://arxiv.org/abs/2404.14219, https://huggingface.co/microsoft/Phi-3-small-8k-instruct.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -22,12 +21,11 @@ from .dense import DenseModel
 _UNUSED = 100256, 100258, 100259, 100260, *range(100264, 100266), *range(100267, 100352)
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"ff_intermediate_size": "intermediate_size", "rope_embedding_base": "rope_theta"}
-    hidden_act: str = field(default="gegelu", kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
-    rope_theta: float = field(default=1000000.0, kw_only=True)
+    hidden_act: str = "gegelu"
+    tie_word_embeddings: bool = True
+    rope_theta: float = 1000000.0
     layer_norm_eps: float = 1e-5
     gegelu_limit: float | None = 20.0
     mup_use_scaling: bool = True
@@ -107,25 +105,21 @@ class LimitedGLU(MLP):
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         scale = args.mup_attn_multiplier / args.heads[2] if args.mup_use_scaling else None
         changes = {"scale": scale, "fused": True, "bias": True, "out_bias": True}
-        options: AttentionOptions = cls.attention_options(args, index, **changes)
+        options: AttentionOptions = self.attention_options(args, index, **changes)
         if args.is_dense(index):
             return GroupedAttention(options)
         return StridedAttention(options, args)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return LimitedGLU(args.hidden_size, args.intermediate_size, args.hidden_act, args.gegelu_limit)
 
-    @staticmethod
-    def embed_scale(args: Any) -> float:
+    def embed_scale(self, args: Any) -> float:
         return args.mup_embedding_multiplier or 1.0
 
-    @staticmethod
-    def logit_scale(args: Any) -> float:
+    def logit_scale(self, args: Any) -> float:
         return 1 / (args.mup_width_multiplier or 1.0)
 
     def logits(self, hidden: mx.array) -> mx.array:

@@ -1,6 +1,5 @@
 """Phi 3.5 MoE: two experts chosen one after the other (SparseMixer), layer norms. https://arxiv.org/abs/2404.14219."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.nn as nn
@@ -10,7 +9,6 @@ from .dense import DenseModel, SlidingArgs
 from .weights import Rename, expert_rules
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     fixed: ClassVar = {"num_experts_per_tok": (2,)}
     aliases: ClassVar = {"rms_norm_eps": "layer_norm_eps"}
@@ -38,8 +36,7 @@ class Model(DenseModel):
         *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
     )
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         width, count = args.hidden_size, args.num_local_experts
         experts = SwitchGLU(width, args.intermediate_size, count, act=args.hidden_act)
         return SparseMixer(width, count, experts, jitter=args.router_jitter_noise)

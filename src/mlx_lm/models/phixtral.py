@@ -1,6 +1,5 @@
 """Phixtral: Phi 2 with experts, merged from fine-tuned copies. Source: https://huggingface.co/mlabonne/phixtral-4x2_8."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mlx import nn
@@ -11,17 +10,16 @@ from .dense import DenseModel
 from .weights import Rename, Stack
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
     aliases: ClassVar = {
         "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_vocab": "vocab_size",
     }  # fmt: skip
-    hidden_size: int = field(default=2560, kw_only=True)
-    num_hidden_layers: int = field(default=32, kw_only=True)
-    num_attention_heads: int = field(default=32, kw_only=True)
-    vocab_size: int = field(default=51200, kw_only=True)
-    hidden_act: str = field(default="gelu_new", kw_only=True)
+    hidden_size: int = 2560
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    vocab_size: int = 51200
+    hidden_act: str = "gelu_new"
     layer_norm_eps: float = 1e-5
     rotary_dim: int = 32
     num_local_experts: int = 4
@@ -48,8 +46,7 @@ class Model(DenseModel):
         Stack(r"(?P<at>.*\.moe)\.mlp\.(?P<expert>\d+)\.(?P<kind>fc[12]\.\w+)", r"\g<at>.switch_mlp.\g<kind>"),
     )
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         sizes = args.hidden_size, args.intermediate_size, args.num_local_experts
         experts = SwitchMLP(*sizes, act=args.hidden_act, bias=True)
         return MoE(args.hidden_size, args.num_local_experts, Routing(args.num_experts_per_tok, "softmax_topk"), experts)

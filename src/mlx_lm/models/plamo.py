@@ -1,7 +1,5 @@
 """PLaMo: parallel branches after one norm; query heads take key heads in turn. https://huggingface.co/pfnet/plamo-13b."""
 
-from dataclasses import dataclass
-
 import mlx.core as mx
 
 from ..errors import ConfigError
@@ -12,7 +10,6 @@ from .dense import DenseModel
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     n_shared_head: int = 8
 

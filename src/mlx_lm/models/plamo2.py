@@ -1,27 +1,25 @@
 """PLaMo 2: Mamba-2 layers and attention in turn, a norm on each side of each branch. https://arxiv.org/abs/2509.04897."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from ..nn import Attention, AttentionOptions, CausalConv, DecoderLayer, GatedMLP, LayerNames, Linear, RMSNorm
+from ..nn import Attention, AttentionOptions, CausalConv, DecoderLayer, LayerNames, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .config import DecoderArgs
 from .dense import DenseModel
-from .weights import Rename, Rule, Transform, conv_layout
+from .weights import Rename, Transform, conv_layout
 
 OFFSETS = {"pre_mixer_norm": 1.0, "post_mixer_norm": 1 / 5, "pre_mlp_norm": 1.0, "post_mlp_norm": 5**-1.5}
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"hidden_size_per_head": "head_dim"}
-    num_key_value_heads: int | None = field(default=4, kw_only=True)
+    num_key_value_heads: int | None = 4
     head_dim: int | None = 128
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_word_embeddings: bool = True
     attention_window_size: int = 2048
     full_attention_idx: list[int] | None = None
     mamba_d_state: int = 64
@@ -112,21 +110,16 @@ def with_offsets(layer: DecoderLayer, args: Any) -> DecoderLayer:
 class Model(DenseModel):
     layer_names = LayerNames("mixer", "mlp", *OFFSETS)
     norm_options: ClassVar = {"offset": 1.0}
-    rules: ClassVar[tuple[Rule, ...]] = (
+    feed_forward_options: ClassVar = {"fused": True}
+    rules = (
         Rename(r"\.layers\.layers\.", ".layers."),
         Transform(r"\.conv1d\.weight$", conv_layout),
     )
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> DecoderLayer:
         return with_offsets(super().layer(args, index), args)
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         if args.is_mamba(index):
             return NormedMamba(args)
-        return HeadWeightedAttention(cls.attention_options(args, index, fused=True))
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, fused=True)
+        return HeadWeightedAttention(self.attention_options(args, index, fused=True))

@@ -1,25 +1,21 @@
 """PLaMo 3: windows with a rope of their own, norms around each branch. https://huggingface.co/pfnet/plamo-3-nict-8b-base."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
-
-from mlx import nn
 
 from ..nn import DecoderLayer, LayerNames
 from . import plamo2
 from .dense import DenseModel, TwoRopeArgs
-from .weights import Rename, Rule
+from .weights import Rename
 
 
-@dataclass
 class ModelArgs(TwoRopeArgs):
     fixed: ClassVar = {"linear_type": ("normal",)}
     aliases: ClassVar = {"window_size": "sliding_window", "rope_local_theta": "rope_local_base_freq"}
-    num_key_value_heads: int | None = field(default=4, kw_only=True)
+    num_key_value_heads: int | None = 4
     head_dim: int | None = 128
-    rope_theta: float = field(default=1000000.0, kw_only=True)
+    rope_theta: float = 1000000.0
     rope_local_base_freq: float | None = 10000.0
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_word_embeddings: bool = True
     sliding_window: int | None = 2048
     sliding_window_pattern: int | None = 8
 
@@ -34,12 +30,8 @@ class Model(DenseModel):
     attention: ClassVar = {"fused": True}
     qk_norm = True
     norm_options: ClassVar = {"offset": 1.0}
-    rules: ClassVar[tuple[Rule, ...]] = (Rename(r"\.layers\.layers\.", ".layers."),)
+    feed_forward_options: ClassVar = {"fused": True}
+    rules = (Rename(r"\.layers\.layers\.", ".layers."),)
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> DecoderLayer:
         return plamo2.with_offsets(super().layer(args, index), args)
-
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
-        return plamo2.Model.feed_forward(args, index)

@@ -3,7 +3,7 @@
 Source: https://huggingface.co/prism-ml/Ternary-Bonsai-2-27B-mlx-2bit.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +15,6 @@ from . import qwen3_5_text
 from .multimodal import TextTower
 
 
-@dataclass
 class ModelArgs(qwen3_5_text.ModelArgs):
     modules: list[Any] = field(default_factory=list)
     components: dict[str, Any] | None = None
@@ -69,7 +68,7 @@ class TurnedLinear(Linear, _Turning):
     def to_quantized(self, *args: Any, **options: Any) -> QuantizedLinear:
         packed = super().to_quantized(*args, **options)
         packed.__class__ = TurnedQuantizedLinear
-        packed.set_turn(self.signs.shape[0], self._block, self.signs)  # type: ignore[attr-defined]
+        packed.set_turn(self.signs.shape[0], self._block, self.signs)
         return packed
 
 
@@ -91,7 +90,7 @@ class TurnedEmbedding(Embedding, _Turning):
     def to_quantized(self, *args: Any, **options: Any) -> QuantizedEmbedding:
         packed = super().to_quantized(*args, **options)
         packed.__class__ = TurnedQuantizedEmbedding
-        packed.set_turn(self.signs.shape[0], self._block, self.signs)  # type: ignore[attr-defined]
+        packed.set_turn(self.signs.shape[0], self._block, self.signs)
         return packed
 
 
@@ -104,12 +103,12 @@ class TextModel(qwen3_5_text.Model):
     def _turn(self, path: str, block: int) -> None:
         """Makes the layer at `path` a turned one."""
         found = dict(self.named_modules()).get(path)
-        kind = {Linear: TurnedLinear, Embedding: TurnedEmbedding}.get(type(found))  # type: ignore[arg-type]
-        width = found.weight.shape[-1] if found is not None and kind is not None else 0  # type: ignore[union-attr]
+        kind = {Linear: TurnedLinear, Embedding: TurnedEmbedding}.get(type(found))
+        width = found.weight.shape[-1] if found is not None and kind is not None else 0
         if found is None or kind is None or (block and width % block):
             raise ConfigError(f"config.json: modules has {path!r} with block {block}, which fits no layer.")
         found.__class__ = kind
-        found.set_turn(width, block)  # type: ignore[operator]
+        found.set_turn(width, block)
 
 
 class Model(TextTower):

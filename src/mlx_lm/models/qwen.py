@@ -1,6 +1,5 @@
 """Qwen 1: one projection with biases, a gate under the name `w2`. Source: https://arxiv.org/abs/2309.16609."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mlx import nn
@@ -10,14 +9,13 @@ from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     """`use_dynamic_ntk` and `use_logn_attn` act past `seq_length` tokens only, which is the limit here."""
 
     fixed: ClassVar = {"no_bias": (True,), "scale_attn_weights": (True,)}
 
     aliases: ClassVar = {"kv_channels": "head_dim", "layer_norm_epsilon": "rms_norm_eps"}
-    intermediate_size: int = field(default=22016, kw_only=True)
+    intermediate_size: int = 22016
     partial_rotary_factor: float = 1.0
 
 
@@ -35,6 +33,5 @@ class Model(DenseModel):
     attention_type = FusedAttention
     attention: ClassVar = {"fused": True, "bias": True}
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return FeedForward(args.hidden_size, args.intermediate_size // 2, args.hidden_act)

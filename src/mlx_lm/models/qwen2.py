@@ -1,12 +1,10 @@
 """Qwen 2 and 2.5: biases on queries, keys and values. Source: https://arxiv.org/abs/2407.10671."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from .dense import DenseModel, SlidingArgs
 
 
-@dataclass
 class QwenArgs(SlidingArgs):
     """Windows on the layers from `max_window_layers` on, when `use_sliding_window` says so."""
 
@@ -26,7 +24,6 @@ class QwenArgs(SlidingArgs):
         super().__post_init__()
 
 
-@dataclass
 class ModelArgs(QwenArgs):
     pass
 

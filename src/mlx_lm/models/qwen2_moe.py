@@ -1,6 +1,5 @@
 """Qwen 1.5 and 2 with experts, and one that every token visits behind a gate. https://arxiv.org/abs/2407.10671."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.nn as nn
@@ -12,7 +11,6 @@ from .qwen3_moe import ModelArgs as Qwen3MoeArgs
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(Qwen3MoeArgs):
     qkv_bias: bool = True
     num_experts: int = 60
@@ -36,11 +34,9 @@ class Experts(MoE):
 class Model(DenseModel):
     rules = expert_rules()
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         return super().attention_options(args, index, bias=args.qkv_bias, out_bias=False, **changes)
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
         return gated_moe(args, routing, Experts, shared=args.shared_expert_intermediate_size, shared_gate=True)

@@ -1,12 +1,9 @@
 """Qwen 3: norms on the heads of queries and keys. Source: https://arxiv.org/abs/2505.09388."""
 
-from dataclasses import dataclass
-
 from .dense import DenseModel
 from .qwen2 import QwenArgs
 
 
-@dataclass
 class ModelArgs(QwenArgs):
     head_dim: int | None = 128
     attention_bias: bool = False

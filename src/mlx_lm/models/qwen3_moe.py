@@ -1,6 +1,6 @@
 """Qwen 3 with experts, dense in the layers that the config names. Source: https://arxiv.org/abs/2505.09388."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from mlx import nn
@@ -12,7 +12,6 @@ from .qwen3 import Model as Qwen3
 from .weights import expert_rules
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     attention_bias: bool = False
     use_sliding_window: bool = False
@@ -38,6 +37,5 @@ class ModelArgs(SlidingArgs):
 class Model(Qwen3):
     rules = expert_rules()
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

@@ -24,13 +24,12 @@ from ..state import PLAIN_KV, KVOptions, LayerState, State
 from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
 from .experts import gated_moe
-from .weights import Rule, Transform, Weights, conv_layout, expert_rules
+from .weights import Transform, Weights, conv_layout, expert_rules
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
-    head_dim: int | None = field(default=256, kw_only=True)
-    max_position_embeddings: int = field(default=32768, kw_only=True)
+    head_dim: int | None = 256
+    max_position_embeddings: int = 32768
     partial_rotary_factor: float = 0.25
     attention_bias: bool = False
     full_attention_interval: int = 4
@@ -94,23 +93,20 @@ class SharedMoE(MoE):
 class Model(DenseModel):
     attention: ClassVar = {"gated": True}
     qk_norm = True
-    rules: ClassVar[tuple[Rule, ...]] = (
+    rules = (
         AddOne(r"(?<!linear_attn\.)(norm|norm_embedding|norm_hidden|layernorm)\.weight$"),
         Transform(r"\.conv1d\.weight$", conv_layout),
         *expert_rules(),
     )
     fused = True  # how checkpoints keep the projections of gated delta layers, see `DeltaOptions.fused`
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         return LayerNames("linear_attn" if args.is_linear(index) else "self_attn")
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
-        return GatedDelta(cls.delta_options(args)) if args.is_linear(index) else super().mixer(args, index)
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
+        return GatedDelta(self.delta_options(args)) if args.is_linear(index) else super().mixer(args, index)
 
-    @classmethod
-    def delta_options(cls, args: Any) -> DeltaOptions:
+    def delta_options(self, args: Any) -> DeltaOptions:
         return DeltaOptions(
             args.hidden_size,
             args.linear_num_key_heads,
@@ -118,13 +114,12 @@ class Model(DenseModel):
             args.linear_key_head_dim,
             args.linear_value_head_dim,
             args.linear_conv_kernel_dim,
-            fused=cls.fused,
+            fused=self.fused,
             norm_eps=args.rms_norm_eps,
             act=args.hidden_act,
         )
 
-    @classmethod
-    def experts(cls, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
         return gated_moe(args, routing, SharedMoE, shared=args.shared_expert_intermediate_size, shared_gate=True)
 

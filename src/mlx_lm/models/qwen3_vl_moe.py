@@ -1,13 +1,10 @@
 """Qwen3-VL with experts: the text tower, whose expert weights always sum to one. https://arxiv.org/abs/2511.21631."""
 
-from dataclasses import dataclass
-
 from .multimodal import TextTower
 from .qwen3_moe import Model as TextModel
 from .qwen3_moe import ModelArgs as TextArgs
 
 
-@dataclass
 class ModelArgs(TextArgs):
     norm_topk_prob: bool = True
 

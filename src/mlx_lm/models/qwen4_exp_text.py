@@ -3,7 +3,7 @@
 Source: https://huggingface.co/Qwen.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,9 +27,8 @@ _SIZES = (
 _INDEX = ("indexer_n_heads", "indexer_kv_heads", "indexer_head_dim", "indexer_budget", "indexer_compress_ratio")
 
 
-@dataclass
 class ModelArgs(qwen3_5_moe_text.ModelArgs):
-    rope_theta: float = field(default=10000.0, kw_only=True)
+    rope_theta: float = 10000.0
     partial_rotary_factor: float = 1.0
     num_experts: int = 512
     num_experts_per_tok: int = 10
@@ -138,27 +137,22 @@ class Model(qwen3_5_moe_text.Model):
         *expert_rules(),
     )
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         return replace(super().names_at(args, index), pre_mixer=None, pre_feed_forward=None)
 
-    @classmethod
-    def final_norm(cls, args: Any) -> nn.Module:
+    def final_norm(self, args: Any) -> nn.Module:
         return GatedStreams(args.hc_count, args.hidden_size, args.hc_lowrank, args.rms_norm_eps, spreads=False)
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         if args.is_linear(index):
             return super().mixer(args, index)
         size, top_k = args.indexer_compress_ratio, args.indexer_budget // args.indexer_compress_ratio
         blocks = BlockOptions(args.indexer_n_heads, args.indexer_head_dim, size, top_k, 0, args.rms_norm_eps)
-        return PooledBlockAttention(cls.attention_options(args, index), blocks)
+        return PooledBlockAttention(self.attention_options(args, index), blocks)
 
-    @classmethod
-    def delta_options(cls, args: Any) -> DeltaOptions:
+    def delta_options(self, args: Any) -> DeltaOptions:
         return replace(super().delta_options(args), gate_act=args.output_gate_type or args.hidden_act)
 
-    @classmethod
-    def attention_options(cls, args: Any, index: int, **changes: Any) -> AttentionOptions:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
         return super().attention_options(args, index, qk_norm=norm, **changes)

@@ -1,6 +1,6 @@
 """RecurrentGemma: real-gated linear recurrences and local attention. Source: https://arxiv.org/abs/2404.07839."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -12,16 +12,15 @@ from ..nn import CausalConv, GatedMLP, LayerNames, Linear
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, offsets, scatter_slots
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
-from .weights import Rule, Transform, conv_layout
+from .weights import Transform, conv_layout
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"hidden_activation": "hidden_act", "attention_window_size": "sliding_window",
                         "logits_soft_cap": "final_logit_softcapping"}  # fmt: skip
-    hidden_act: str = field(default="gelu_pytorch_tanh", kw_only=True)
-    max_position_embeddings: int = field(default=8192, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    hidden_act: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 8192
+    tie_word_embeddings: bool = True
     partial_rotary_factor: float = 0.5
     attention_bias: bool = False
     sliding_window: int = 2048
@@ -102,17 +101,14 @@ class Model(DenseModel):
     )
     attention: ClassVar = {"out_bias": True}
     norm_options: ClassVar = {"offset": 1.0}
-    rules: ClassVar[tuple[Rule, ...]] = (Transform(r"\.conv_1d\.weight$", conv_layout),)
+    rules = (Transform(r"\.conv_1d\.weight$", conv_layout),)
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> nn.Module | None:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
         return RecurrentBlock(args) if args.is_recurrent(index) else super().mixer(args, index)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         return GatedMLP(args.hidden_size, args.intermediate_size // 2, args.hidden_act, bias=True)
 
-    @staticmethod
-    def embed_scale(args: Any) -> float:
+    def embed_scale(self, args: Any) -> float:
         rounded = mx.array(args.hidden_size**0.5, mx.bfloat16)  # as in training
         return rounded.astype(mx.float32).item()  # type: ignore[return-value]

@@ -4,7 +4,6 @@
 only through the norms' epsilon.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -19,11 +18,10 @@ from .config import BaseModelArgs
 _LEAST = -1e38  # the exponent of an empty average
 
 
-@dataclass
 class ModelArgs(BaseModelArgs):
-    hidden_size: int = field(kw_only=True)
-    num_hidden_layers: int = field(kw_only=True)
-    vocab_size: int = field(kw_only=True)
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
     attention_hidden_size: int | None = None
     intermediate_size: int | None = None
     layer_norm_epsilon: float = 1e-5
@@ -151,10 +149,8 @@ class Layer(nn.Module):
 class Model(CausalLM):
     names = ModelNames("rwkv", "embeddings", "blocks", "ln_out", "head")
 
-    @staticmethod
-    def layer(args: Any, index: int) -> Layer:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> Layer:
         return Layer(args, index)
 
-    @staticmethod
-    def final_norm(args: Any) -> nn.Module:
+    def final_norm(self, args: Any) -> nn.Module:
         return LayerNorm(args.hidden_size, 1e-5)

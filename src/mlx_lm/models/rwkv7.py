@@ -1,6 +1,5 @@
 """RWKV-7: a matrix for each head that fades by channel and unlearns what a key recalls. https://arxiv.org/abs/2503.14456."""
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -19,11 +18,10 @@ _CHUNK = 16  # a channel fades to exp(-0.61 * 16) at most, so dividing by it sta
 _RANKS = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_dim", "g": "gate_low_rank_dim"}
 
 
-@dataclass
 class ModelArgs(BaseModelArgs):
-    hidden_size: int = field(kw_only=True)
-    num_hidden_layers: int = field(kw_only=True)
-    vocab_size: int = field(kw_only=True)
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
     intermediate_size: int | None = None
     hidden_ratio: float = 4.0
     head_dim: int = 64
@@ -127,7 +125,7 @@ class TimeMix(nn.Module):
         rate = mx.sigmoid(self["a_lora"](a))
         gate = self["g_lora"](g)
         decay = mx.exp(-0.6065306597126334 * mx.sigmoid(self["w_lora"](w).astype(mx.float32)))
-        values: mx.array = self["v_proj"](v)  # type: ignore[assignment]
+        values: mx.array = self["v_proj"](v)
         if first is None:
             first = values
         else:
@@ -198,10 +196,8 @@ class Model(CausalLM):
         size = self.args.head_dim
         return (*super().weight_rules(), Transform(self.by_head, lambda a: a.reshape(-1, size)))
 
-    @staticmethod
-    def layer(args: Any, index: int) -> Layer:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> Layer:
         return Layer(args, index)
 
-    @staticmethod
-    def final_norm(args: Any) -> nn.Module:
+    def final_norm(self, args: Any) -> nn.Module:
         return LayerNorm(args.hidden_size, args.norm_eps, bias=args.norm_bias)

@@ -1,12 +1,9 @@
 """Seed-OSS: Llama with biases on queries, keys and values. Source: https://huggingface.co/ByteDance-Seed/Seed-OSS-36B-Base."""
 
-from dataclasses import dataclass
-
 from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     head_dim: int | None = 128
     attention_bias: bool = True

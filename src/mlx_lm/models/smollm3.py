@@ -1,19 +1,17 @@
 """SmolLM3: Llama with no rope in every fourth layer. Source: https://huggingface.co/blog/smollm3."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
 from .dense import DenseModel, SlidingArgs
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     attention_bias: bool = False
     mlp_bias: bool = False
     max_position_embeddings: int = 32768
-    rope_theta: float = field(default=2000000.0, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rope_theta: float = 2000000.0
+    tie_word_embeddings: bool = True
     use_sliding_window: bool = False
     no_rope_layers: list[int] | None = None  # 1 where there is a rope
     no_rope_layer_interval: int = 4
@@ -32,6 +30,5 @@ class ModelArgs(SlidingArgs):
 
 
 class Model(DenseModel):
-    @classmethod
-    def has_rope(cls, args: Any, index: int) -> bool:
+    def has_rope(self, args: Any, index: int) -> bool:
         return bool(args.no_rope_layers[index])

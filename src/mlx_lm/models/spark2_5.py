@@ -3,7 +3,6 @@
 Source: https://huggingface.co/XHToken/Spark-X2.5-4B.
 """
 
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..errors import ConfigError
@@ -13,11 +12,10 @@ from .dense import DenseModel, SlidingArgs
 from .step3p5 import HeadGates
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
-    hidden_act: str = field(default="gelu", kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
-    max_position_embeddings: int = field(default=8192, kw_only=True)
+    hidden_act: str = "gelu"
+    tie_word_embeddings: bool = True
+    max_position_embeddings: int = 8192
     sliding_window: int | None = 512
     sliding_window_pattern: int | None = 4
     mlp_bias: bool = False

@@ -1,6 +1,5 @@
 """StableLM 2 and 3B: a quarter of each head rotated, layer norms. Source: https://arxiv.org/abs/2402.17834."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -11,7 +10,6 @@ from .config import DecoderArgs
 from .dense import DenseModel
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"use_qkv_bias": "attention_bias"}
     layer_norm_eps: float = 1e-5
@@ -49,6 +47,5 @@ class Model(DenseModel):
     attention: ClassVar = {"out_bias": False}
     parallel = "use_parallel_residual"
 
-    @classmethod
-    def names_at(cls, args: Any, index: int) -> LayerNames:
+    def names_at(self, args: Any, index: int) -> LayerNames:
         return LayerNames(pre_feed_forward=None) if args.use_parallel_residual else PRE_NORM

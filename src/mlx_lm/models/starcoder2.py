@@ -1,20 +1,18 @@
 """StarCoder 2: biased layer norms and projections, a window in every layer. Source: https://arxiv.org/abs/2402.19173."""
 
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..nn import MLP
 from .dense import DenseModel, SlidingArgs
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     aliases: ClassVar = {"norm_epsilon": "layer_norm_eps"}
     layer_norm_eps: float = 1e-5
     use_bias: bool = True
-    hidden_act: str = field(default="gelu_pytorch_tanh", kw_only=True)
+    hidden_act: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 4096
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    tie_word_embeddings: bool = True
 
 
 class FeedForward(MLP):

@@ -4,7 +4,6 @@ Source: https://huggingface.co/stepfun-ai/Step-3.5-Flash.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -21,11 +20,10 @@ from .weights import Rename
 _PER_LAYER = "layer_types", "layer_thetas", "partial_rotary_factors", "swiglu_limits", "swiglu_limits_shared"
 
 
-@dataclass
 class ModelArgs(SlidingArgs):
     aliases: ClassVar = {"num_attention_groups": "num_key_value_heads", "share_expert_dims": "share_expert_dim"}
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    max_position_embeddings: int = field(default=262144, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 262144
     sliding_window: int | None = 512
     attention_other_setting: dict[str, Any] | None = None
     layer_thetas: list[float] | None = None
@@ -134,14 +132,12 @@ class Model(DenseModel):
         Rename(r"(\.\d+)\.share_expert\.", r"\1.mlp.share_expert."),
     )
 
-    @classmethod
-    def mixer(cls, args: Any, index: int) -> Attention:
+    def mixer(self, args: Any, index: int) -> Attention:
         heads, kv_heads = args.heads_at(index)
-        options = cls.attention_options(args, index, num_heads=heads, num_kv_heads=kv_heads)
+        options = self.attention_options(args, index, num_heads=heads, num_kv_heads=kv_heads)
         return HeadGates(options) if args.use_head_wise_attn_gate else Attention(options)
 
-    @classmethod
-    def feed_forward(cls, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
         sparse, width, count = args.has_experts(index), args.hidden_size, args.moe_num_experts
         mlp = LimitedMLP(width, args.share_expert_dim if sparse else args.intermediate_size)
         mlp.limit = args.limit(index, shared=True)

@@ -3,7 +3,6 @@
 Source: https://huggingface.co/lewtun/talkie-1930-13b-it-hf.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -15,11 +14,10 @@ from .base import Backbone, Cache, CausalLM, DecoderArgs, ModelNames, layer_stat
 from .weights import Rename
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     head_dim: int | None = 128
-    rms_norm_eps: float = field(default=1.1920928955078125e-07, kw_only=True)
-    rope_theta: float = field(default=1000000.0, kw_only=True)
+    rms_norm_eps: float = 1.1920928955078125e-07
+    rope_theta: float = 1000000.0
 
 
 class Gain(nn.Module):
@@ -98,12 +96,10 @@ class Model(CausalLM):
     def logits(self, hidden: mx.array) -> mx.array:
         return self.lm_head_gain(super().logits(hidden))
 
-    @staticmethod
-    def final_norm(args: Any) -> nn.Module:
+    def final_norm(self, args: Any) -> nn.Module:
         return UnitRMSNorm(args.rms_norm_eps)
 
-    @staticmethod
-    def layer(args: Any, index: int) -> nn.Module:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> nn.Module:
         heads, kv_heads, size = args.heads
         divisors = mx.array([args.rope_theta ** (2 * i / size) for i in range(size // 2)], mx.float32)
         back = Rope(size, freqs=-divisors, base=None, scale=1.0, traditional=False)

@@ -1,7 +1,6 @@
 """XGLM: BioGPT's decoder with sinusoidal positions. Source: https://arxiv.org/abs/2112.10668."""
 
 import math
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -11,12 +10,11 @@ from .biogpt import Model as BioGpt
 from .positions import AddedPositions
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"num_layers": "num_hidden_layers", "attention_heads": "num_attention_heads"}
     layer_norm_eps: float = 1e-5
-    hidden_act: str = field(default="gelu", kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    hidden_act: str = "gelu"
+    tie_word_embeddings: bool = True
     scale_embedding: bool = True
 
 

@@ -4,7 +4,6 @@ The memory is computed and kept in float32, whatever a config says of its kernel
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import mlx.core as mx
@@ -21,7 +20,6 @@ from .weights import Rule, Split
 _CHUNK = 64  # tokens whose products are computed together
 
 
-@dataclass
 class ModelArgs(BaseModelArgs):
     vocab_size: int = 50304
     hidden_size: int = 4096
@@ -38,7 +36,7 @@ class ModelArgs(BaseModelArgs):
     gate_soft_cap: float = 15.0
     output_logit_soft_cap: float = 30.0
     weight_mode: str = "single"
-    tie_word_embeddings: bool = field(default=False, init=False)  # nothing in the family ties them
+    tie_word_embeddings: bool = False  # nothing in the family ties them
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
@@ -204,8 +202,7 @@ class Model(CausalLM):
         )
         return (*super().weight_rules(), *rules)
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> DecoderLayer:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> DecoderLayer:
         norm = ShiftedNorm if args.use_bias else RMSNorm
         feed_forward = FeedForward(args.hidden_size, args.feed_forward_size, bias=args.use_bias)
         return DecoderLayer(
@@ -215,10 +212,8 @@ class Model(CausalLM):
             names=LayerNames("mlstm_layer", "ffn", "norm_mlstm", None, "norm_ffn", None),
         )
 
-    @staticmethod
-    def final_norm(args: Any) -> nn.Module:
+    def final_norm(self, args: Any) -> nn.Module:
         return RMSNorm(args.hidden_size, args.norm_eps)
 
-    @staticmethod
-    def logit_softcap(args: Any) -> float | None:
+    def logit_softcap(self, args: Any) -> float | None:
         return args.output_logit_soft_cap

@@ -6,7 +6,6 @@ calling layer keeps keys and values of its own. Source: https://arxiv.org/abs/24
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -23,14 +22,13 @@ from .weights import Drop, Rename, Rule, Transform, conv_layout
 _KINDS = {"mamba": "linear_attention"}
 
 
-@dataclass
 class SharedArgs(DecoderArgs, ABC):
     """What both Zambas' configs have."""
 
-    hidden_act: str = field(default="gelu", kw_only=True)
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    max_position_embeddings: int = field(default=4096, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    hidden_act: str = "gelu"
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 4096
+    tie_word_embeddings: bool = True
     layers_block_type: list[str] | None = None
     mamba_d_state: int = 16
     mamba_d_conv: int = 4
@@ -57,7 +55,6 @@ class SharedArgs(DecoderArgs, ABC):
         return self.calls()[0] if self.tie_word_embeddings else index
 
 
-@dataclass
 class ModelArgs(SharedArgs):
     aliases: ClassVar = {"attention_head_dim": "head_dim", "layer_types": "layers_block_type"}
     attention_hidden_size: int | None = None
@@ -157,7 +154,7 @@ class MambaLayer(nn.Module):
         self.input_layernorm = RMSNorm(args.hidden_size, args.rms_norm_eps)
 
     def state_spec(self) -> StateSpec:
-        return self.mamba.state_spec()  # type: ignore[operator]
+        return self.mamba.state_spec()
 
     def __call__(self, x: mx.array, state: LayerState = None, heard: mx.array | None = None) -> mx.array:
         return x + self.mamba(self.input_layernorm(x if heard is None else x + heard), state)
@@ -183,7 +180,7 @@ class SharingBackbone(Backbone):
 
     def __init__(self, model: CausalLM, args: Any):
         super().__init__(model, args)
-        self._block_name = model.block_name  # type: ignore[attr-defined]
+        self._block_name = model.block_name
         self._owners = {index: (args.owner(index), call) for call, index in enumerate(args.calls())}
 
     def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
@@ -203,7 +200,7 @@ class Model(CausalLM):
     names = ModelNames(norm="final_layernorm")
     backbone_type = SharingBackbone
     block_name: ClassVar[str] = "shared_transf"
-    rules: ClassVar[tuple[Rule, ...]] = (
+    rules = (
         Transform(r"\.conv1d\.weight$", conv_layout),
         Rename(r"\.mamba\.(x_proj|dt_proj)_weight$", r".mamba.\1.weight"),
     )
@@ -213,30 +210,26 @@ class Model(CausalLM):
         others = "|".join(str(i) for i in self.args.calls() if self.args.owner(i) != i)
         return (*super().weight_rules(), Drop(rf"layers\.({others or 'none'})\.{self.block_name}\."))
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
-        mamba = MambaLayer(cls.mamba(args), args)
+    def layer(self, args: Any, index: int) -> nn.Module:
+        mamba = MambaLayer(self.mamba(args), args)
         if index not in args.calls():
             return mamba
         heads, kv_heads, size = args.heads
-        rope = cls.rope(args)
+        rope = self.rope(args)
         options = AttentionOptions(2 * args.hidden_size, heads, kv_heads, size, rope, scale=(size / 2) ** -0.5)
         spec = Attention(options).state_spec()
-        owned = cls.block(args, options, index) if args.owner(index) == index else None
-        return HybridLayer(mamba, cls.block_name, owned, spec, args.hidden_size)
+        owned = self.block(args, options, index) if args.owner(index) == index else None
+        return HybridLayer(mamba, self.block_name, owned, spec, args.hidden_size)
 
-    @classmethod
-    def mamba(cls, args: Any) -> nn.Module:
+    def mamba(self, args: Any) -> nn.Module:
         sizes = args.hidden_size, args.inner_size, args.mamba_d_state, args.mamba_dt_rank, args.mamba_d_conv
         biases = {"bias": args.mamba_proj_bias, "conv_bias": args.mamba_conv_bias}
         return HeadedMamba(MambaOptions(*sizes, **biases, act=args.hidden_mamba_act), args.n_mamba_heads)
 
-    @classmethod
-    def rope(cls, args: Any) -> Rope | None:
+    def rope(self, args: Any) -> Rope | None:
         return None
 
-    @classmethod
-    def block(cls, args: Any, options: AttentionOptions, index: int) -> nn.Module:
+    def block(self, args: Any, options: AttentionOptions, index: int) -> nn.Module:
         """The shared block whose weights stand at layer `index`."""
         mlp = GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act)
         return SharedBlock(WideAttention(options, args.hidden_size), mlp, args)

@@ -4,7 +4,6 @@ Source: https://arxiv.org/abs/2411.15242.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -15,10 +14,9 @@ from ..errors import ConfigError
 from ..nn import AttentionOptions, GatedMLP, Linear, Mamba2, Mamba2Options, Rope, make_rope
 from ..state import LayerState, attend_states, offsets
 from . import zamba
-from .weights import Rename, Rule, Transform, conv_layout
+from .weights import Rename, Transform, conv_layout
 
 
-@dataclass
 class ModelArgs(zamba.SharedArgs):
     fixed: ClassVar = {"use_long_context": (False,)}
     aliases: ClassVar = {"attention_head_dim": "head_dim", "layer_types": "layers_block_type"}
@@ -110,20 +108,19 @@ class AdaptedMLP(GatedMLP):
 
 class Block(zamba.SharedBlock):
     def __call__(self, x: mx.array, state: LayerState, call: int) -> mx.array:
-        h = self.self_attn.call(self.input_layernorm(x), state, call)  # type: ignore[operator]
-        return self.feed_forward.call(self.pre_ff_layernorm(h), call)  # type: ignore[operator]
+        h = self.self_attn.call(self.input_layernorm(x), state, call)
+        return self.feed_forward.call(self.pre_ff_layernorm(h), call)
 
 
 class Model(zamba.Model):
     block_name = "shared_transformer"
-    rules: ClassVar[tuple[Rule, ...]] = (
+    rules = (
         Transform(r"\.conv1d\.weight$", conv_layout),
         Rename(r"(_adapter_list\.\d+)\.0\.", r"\1.down."),
         Rename(r"(_adapter_list\.\d+)\.1\.", r"\1.up."),
     )
 
-    @classmethod
-    def mamba(cls, args: Any) -> nn.Module:
+    def mamba(self, args: Any) -> nn.Module:
         inner, heads = int(args.mamba_expand * args.hidden_size), args.n_mamba_heads
         options = Mamba2Options(
             args.hidden_size,
@@ -138,10 +135,8 @@ class Model(zamba.Model):
         )
         return Mamba2(options)
 
-    @classmethod
-    def rope(cls, args: Any) -> Rope | None:
+    def rope(self, args: Any) -> Rope | None:
         return make_rope(args.head_dim, args.rope_parameters()) if args.use_mem_rope else None
 
-    @classmethod
-    def block(cls, args: Any, options: AttentionOptions, index: int) -> nn.Module:
+    def block(self, args: Any, options: AttentionOptions, index: int) -> nn.Module:
         return Block(AdaptedAttention(options, args, index), AdaptedMLP(args, index), args)

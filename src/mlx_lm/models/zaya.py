@@ -3,7 +3,6 @@
 Sources: https://arxiv.org/abs/2510.04476 (compressed convolutional attention), https://arxiv.org/abs/2605.05365.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -21,13 +20,12 @@ from .weights import Rule, Transform, conv_layout, expert_rules
 _ROPES = {"hybrid": 5000000.0, "hybrid_sliding": 10000.0}
 
 
-@dataclass
 class ModelArgs(DecoderArgs):
     fixed: ClassVar = {"num_experts_per_tok": (1,)}
     head_dim: int | None = 128
-    rms_norm_eps: float = field(default=1e-5, kw_only=True)
-    max_position_embeddings: int = field(default=131072, kw_only=True)
-    tie_word_embeddings: bool = field(default=True, kw_only=True)
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 131072
+    tie_word_embeddings: bool = True
     partial_rotary_factor: float = 0.5
     sliding_window: int | None = None
     layer_types: list[str] | None = None
@@ -132,7 +130,7 @@ class Layer(nn.Module):
         self.post_mlp_residual_scale = ResidualScaling(size)
 
     def state_spec(self) -> StateSpec:
-        return self.self_attn.state_spec()  # type: ignore[operator]
+        return self.self_attn.state_spec()
 
     def __call__(
         self, x: mx.array, state: LayerState = None, before: mx.array | None = None
@@ -163,13 +161,12 @@ class RoutedBackbone(Backbone):
 class Model(CausalLM):
     backbone_type = RoutedBackbone
     head_bias = "lm_head_bias"
-    rules: ClassVar[tuple[Rule, ...]] = (
+    rules = (
         *expert_rules(),
         Transform(r"conv_qk_depthwise\.weight$", conv_layout),
     )
 
-    @classmethod
-    def layer(cls, args: Any, index: int) -> nn.Module:  # type: ignore[override]
+    def layer(self, args: Any, index: int) -> nn.Module:
         heads, kv_heads, size = args.heads
         options = AttentionOptions(
             args.hidden_size,
