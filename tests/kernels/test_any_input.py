@@ -8,29 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from operands import array
 
 from mlx_lm import kernels
 from mlx_lm.kernels import KVView, QuantizedTensor, linear, native
 
 EXT = native.extension()
-pytestmark = pytest.mark.skipif(EXT is None, reason="the native kernels are not installed")
+pytestmark = [
+    pytest.mark.skipif(EXT is None, reason="the native kernels are not installed"),
+    pytest.mark.usefixtures("isa"),
+]
 SLOW = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FLOATS = st.sampled_from([mx.float32, mx.bfloat16, mx.float16])
 SIZES = st.sampled_from([0, 1, 2, 5, 16, 33])
-
-
-@pytest.fixture(params=EXT.supported_isas() if EXT is not None else [], autouse=True)
-def isa(request):
-    assert EXT is not None
-    kept, mode = EXT.isa(), EXT.activations()
-    EXT.set_isa(request.param)
-    yield
-    EXT.set_isa(kept)
-    EXT.set_activations(mode)
-
-
-def _array(seed: int, shape: tuple[int, ...], dtype: mx.Dtype = mx.float32) -> mx.array:
-    return mx.array(np.random.default_rng(seed).standard_normal(shape), mx.float32).astype(dtype)
 
 
 def _laid_out(a: mx.array, draw: Callable) -> mx.array:
@@ -83,10 +73,10 @@ def _same(function: Callable, arrays: list[mx.array], draw: Callable) -> None:
 def test_rows(data, dtype, other):
     shape = (*tuple(data.draw(st.lists(SIZES, min_size=0, max_size=2))), data.draw(st.sampled_from([1, 7, 16, 40])))
     x, w, b, up = (
-        _array(1, shape, dtype),
-        _array(2, shape[-1:], other),
-        _array(3, shape[-1:], other),
-        _array(4, shape, other),
+        array(1, shape, dtype),
+        array(2, shape[-1:], other),
+        array(3, shape[-1:], other),
+        array(4, shape, other),
     )
     draw = data.draw
     _same(lambda x, w: kernels.rms_norm(x, w, 1e-5, offset=1.0), [x, w], draw)
@@ -103,7 +93,7 @@ def test_rows(data, dtype, other):
 @given(data=st.data(), dtype=FLOATS, traditional=st.booleans())
 def test_rope(data, dtype, traditional):
     batch, heads, length = (data.draw(SIZES.filter(lambda n: n < 10)) for _ in range(3))
-    x = _array(1, (batch, heads, length, 24), dtype)
+    x = array(1, (batch, heads, length, 24), dtype)
     _same(lambda x: kernels.rope(x, 16, traditional=traditional, base=100.0, offset=3), [x], data.draw)
     offsets = mx.arange(batch)
     freqs = mx.array(10.0) ** mx.arange(8)
@@ -125,16 +115,16 @@ def test_products(data, x_type, w_type, rows, n, mode):
     assert EXT is not None
     EXT.set_activations(mode)
     k = data.draw(st.integers(1, 100))
-    _same(kernels.matmul, [_array(1, (rows, k), x_type), _array(2, (n, k), w_type), _array(3, (n,), w_type)], data.draw)
+    _same(kernels.matmul, [array(1, (rows, k), x_type), array(2, (n, k), w_type), array(3, (n,), w_type)], data.draw)
     group, bits, kind = data.draw(
         st.sampled_from([(32, 2, "affine"), (64, 3, "affine"), (64, 4, "affine"), (128, 8, "affine"), (32, 4, "mxfp4"),
                          (32, 8, "mxfp8"), (16, 4, "nvfp4")])
     )  # fmt: skip
     k = max(group, 32) * data.draw(st.integers(1, 3))
-    parts = list(mx.quantize(_array(4, (n, k), w_type), group_size=group, bits=bits, mode=kind))
+    parts = list(mx.quantize(array(4, (n, k), w_type), group_size=group, bits=bits, mode=kind))
     options = {"group_size": group, "bits": bits, "mode": kind}
-    _same(lambda x, *p: kernels.quantized_matmul(x, *p, **options), [_array(5, (rows, k), x_type), *parts], data.draw)
-    back = [_array(5, (rows, n), x_type), *parts]
+    _same(lambda x, *p: kernels.quantized_matmul(x, *p, **options), [array(5, (rows, k), x_type), *parts], data.draw)
+    back = [array(5, (rows, n), x_type), *parts]
     _same(lambda x, *p: kernels.quantized_matmul(x, *p, transpose=False, **options), back, data.draw)
 
 
@@ -150,7 +140,7 @@ EXPERTS += [("mxfp4", 32, 4), ("mxfp8", 32, 8), ("nvfp4", 16, 4)]
 def test_experts(data, fmt, x_type, tokens, top, interleaved):
     experts, k = 4, 128
     n = 32 if interleaved else data.draw(st.sampled_from([1, 17, 32]))
-    w, x = _array(1, (experts, n, k)), _array(2, (tokens, 1, 1, k), x_type)
+    w, x = array(1, (experts, n, k)), array(2, (tokens, 1, 1, k), x_type)
     rng = np.random.default_rng(tokens)
     indices = mx.array(rng.integers(0, experts, (tokens, top)).astype(np.uint32))
     if fmt is None:
@@ -189,9 +179,9 @@ def test_attention(data, dtype):
     kv_heads, group, batch = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(0, 2))
     length = draw(st.sampled_from([0, 1, 3, 40]))
     total = length + draw(st.sampled_from([1, 20]))
-    q = _array(1, (batch, kv_heads * group, length, 32), dtype)
-    k, v = _array(2, (batch, kv_heads, total, 32), dtype), _array(3, (batch, kv_heads, total, 64), dtype)
-    sinks = _array(4, (kv_heads * group,), dtype)
+    q = array(1, (batch, kv_heads * group, length, 32), dtype)
+    k, v = array(2, (batch, kv_heads, total, 32), dtype), array(3, (batch, kv_heads, total, 64), dtype)
+    sinks = array(4, (kv_heads * group,), dtype)
     window, softcap = draw(st.sampled_from([None, 7])), draw(st.sampled_from([None, 3.0]))
 
     def function(q, k, v, sinks):
@@ -225,29 +215,29 @@ def test_attention(data, dtype):
 def test_recurrent(data, dtype, length):
     draw = data.draw
     q, k, v = (
-        _array(1, (2, length, 2, 24), dtype),
-        _array(2, (2, length, 2, 24), dtype) * 0.2,
-        _array(3, (2, length, 4, 20), dtype),
+        array(1, (2, length, 2, 24), dtype),
+        array(2, (2, length, 2, 24), dtype) * 0.2,
+        array(3, (2, length, 4, 20), dtype),
     )
-    decay, beta = -mx.abs(_array(4, (2, length, 4))), mx.sigmoid(_array(5, (2, length, 4)))
-    _same(kernels.gated_delta, [q, k, v, decay, beta, _array(6, (2, 4, 20, 24))], draw)
-    x, b = _array(1, (2, length, 4, 8), dtype), _array(2, (2, length, 2, 12), dtype)
-    steps = mx.abs(_array(3, (2, length, 4)))
-    ssm = [x, steps, -mx.abs(_array(4, (4,))), b, b * 2, _array(5, (4,)), _array(6, (2, 4, 8, 12))]
+    decay, beta = -mx.abs(array(4, (2, length, 4))), mx.sigmoid(array(5, (2, length, 4)))
+    _same(kernels.gated_delta, [q, k, v, decay, beta, array(6, (2, 4, 20, 24))], draw)
+    x, b = array(1, (2, length, 4, 8), dtype), array(2, (2, length, 2, 12), dtype)
+    steps = mx.abs(array(3, (2, length, 4)))
+    ssm = [x, steps, -mx.abs(array(4, (4,))), b, b * 2, array(5, (4,)), array(6, (2, 4, 8, 12))]
     _same(kernels.selective_scan, ssm, draw)
-    flat = _array(1, (2, length, 20), dtype)
+    flat = array(1, (2, length, 20), dtype)
     scan = [
         flat,
         mx.abs(flat),
-        -mx.abs(_array(4, (20, 6))),
-        _array(2, (2, length, 6)),
-        _array(3, (2, length, 6)),
-        _array(5, (20,)),
+        -mx.abs(array(4, (20, 6))),
+        array(2, (2, length, 6)),
+        array(3, (2, length, 6)),
+        array(5, (20,)),
     ]
-    _same(kernels.diagonal_scan, [*scan, _array(6, (2, 20, 6))], draw)
+    _same(kernels.diagonal_scan, [*scan, array(6, (2, 20, 6))], draw)
     _same(
         kernels.causal_conv,
-        [flat, _array(2, (20, 4, 1), dtype), _array(3, (20,), dtype), _array(6, (2, 3, 20), dtype)],
+        [flat, array(2, (20, 4, 1), dtype), array(3, (20,), dtype), array(6, (2, 3, 20), dtype)],
         draw,
     )
 
@@ -290,7 +280,7 @@ def test_what_is_not_finite_stays_in_its_row(bad):
     clean = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
     rows = clean.copy()
     rows[2, 5] = bad
-    experts, parts = _array(1, (3, 24, 64)), mx.quantize(_array(1, (3, 24, 64)), group_size=32, bits=4)
+    experts, parts = array(1, (3, 24, 64)), mx.quantize(array(1, (3, 24, 64)), group_size=32, bits=4)
     indices = mx.array([[0], [1], [2], [2], [1], [0]], dtype=mx.uint32)
     weight = mx.ones((64,))
     calls = {
@@ -312,7 +302,7 @@ def test_what_is_not_finite_stays_in_its_row(bad):
 
 
 def test_packed_keys_whose_scales_and_biases_lie_apart():
-    q, k, v = (_array(i, (1, 2, n, 64)) for i, n in ((1, 3), (2, 9), (3, 9)))
+    q, k, v = (array(i, (1, 2, n, 64)) for i, n in ((1, 3), (2, 9), (3, 9)))
     codes, scales, biases = mx.quantize(k, group_size=32, bits=4)
     values = QuantizedTensor(*mx.quantize(v, group_size=32, bits=4), 32, 4)
     apart = mx.contiguous(mx.concatenate([scales, scales], axis=2))[:, :, :9]

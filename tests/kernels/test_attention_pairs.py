@@ -19,8 +19,6 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def _fast():
     native.set_activations("int8")
-    yield
-    native.set_activations("exact")
 
 
 def _rounded(x: np.ndarray) -> np.ndarray:

@@ -42,16 +42,6 @@ FAMILIES = {
 IDS = mx.array([[(7 * i * i + 3 * i) % 97 for i in range(60)]])
 
 
-@pytest.fixture(autouse=True)
-def _restore_settings():
-    assert EXT is not None
-    isa, threads, mode = EXT.isa(), EXT.num_threads(), EXT.activations()
-    yield
-    EXT.set_isa(isa)
-    EXT.set_num_threads(threads)
-    EXT.set_activations(mode)
-
-
 def _model(name: str = "llama", bits: int = 4, dtype: mx.Dtype = mx.float32, **sizes) -> nn.Module:
     mx.random.seed(3)
     model = build_model({"model_type": name.split()[0], **SIZES, **FAMILIES[name], **sizes})

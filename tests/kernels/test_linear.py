@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from operands import array, as_float64
 
 from mlx_lm import kernels
 from mlx_lm.kernels import linear, native
@@ -17,48 +18,21 @@ needs_native = pytest.mark.skipif(EXT is None, reason="the native kernels are no
 SLOW = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(autouse=True)
-def _restore_settings():
-    if EXT is None:
-        yield
-        return
-    isa, threads, mode = EXT.isa(), EXT.num_threads(), EXT.activations()
-    yield
-    EXT.set_isa(isa)
-    EXT.set_num_threads(threads)
-    EXT.set_activations(mode)
-
-
-@pytest.fixture(params=EXT.supported_isas() if EXT is not None else [])
-def isa(request):
-    assert EXT is not None
-    EXT.set_isa(request.param)
-    return request.param
-
-
-def _array(seed: int, shape: tuple[int, ...], dtype: mx.Dtype = mx.float32) -> mx.array:
-    return mx.array(np.random.default_rng(seed).standard_normal(shape), mx.float32).astype(dtype)
-
-
-def _numpy(a: mx.array) -> np.ndarray:
-    return np.array(a.astype(mx.float32)).astype(np.float64)
-
-
 def _packed(seed: int, shape: tuple[int, ...], fmt, dtype: mx.Dtype = mx.float32):
     """(w, scales, biases or None) and the float64 weight that they stand for."""
     mode, group, bits = fmt
-    w, s, *b = mx.quantize(_array(seed, shape, dtype), group_size=group, bits=bits, mode=mode)
+    w, s, *b = mx.quantize(array(seed, shape, dtype), group_size=group, bits=bits, mode=mode)
     if mode == "affine":
         wide = mx.dequantize(w, s.astype(mx.float32), b[0].astype(mx.float32), group_size=group, bits=bits)
     else:
         wide = mx.dequantize(w, s, group_size=group, bits=bits, mode=mode)
-    return (w, s, b[0] if b else None), _numpy(wide)
+    return (w, s, b[0] if b else None), as_float64(wide)
 
 
 def _close(y: mx.array, expected: np.ndarray, tolerance: float) -> None:
     assert y.shape == expected.shape
     scale = np.abs(expected).max(initial=0.0) or 1.0
-    assert np.abs(_numpy(y) - expected).max(initial=0.0) <= tolerance * scale
+    assert np.abs(as_float64(y) - expected).max(initial=0.0) <= tolerance * scale
 
 
 def _tolerance(dtype: mx.Dtype) -> float:
@@ -71,14 +45,14 @@ def _tolerance(dtype: mx.Dtype) -> float:
 def test_quantized_product_matches_the_weight_it_stands_for(isa, fmt, rows):
     for seed, (n, k) in enumerate([(33, 384), (48, 1280)]):
         packed, wide = _packed(seed, (n, k), fmt, DTYPES[rows % 3])
-        x = _array(10 + rows, (rows, k))
+        x = array(10 + rows, (rows, k))
         out = _tolerance(mx.float32)
         y = kernels.quantized_matmul(x, *packed, group_size=fmt[1], bits=fmt[2], mode=fmt[0])
         assert y.dtype == mx.float32
-        _close(y, _numpy(x) @ wide.T, out)
-        back = _array(20 + rows, (rows, n))
+        _close(y, as_float64(x) @ wide.T, out)
+        back = array(20 + rows, (rows, n))
         y = kernels.quantized_matmul(back, *packed, group_size=fmt[1], bits=fmt[2], mode=fmt[0], transpose=False)
-        _close(y, _numpy(back) @ wide, out)
+        _close(y, as_float64(back) @ wide, out)
 
 
 @needs_native
@@ -97,7 +71,7 @@ def test_quantized_product_agrees_with_mlx(fmt, n, groups, lead, x_type, w_type,
     mode, group, bits = fmt
     k = max(group, 32) * groups  # mx.quantize takes rows of 32 or more
     (w, s, b), _ = _packed(seed, (n, k), fmt, w_type)
-    x = _array(seed + 1, (*lead, k if transpose else n), x_type)
+    x = array(seed + 1, (*lead, k if transpose else n), x_type)
     y = kernels.quantized_matmul(x, w, s, b, group_size=group, bits=bits, mode=mode, transpose=transpose)
     if x.ndim == 1:
         x = x[None]
@@ -117,7 +91,7 @@ def test_quantized_product_agrees_with_mlx(fmt, n, groups, lead, x_type, w_type,
     )
     kind = mx.quantized_matmul(x, w, s, b, transpose=transpose, group_size=group, bits=bits, mode=mode).dtype
     assert y.dtype == kind
-    _close(y, _numpy(expected), _tolerance(y.dtype))
+    _close(y, as_float64(expected), _tolerance(y.dtype))
 
 
 @needs_native
@@ -131,10 +105,10 @@ def test_quantized_product_agrees_with_mlx(fmt, n, groups, lead, x_type, w_type,
     bias=st.booleans(),
 )
 def test_dense_product_agrees_with_mlx(n, k, m, x_type, w_type, bias):
-    x, w = _array(m, (m, k), x_type), _array(n, (n, k), w_type)
-    extra = _array(k, (n,), w_type) if bias else None
+    x, w = array(m, (m, k), x_type), array(n, (n, k), w_type)
+    extra = array(k, (n,), w_type) if bias else None
     y = kernels.matmul(x, w, extra)
-    expected = _numpy(x) @ _numpy(w).T + (0 if extra is None else _numpy(extra))
+    expected = as_float64(x) @ as_float64(w).T + (0 if extra is None else as_float64(extra))
     assert y.dtype == (x @ w.T).dtype
     _close(y, expected, _tolerance(y.dtype))
 
@@ -143,10 +117,10 @@ def test_dense_product_agrees_with_mlx(n, k, m, x_type, w_type, bias):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_dense_product_on_every_isa(isa, dtype):
     for m, n, k in [(1, 5, 3), (2, 33, 70), (13, 64, 576), (130, 40, 200)]:
-        x, w = _array(m, (m, k)), _array(n, (n, k), dtype)
-        _close(kernels.matmul(x, w), _numpy(x) @ _numpy(w).T, 3e-6)
-        back = _array(k, (m, n))
-        _close(native.extension().matmul(back, w, False), _numpy(back) @ _numpy(w), 3e-6)
+        x, w = array(m, (m, k)), array(n, (n, k), dtype)
+        _close(kernels.matmul(x, w), as_float64(x) @ as_float64(w).T, 3e-6)
+        back = array(k, (m, n))
+        _close(native.extension().matmul(back, w, False), as_float64(back) @ as_float64(w), 3e-6)
 
 
 @needs_native
@@ -157,7 +131,7 @@ def test_a_row_does_not_depend_on_its_batch_layout_or_threads(isa, fmt, mode):
     EXT.set_activations(mode)
     n, k = 48, 640
     (w, s, b), _ = _packed(3, (n, k), fmt, mx.bfloat16)
-    x = _array(4, (260, k))
+    x = array(4, (260, k))
     kwargs = {"group_size": fmt[1], "bits": fmt[2], "mode": fmt[0]}
     alone = mx.concatenate([kernels.quantized_matmul(x[i : i + 1], w, s, b, **kwargs) for i in range(26)])
     mixed = [None if a is None else linear.interleave(a, dense=False) for a in (w, s, b)]
@@ -175,7 +149,7 @@ def test_a_row_does_not_depend_on_its_batch_layout_or_threads(isa, fmt, mode):
 def test_a_dense_row_does_not_depend_on_its_batch(isa, dtype, mode):
     assert EXT is not None
     EXT.set_activations(mode)
-    x, w = _array(1, (140, 200), dtype), _array(2, (50, 200), dtype)
+    x, w = array(1, (140, 200), dtype), array(2, (50, 200), dtype)
     alone = mx.concatenate([kernels.matmul(x[i : i + 1], w) for i in range(20)])
     for threads in (1, 2):
         EXT.set_num_threads(threads)
@@ -185,7 +159,7 @@ def test_a_dense_row_does_not_depend_on_its_batch(isa, dtype, mode):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_an_interleaved_dense_weight_is_the_same_weight(dtype, monkeypatch):
-    x, w = _array(1, (9, 128), dtype), _array(2, (48, 128), dtype)
+    x, w = array(1, (9, 128), dtype), array(2, (48, 128), dtype)
     mixed = linear.interleave(w)
     assert mx.array_equal(linear.deinterleave(mixed), w)
     ids = mx.array([[3, 47], [16, 0]])
@@ -194,7 +168,7 @@ def test_an_interleaved_dense_weight_is_the_same_weight(dtype, monkeypatch):
         assert mx.array_equal(kernels.matmul(x[:rows], mixed, interleaved=True), kernels.matmul(x[:rows], w))
     monkeypatch.setattr(native, "extension", lambda: None)
     assert mx.array_equal(linear.interleave(w), mixed)
-    _close(kernels.matmul(x, mixed, interleaved=True), _numpy(x) @ _numpy(w).T, _tolerance(dtype))
+    _close(kernels.matmul(x, mixed, interleaved=True), as_float64(x) @ as_float64(w).T, _tolerance(dtype))
 
 
 def _int8_rows(x: np.ndarray, unit: int) -> np.ndarray:
@@ -217,7 +191,7 @@ def _int8_rows(x: np.ndarray, unit: int) -> np.ndarray:
 def test_int8_activations_are_the_product_of_the_quantized_row(isa, bits, group):
     assert EXT is not None
     packed, wide = _packed(5, (40, 256), ("affine", group, bits))
-    x = np.array(_array(6, (17, 256)))
+    x = np.array(array(6, (17, 256)))
     chance = np.random.default_rng(7)
     for row in range(17):  # outliers of many sizes, in many places; a unit of which nothing else is left; a tie
         x[row, chance.integers(0, 256, 4)] *= chance.choice([3, 8, 100], 4)
@@ -238,7 +212,7 @@ def test_a_row_that_is_not_finite_stays_alone(isa, mode, bad):
     assert EXT is not None
     EXT.set_activations(mode)
     packed, _ = _packed(1, (32, 128), ("affine", 64, 4))
-    clean = _array(2, (12, 128))
+    clean = array(2, (12, 128))
     rows = np.array(clean)
     rows[5, 17] = bad
     for count in (6, 12):
@@ -251,14 +225,14 @@ def test_a_row_that_is_not_finite_stays_alone(isa, mode, bad):
 @needs_native
 def test_inputs_that_are_not_contiguous(isa):
     packed, wide = _packed(1, (32, 256), ("affine", 64, 4))
-    x = _array(2, (256, 6)).T
-    _close(kernels.quantized_matmul(x, *packed), _numpy(x) @ wide.T, 3e-6)
+    x = array(2, (256, 6)).T
+    _close(kernels.quantized_matmul(x, *packed), as_float64(x) @ wide.T, 3e-6)
     wider = [mx.concatenate([a, a], axis=1)[:, : a.shape[1]] for a in packed if a is not None]
-    _close(kernels.quantized_matmul(x[::2], *wider), _numpy(x[::2]) @ wide.T, 3e-6)
-    w = _array(3, (40, 30)).T
-    _close(kernels.matmul(x[:, :40], w), _numpy(x[:, :40]) @ _numpy(w).T, 3e-6)
-    one = mx.broadcast_to(_array(4, (1, 256)), (5, 256))
-    _close(kernels.quantized_matmul(one, *packed), _numpy(one) @ wide.T, 3e-6)
+    _close(kernels.quantized_matmul(x[::2], *wider), as_float64(x[::2]) @ wide.T, 3e-6)
+    w = array(3, (40, 30)).T
+    _close(kernels.matmul(x[:, :40], w), as_float64(x[:, :40]) @ as_float64(w).T, 3e-6)
+    one = mx.broadcast_to(array(4, (1, 256)), (5, 256))
+    _close(kernels.quantized_matmul(one, *packed), as_float64(one) @ wide.T, 3e-6)
 
 
 @needs_native
@@ -268,10 +242,10 @@ def test_gathered_experts_agree_with_mlx(isa, fmt, interleaved):
     experts, n, k = 5, 32, 128
     rng = np.random.default_rng(0)
     for x_shape, i_shape in [((7, 1, 1, k), (7, 3)), ((1, 1, 1, k), (1, 4)), ((30, 1, k), (30,)), ((2, 3, k), (4, 2))]:
-        x = _array(1, x_shape)
+        x = array(1, x_shape)
         indices = mx.array(rng.integers(0, experts, i_shape).astype(np.uint32))
         if fmt is None:
-            w = _array(2, (experts, n, k))
+            w = array(2, (experts, n, k))
             y, expected = kernels.gather_matmul(x, w, indices), mx.gather_mm(x, w.swapaxes(-1, -2), rhs_indices=indices)
         else:
             packed, _ = _packed(2, (experts, n, k), fmt)
@@ -279,25 +253,25 @@ def test_gathered_experts_agree_with_mlx(isa, fmt, interleaved):
             weights = [a if a is None or not interleaved else linear.interleave(a, dense=False) for a in packed]
             y = kernels.gather_quantized_matmul(x, *weights, indices, **kwargs, interleaved=interleaved)
             expected = mx.gather_qmm(x, *packed, rhs_indices=indices, **kwargs)
-        _close(y, _numpy(expected), 3e-6)
+        _close(y, as_float64(expected), 3e-6)
 
 
 @needs_native
 @pytest.mark.parametrize("transpose", [True, False])
 def test_one_matrix_per_head(transpose):
     packed, _ = _packed(2, (3, 32, 128), ("affine", 64, 4))
-    x = _array(1, (3, 5, 128 if transpose else 32))
+    x = array(1, (3, 5, 128 if transpose else 32))
     y = kernels.quantized_matmul(x, *packed, transpose=transpose)
-    _close(y, _numpy(mx.quantized_matmul(x, *packed, transpose=transpose)), 3e-6)
+    _close(y, as_float64(mx.quantized_matmul(x, *packed, transpose=transpose)), 3e-6)
 
 
 @needs_native
 def test_gradients_by_finite_differences():
     (w, s, b), _ = _packed(1, (24, 64), ("affine", 32, 4))
-    x, weigh = _array(2, (3, 64)), _array(3, (3, 24))
+    x, weigh = array(2, (3, 64)), array(3, (3, 24))
     experts, _ = _packed(4, (4, 24, 64), ("affine", 32, 4))
     indices = mx.array([[0, 2], [1, 1], [3, 0]], dtype=mx.uint32)
-    dense = _array(5, (24, 64))
+    dense = array(5, (24, 64))
     losses = {
         "quantized": lambda v: (kernels.quantized_matmul(v, w, s, b, group_size=32) * weigh).sum(),
         "dense": lambda v: (kernels.matmul(v, dense) * weigh).sum(),
@@ -307,12 +281,12 @@ def test_gradients_by_finite_differences():
     }
     for name, loss in losses.items():
         gradient = mx.grad(loss)(x)
-        direction = _array(6, x.shape)
+        direction = array(6, x.shape)
         step = 1e-2  # the losses are linear in v: only rounding differs
         slope = (loss(x + step * direction) - loss(x - step * direction)).item() / (2 * step)
         assert abs(slope - (gradient * direction).sum().item()) < 2e-3 * max(1.0, abs(slope)), name
     by_weight = mx.grad(lambda v: (kernels.matmul(x, v) * weigh).sum())(dense)
-    _close(by_weight, _numpy(weigh).T @ _numpy(x), 3e-6)
+    _close(by_weight, as_float64(weigh).T @ as_float64(x), 3e-6)
     mixed = [linear.interleave(a[:16], dense=False) for a in (w, s, b)]
     plain = mx.grad(lambda v: kernels.quantized_matmul(v, w[:16], s[:16], b[:16], group_size=32).sum())(x)
     same = mx.grad(lambda v: kernels.quantized_matmul(v, *mixed, group_size=32, interleaved=True).sum())(x)
@@ -334,11 +308,11 @@ def test_interleaving_is_undone_and_has_a_plain_path(monkeypatch):
 
 def test_the_plain_path_serves_everything(monkeypatch):
     (w, s, b), wide = _packed(1, (32, 128), ("affine", 64, 4))
-    x = _array(2, (3, 128))
+    x = array(2, (3, 128))
     monkeypatch.setattr(native, "extension", lambda: None)
-    _close(kernels.quantized_matmul(x, w, s, b), _numpy(x) @ wide.T, 3e-6)
+    _close(kernels.quantized_matmul(x, w, s, b), as_float64(x) @ wide.T, 3e-6)
     mixed = [linear.interleave(a, dense=False) for a in (w, s, b)]
-    _close(kernels.quantized_matmul(x, *mixed, interleaved=True), _numpy(x) @ wide.T, 3e-6)
+    _close(kernels.quantized_matmul(x, *mixed, interleaved=True), as_float64(x) @ wide.T, 3e-6)
     assert native.describe() == "plain MLX"
 
 

@@ -11,19 +11,9 @@ from mlx_lm import kernels
 from mlx_lm.kernels import native
 
 EXT = native.extension()
+pytestmark = pytest.mark.usefixtures("isa")
 TOLERANCE = {mx.float32: 3e-6, mx.float16: 3e-3, mx.bfloat16: 2e-2}
 SLOW = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(params=EXT.supported_isas() if EXT is not None else ["plain"], autouse=True)
-def isa(request):
-    if EXT is None:
-        yield
-        return
-    kept = EXT.isa()
-    EXT.set_isa(request.param)
-    yield
-    EXT.set_isa(kept)
 
 
 def _array(seed: int, shape: tuple[int, ...], dtype: mx.Dtype = mx.float32) -> mx.array:

@@ -12,20 +12,15 @@ from mlx_lm import kernels
 from mlx_lm.kernels import native, recurrent
 
 EXT = native.extension()
-pytestmark = pytest.mark.skipif(EXT is None, reason="needs the native kernels")
+pytestmark = [
+    pytest.mark.skipif(EXT is None, reason="needs the native kernels"),
+    pytest.mark.usefixtures("isa"),
+]
 SLOW = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TOLERANCE = {mx.float32: 2e-5, mx.float16: 4e-3, mx.bfloat16: 3e-2}
 DTYPES = st.sampled_from(list(TOLERANCE))
 LENGTHS = st.sampled_from([1, 2, 3, 5, 17, 65, 70])
 SIZES = st.sampled_from([1, 3, 15, 16, 17, 33, 48, 64])
-
-
-@pytest.fixture(params=EXT.supported_isas() if EXT is not None else [], autouse=True)
-def isa(request):
-    kept = EXT.isa()
-    EXT.set_isa(request.param)
-    yield
-    EXT.set_isa(kept)
 
 
 def _close(y, expected, tolerance):

@@ -18,15 +18,6 @@ EXT = native.extension()
 pytestmark = pytest.mark.skipif(EXT is None, reason="the native kernels are not installed")
 
 
-@pytest.fixture(autouse=True)
-def _restore_settings():
-    assert EXT is not None
-    threads, mode = EXT.num_threads(), EXT.activations()
-    yield
-    EXT.set_num_threads(threads)
-    EXT.set_activations(mode)
-
-
 def _threads_of(code: str = "", **environment: str) -> int:
     """`num_threads()` of a new process, after `code`."""
     code += "\nfrom mlx_lm.kernels import native\nprint(native.extension().num_threads())"

@@ -17,15 +17,11 @@ DTYPES = st.sampled_from([mx.float32, mx.bfloat16, mx.float16])
 
 
 @pytest.fixture(params=[*(EXT.supported_isas() if EXT is not None else []), "plain"], autouse=True)
-def isa(request, monkeypatch):
+def isa(request, monkeypatch, restored_settings):
     if request.param == "plain":
         monkeypatch.setattr(native, "extension", lambda: None)
-        yield
-        return
-    kept = EXT.isa()
-    EXT.set_isa(request.param)
-    yield
-    EXT.set_isa(kept)
+    else:
+        EXT.set_isa(request.param)
 
 
 def _logits(seed, batch, width, dtype, coarse, special):
