@@ -144,14 +144,16 @@ def test_a_window_gives_the_same_bits_wherever_it_lies(isa):
     assert mx.array_equal(whole, moved)
 
 
+@needs_native  # MLX's own attention multiplies what is hidden by zero
 def test_hidden_garbage_is_never_read_into_a_result(isa):
-    q, k, v = (array(i, (1, 2, 40, 64)) for i in range(3))
+    q, k, v = (array(i, (1, 2, 50, 64)) for i in range(3))
     clean = kernels.attention(q, (KVView(k, v, 9),), scale=0.1)
     v[:, :, 30] = mx.array(np.nan)
     k[:, :, 31] = mx.array(np.inf)
     out = kernels.attention(q, (KVView(k, v, 9),), scale=0.1)
-    assert mx.isnan(out[:, :, 30]).all() and not mx.isnan(out[:, :, :30]).any() and not mx.isnan(out[:, :, 40:]).any()
-    assert EXT is None or mx.array_equal(out[:, :, :30], clean[:, :, :30])
+    assert mx.isnan(out[:, :, 30]).all()
+    for hidden in (slice(0, 30), slice(40, 50)):  # 31 is seen last by 39
+        assert mx.array_equal(out[:, :, hidden], clean[:, :, hidden])
 
 
 @pytest.mark.parametrize("sinks", [None, array(9, (8,))])
