@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlx_lm.json_pointer import follow
+
 __all__ = ["close_objects"]
 
 _IN_PLACE = ("allOf", "anyOf", "oneOf", "$ref", "not")
@@ -65,26 +67,15 @@ def _reached(root: Any, composed: set[str]) -> set[str]:
     found = set(composed)
     waiting = list(composed)
     while waiting:
-        schema = _target(root, waiting.pop())
+        reference = waiting.pop()
+        # What a name ($anchor) stands for is not looked up: everything may be part of it.
+        schema = follow(root, reference) if reference.startswith("#/") else root
         for part, _ in _walk(schema, True):
             name = part.get("$ref")
             if isinstance(name, str) and name not in found:
                 found.add(name)
                 waiting.append(name)
     return found
-
-
-def _target(root: Any, path: str) -> Any:
-    value = root
-    for part in path.removeprefix("#").split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, list) and name.isdecimal() and int(name) < len(value):
-            value = value[int(name)]
-        elif isinstance(value, Mapping) and name in value:
-            value = value[name]
-        else:
-            return None
-    return value
 
 
 def _close(schema: Any, in_parts: bool, path: str, composed: set[str]) -> Any:

@@ -19,6 +19,7 @@ from mlx_lm.errors import GrammarError
 from mlx_lm.grammar.closed import close_objects
 from mlx_lm.grammar.patterns import BASE64, FORMAT_PATTERNS, schema_regex
 from mlx_lm.grammar.rewrite import evaluated_names, exclusive, names_rule, negation, permutations, required_rules
+from mlx_lm.json_pointer import follow
 
 __all__ = ["MAX_DEPTH", "MAX_SCHEMA_BYTES", "prepare_schema"]
 
@@ -165,15 +166,9 @@ class _Preparation:
         for _ in range(20):
             if not isinstance(schema, Mapping) or set(schema) - {"title", "description"} != {"$ref"}:
                 return schema
-            target: Any = self.root
-            path = schema["$ref"]
-            if not isinstance(path, str) or not path.startswith("#/"):
+            target = follow(self.root, schema["$ref"])
+            if target is None:
                 return schema
-            for part in path[2:].split("/"):
-                name = part.replace("~1", "/").replace("~0", "~")
-                if not isinstance(target, Mapping) or name not in target:
-                    return schema
-                target = target[name]
             schema = target
         return schema
 

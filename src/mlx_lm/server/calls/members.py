@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import GrammarError, UnsupportedError
 from ...grammar import prepare_schema
+from ...json_pointer import follow
 from ..work import Tool
 
 __all__ = ["Members", "arguments_schema", "definitions", "members_of", "resolve", "with_definitions"]
@@ -84,22 +85,12 @@ def resolve(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
     raise GrammarError("References lead in a circle.")
 
 
-def _target(path: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Any = root
-    if not isinstance(path, str) or not path.startswith("#"):
-        raise GrammarError(f"$ref {path!r} does not lead to a place in the schema.")
-    for part in path.removeprefix("#").split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-            found = found[int(name)]
-        elif isinstance(found, Mapping) and name in found:
-            found = found[name]
-        else:
-            raise GrammarError(f"$ref {path!r} leads nowhere.")
+def _target(reference: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = follow(root, reference)
     if found is True:
         return {}
     if not isinstance(found, Mapping):
-        raise GrammarError(f"$ref {path!r} does not lead to a schema.")
+        raise GrammarError(f"$ref {reference!r} does not lead to a schema of this document.")
     return found
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mlx_lm.json_pointer import follow
 from mlx_lm.tokenizer.parsers.values import PYTHON, escape, transcode
 
 __all__ = ["TextValue", "ToolSchemas", "as_json"]
@@ -69,14 +70,8 @@ class _Follower:
         self._left -= 1
         if depth > _MAX_NESTING or self._left < 0:
             return schema
-        path = schema.get("$ref")
-        if isinstance(path, str) and path.startswith("#/"):
-            target: Any = self._root
-            for part in path[2:].split("/"):
-                name = part.replace("~1", "/").replace("~0", "~")
-                target = target.get(name) if isinstance(target, Mapping) else None
-            if not isinstance(target, Mapping):
-                return schema
+        target = follow(self._root, schema.get("$ref"))
+        if isinstance(target, Mapping):
             rest = {key: value for key, value in schema.items() if key != "$ref"}
             return self.schema({**target, **rest}, depth + 1)
         new = dict(schema)
