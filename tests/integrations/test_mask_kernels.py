@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
@@ -40,13 +41,18 @@ def test_keeps_the_dtype(dtype: mx.Dtype) -> None:
 
 
 @pytest.fixture
-def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in list(sys.modules):
-        if name.split(".")[0] in ("outlines_core", "llguidance"):
-            monkeypatch.delitem(sys.modules, name)
+def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name in _imported():
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if type(f).__module__ != mask_kernels.__name__])
-    return tmp_path
+    yield tmp_path
+    for name in _imported():  # else later tests of this process would get the stand-ins
+        del sys.modules[name]
+
+
+def _imported() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] in ("outlines_core", "llguidance")]
 
 
 def write(folder: Path, module: str, text: str) -> None:
