@@ -1,6 +1,12 @@
-"""Markers for all tests: real models only where their files are cached."""
+"""Markers for all tests: real models only where their files are cached; in CI a test is skipped for known reasons only.
+
+Where CI is set, a skip whose reason MAY_SKIP does not know is a failure: a green run there has run the test.
+"""
 
 import functools
+import os
+import sys
+from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -9,6 +15,18 @@ from hypothesis import HealthCheck, settings
 # Where CI is set hypothesis would try the same examples each time; ours are new ones everywhere.
 settings.register_profile("untimed", deadline=None, derandomize=False, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+# Beginnings of the reasons that hold in CI too: what the machine is, and what `make test` does not install or fetch.
+MAY_SKIP = (
+    *("CI is not set", "the CPU multiplies no pairs of bfloat16", "no such permission bits", "signals", "terminals"),
+    *("gemma-3-270m is not cached", "qwen2.5-coder-1.5b is not cached"),
+    # Programs that run on this package: tests/system, each in an environment of its own.
+    *("pip install ", "could not import 'transformers'", "could not import 'schemathesis'"),
+    *("could not import 'playwright", "there is no Chromium", "needs CLAUDE_CODE_BIN"),
+    *("TRL is not installed", "MLX_LM_PEER_PYTHON names no Python"),
+    *(f"{program} is not installed" for program in ("lm_eval", "litellm", "langchain_openai", "llm")),
+    *(("the native kernels", "needs the native kernels", "got empty parameter set") if sys.platform != "linux" else ()),
+)
 
 
 @functools.cache
@@ -30,3 +48,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             name = mark.args[0] if mark.args else "smollm2"
             if not _cached(name):
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not cached; make test fetches it"))
+
+
+def _must_run(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turns a skip for an unknown reason into a failure."""
+    if not report.skipped or hasattr(report, "wasxfail") or not os.environ.get("CI"):
+        return
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix(
+        "Skipped: "
+    )
+    if not reason.startswith(MAY_SKIP):
+        report.outcome = "failed"
+        report.longrepr = f"Skipped where CI is set: {reason} (tests/conftest.py lists the reasons that are known)"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.get_closest_marker("slow") is None:
+        _must_run(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _must_run(report)
+    return report
