@@ -49,6 +49,5 @@ class Model(DenseModel):
     qk_norm = True
     rules = expert_rules(target="experts")
 
-    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
-        sparse = index not in args.mlp_only_layers and (index + 1) % args.decoder_sparse_step == 0
-        return WeighedExperts(args) if sparse else super().feed_forward(args, index)
+    def experts(self, args: Any) -> nn.Module:
+        return WeighedExperts(args)

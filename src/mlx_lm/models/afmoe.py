@@ -3,13 +3,10 @@
 Source: https://www.arcee.ai/blog/the-trinity-manifesto.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from mlx import nn
-
-from ..nn import GatedAttention, LayerNames, MoE, Routing
+from ..nn import GatedAttention, LayerNames, MoE
 from .dense import DenseModel, SlidingArgs
-from .experts import gated_moe
 from .weights import expert_rules
 
 
@@ -44,13 +41,10 @@ class Model(DenseModel):
         post_feed_forward="post_mlp_layernorm",
     )
     attention_type = GatedAttention
+    moe_type = Experts
+    moe_options: ClassVar = {"correction": True}
+    routing_options: ClassVar = {"score": "sigmoid", "epsilon": 1e-20}
     rope_where_sliding = True
+    scaled_embedding = "mup_enabled"
     qk_norm = True
     rules = expert_rules(target="experts")
-
-    def experts(self, args: Any) -> nn.Module:
-        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.route_scale, epsilon=1e-20)
-        return gated_moe(args, routing, Experts, correction=True)
-
-    def embed_scale(self, args: Any) -> float:
-        return args.hidden_size**0.5 if args.mup_enabled else 1.0

@@ -1,9 +1,5 @@
 """Arcee AFM: a feed-forward without gate, squared ReLU. Source: https://huggingface.co/arcee-ai/AFM-4.5B."""
 
-from typing import Any
-
-import mlx.nn as nn
-
 from ..nn import MLP
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -18,5 +14,4 @@ class ModelArgs(DecoderArgs):
 
 
 class Model(DenseModel):
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return MLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.mlp_bias)
+    feed_forward_type = MLP

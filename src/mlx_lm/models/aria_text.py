@@ -1,13 +1,10 @@
 """Aria's text model: Llama with experts beside shared ones. Source: https://arxiv.org/abs/2410.05993."""
 
-from typing import Any
+from typing import ClassVar
 
-from mlx import nn
-
-from ..nn import MoE, Routing
+from ..nn import MoE
 from .config import DecoderArgs
 from .dense import DenseModel
-from .experts import gated_moe
 from .weights import Rename, Split, Transform
 
 
@@ -24,6 +21,8 @@ class Experts(MoE):
 
 
 class Model(DenseModel):
+    moe_type = Experts
+    routing_options: ClassVar = {"score": "softmax_topk"}
     rules = (
         Transform(r"\.mlp\.experts\.(fc[12]\.weight|gate_up_proj|down_proj)$", lambda w: w.swapaxes(1, 2)),
         Split(
@@ -33,6 +32,3 @@ class Model(DenseModel):
         ),
         Rename(r"\.mlp\.experts\.(fc2\.weight|down_proj)$", ".mlp.switch_mlp.down_proj.weight"),
     )
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return gated_moe(args, Routing(args.moe_topk, "softmax_topk"), Experts)

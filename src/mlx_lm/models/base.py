@@ -120,6 +120,7 @@ class CausalLM(nn.Module):
     rules: ClassVar[tuple[Rule, ...]] = ()
     backbone_type: ClassVar[type[Any]] = Backbone
     head_bias: ClassVar[bool | str] = False  # of the output head; or the field of the config that says so
+    scaled_embedding: ClassVar[bool | str] = False  # by the root of its size; or the field of the config that says so
     next_token_layers: ClassVar[bool] = False  # checkpoints have layers after the last: next-token prediction heads
 
     def __init__(self, args: Any):
@@ -151,6 +152,8 @@ class CausalLM(nn.Module):
         return RMSNorm(args.hidden_size, args.rms_norm_eps)
 
     def embed_scale(self, args: Any) -> float:
+        if flag(args, self.scaled_embedding):
+            return args.hidden_size**0.5
         return getattr(args, "embedding_multiplier", None) or 1.0
 
     def logit_scale(self, args: Any) -> float:

@@ -4,15 +4,13 @@ Layers without a rope, usually the full ones, have queries that grow with their 
 https://huggingface.co/reflection/Beam-1.0-501B-A23B.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
-from mlx import nn
 
 from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, GatedAttention, RopeParameters
 from ..state import LayerState
 from .dense import DenseModel, SlidingArgs
-from .experts import gated_moe, grouped_routing
 from .weights import expert_rules
 
 
@@ -33,13 +31,13 @@ class ModelArgs(SlidingArgs):
 
     def __post_init__(self) -> None:
         count = self.num_hidden_layers
-        if self.layer_types is None:
-            kinds = ("full_attention", "sliding_attention")
-            self.layer_types = [kinds[(i + 1) % 6 != 0 and i + 1 < count] for i in range(count)]
         self.mlp_layer_types = self.mlp_layer_types or [("sparse", "dense")[i < 3] for i in range(count)]
         super().__post_init__()
         if self.rope_by_layer_type is None:
             self.rope_by_layer_type = {"sliding_attention": {"rope_theta": self.rope_theta}}
+
+    def slides(self, index: int) -> bool:
+        return (index + 1) % 6 != 0 and index + 1 < self.num_hidden_layers
 
     def layer_rope(self, index: int) -> RopeParameters:
         return self.rope_parameters(self.layer_type(index))
@@ -83,10 +81,8 @@ class Model(DenseModel):
     attention_type = BeamAttention
     layer_type = Layer
     qk_norm = True
+    moe_options: ClassVar = {"correction": True}
     rules = expert_rules()
 
     def has_rope(self, args: Any, index: int) -> bool:
         return args.layer_type(index) in args.rope_by_layer_type
-
-    def experts(self, args: Any) -> nn.Module:
-        return gated_moe(args, grouped_routing(args), correction=True)

@@ -1,6 +1,6 @@
 """BioGPT: learned positions, scaled embeddings, biases everywhere. Source: https://arxiv.org/abs/2210.10341."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..nn import LayerNames, OutProjAttention
 from .base import DecoderArgs, ModelNames
@@ -29,10 +29,8 @@ class Model(DenseModel):
     layer_names = LayerNames(pre_mixer="self_attn_layer_norm", pre_feed_forward="final_layer_norm")
     attention_type = OutProjAttention
     backbone_type = Positions
+    scaled_embedding = "scale_embedding"
     feed_forward_type = FeedForward
     feed_forward_options: ClassVar = {"bias": True}
     attention: ClassVar = {"rope": None, "bias": True, "out_bias": True}
     rules = (Rename(r"(\.layers\.\d+)\.(fc1|fc2)\.", r"\1.mlp.\2."),)
-
-    def embed_scale(self, args: Any) -> float:
-        return args.hidden_size**0.5 if args.scale_embedding else 1.0

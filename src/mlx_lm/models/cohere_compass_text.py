@@ -5,10 +5,10 @@ Source: https://huggingface.co/CohereLabs/North-Micro-Vision-Instruct.
 
 from typing import Any
 
-from ..errors import ConfigError
 from ..nn import RopeParameters
 from . import cohere2
 from .cohere import Model as Cohere
+from .config import refuse
 
 
 class ModelArgs(cohere2.ModelArgs):
@@ -17,8 +17,7 @@ class ModelArgs(cohere2.ModelArgs):
     def __post_init__(self) -> None:
         self.layer_types = self.layer_types or ["full_attention"] * self.num_hidden_layers
         super().__post_init__()
-        if self.rope_by_layer_type is None:
-            raise ConfigError("config.json: rope_parameters must have an entry for each kind in layer_types.")
+        refuse(self.rope_by_layer_type is None, "rope_parameters must have an entry for each kind in layer_types")
 
     def layer_rope(self, index: int) -> RopeParameters:
         return self.rope_parameters(self.layer_type(index))

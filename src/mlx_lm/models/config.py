@@ -17,7 +17,10 @@ from ..errors import ConfigError
 from ..kernels import ACTIVATIONS
 from ..nn import RopeParameters
 
-__all__ = ["BaseModelArgs", "DecoderArgs", "check_kinds", "check_numbers", "flatten_config", "refuse"]
+__all__ = ["EXPERT_COUNTS", "BaseModelArgs", "DecoderArgs", "check_kinds", "check_numbers", "flatten_config", "refuse"]
+
+EXPERT_COUNTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
+"""The names that configs have for the number of experts."""
 
 _MOST_LAYERS = 2000  # far above any model; every layer is made before its weights are looked for
 
@@ -278,12 +281,20 @@ class DecoderArgs(BaseModelArgs):
         return None
 
     def has_experts(self, index: int) -> bool:
-        """Whether layer `index` has experts: `mlp_layer_types`, or `first_k_dense_replace` and `moe_layer_freq`."""
+        """Whether layer `index` has experts: all have that no key excepts, in a family that counts experts."""
+        if not any(getattr(self, name, None) for name in EXPERT_COUNTS):
+            return False
         kinds = getattr(self, "mlp_layer_types", None)
         if kinds is not None:
             return kinds[index] == "sparse"
-        first, every = getattr(self, "first_k_dense_replace", None), getattr(self, "moe_layer_freq", 1)
-        return first is not None and index >= first and index % every == 0
+        first, every = getattr(self, "first_k_dense_replace", 0), getattr(self, "moe_layer_freq", 1)
+        step, dense = getattr(self, "decoder_sparse_step", 1), getattr(self, "mlp_only_layers", None) or ()
+        return index >= first and index % every == 0 and (index + 1) % step == 0 and index not in dense
+
+    def is_linear(self, index: int) -> bool:
+        """Whether `layer_types` has "linear_attention" for layer `index`."""
+        kinds = getattr(self, "layer_types", None)
+        return kinds is not None and kinds[index] == "linear_attention"
 
     def layer_rope(self, index: int) -> RopeParameters:
         """The rotary embedding of layer `index`."""

@@ -11,11 +11,8 @@ class ModelArgs(SlidingArgs):
     sliding_window: int | None = 8192
     mlp_bias: bool = False
 
-    def __post_init__(self) -> None:
-        if self.layer_types is None:
-            kinds = ("sliding_attention", "full_attention")
-            self.layer_types = [kinds[i % 4 == 0] for i in range(self.num_hidden_layers)]
-        super().__post_init__()
+    def slides(self, index: int) -> bool:
+        return index % 4 != 0
 
 
 class Model(DenseModel):

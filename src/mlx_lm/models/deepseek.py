@@ -1,14 +1,10 @@
 """DeepSeek (the first) with experts: softmax routing, shared experts. Source: https://arxiv.org/abs/2401.06066."""
 
-from typing import Any, ClassVar
-
-from mlx import nn
+from typing import ClassVar
 
 from ..errors import ConfigError
-from ..nn import Routing
 from .config import DecoderArgs
 from .dense import DenseModel
-from .experts import gated_moe
 from .weights import expert_rules
 
 
@@ -28,13 +24,7 @@ class ModelArgs(DecoderArgs):
         if self.n_routed_experts and not 1 <= (self.num_experts_per_tok or 0) <= self.n_routed_experts:
             raise ConfigError(f"config.json: num_experts_per_tok={self.num_experts_per_tok!r} is not possible.")
 
-    def has_experts(self, index: int) -> bool:
-        return bool(self.n_routed_experts) and super().has_experts(index)
-
 
 class Model(DenseModel):
+    routing_options: ClassVar = {"epsilon": 1e-20}
     rules = expert_rules()
-
-    def experts(self, args: Any) -> nn.Module:
-        routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob, epsilon=1e-20)
-        return gated_moe(args, routing)

@@ -67,9 +67,6 @@ class ModelArgs(DecoderArgs):
                 scale *= (0.1 * rope.number("mscale_all_dim") * math.log(factor) + 1.0) ** 2
         return scale
 
-    def has_experts(self, index: int) -> bool:
-        return bool(self.n_routed_experts) and super().has_experts(index)
-
     def routing(self) -> Routing:
         if self.num_experts_per_tok is None:
             raise ConfigError("config.json has no 'num_experts_per_tok'.")

@@ -18,6 +18,7 @@ from ..nn import (
     GatedMLP,
     LayerNames,
     LayerNorm,
+    MoE,
     RMSNorm,
     Rope,
     RopeParameters,
@@ -25,6 +26,7 @@ from ..nn import (
 )
 from .base import CausalLM, flag
 from .config import DecoderArgs, check_kinds, refuse, rope_parameters
+from .experts import gated_moe, usual_routing
 
 __all__ = ["DenseModel", "SlidingArgs", "TwoRopeArgs"]
 
@@ -32,7 +34,8 @@ __all__ = ["DenseModel", "SlidingArgs", "TwoRopeArgs"]
 class SlidingArgs(DecoderArgs):
     """A config with `sliding_window`, on the layers that `layer_types` names.
 
-    Without `layer_types`, every `sliding_window_pattern`-th layer is full and the others slide; without both, all do.
+    Without `layer_types`, every `sliding_window_pattern`-th layer is full and the others slide, or as the family's
+    `slides` says; without both, all do. With a `use_sliding_window` that is false, none does.
     """
 
     sliding_window: int | None = None
@@ -41,16 +44,24 @@ class SlidingArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        pattern = self.sliding_window_pattern
-        if pattern is not None and self.layer_types is None:
-            refuse(pattern < 1, f"sliding_window_pattern must be at least 1, not {pattern}")
-            kinds = ("full_attention", "sliding_attention")
-            self.layer_types = [kinds[(i + 1) % pattern != 0] for i in range(self.num_hidden_layers)]
+        if not getattr(self, "use_sliding_window", True):
+            self.sliding_window = self.layer_types = None
+        elif self.layer_types is None:
+            pattern = self.sliding_window_pattern
+            refuse(pattern is not None and pattern < 1, f"sliding_window_pattern must be at least 1, not {pattern}")
+            slides = [self.slides(i) for i in range(self.num_hidden_layers)]
+            if None not in slides:
+                self.layer_types = ["sliding_attention" if s else "full_attention" for s in slides]
         if self.layer_types is not None:
             check_kinds(self, "layer_types", ("full_attention", "sliding_attention"))
-        slides = self.layer_types is None or "sliding_attention" in self.layer_types
-        if slides and self.sliding_window is not None and self.sliding_window < 1:
+        some = self.layer_types is None or "sliding_attention" in self.layer_types
+        if some and self.sliding_window is not None and self.sliding_window < 1:
             raise ConfigError(f"config.json: sliding_window must be at least 1, not {self.sliding_window}.")
+
+    def slides(self, index: int) -> bool | None:
+        """Whether layer `index` slides where a config does not list `layer_types`; None leaves it without a list."""
+        every = self.sliding_window_pattern
+        return None if every is None else (index + 1) % every != 0
 
     def layer_type(self, index: int) -> str:
         """ "full_attention" or "sliding_attention"."""
@@ -84,6 +95,9 @@ class DenseModel(CausalLM):
     attention: ClassVar[Mapping[str, Any]] = {}  # options of the attention in every layer
     feed_forward_type: ClassVar[type[Any]] = GatedMLP
     feed_forward_options: ClassVar[Mapping[str, Any]] = {}
+    moe_type: ClassVar[type[MoE]] = MoE
+    moe_options: ClassVar[Mapping[str, Any]] = {}
+    routing_options: ClassVar[Mapping[str, Any]] = {}  # see `usual_routing`
     # True, False or the field of the config that says so:
     qk_norm: ClassVar[bool | str] = False  # norms on queries and keys, of the layers' kind
     parallel: ClassVar[bool | str] = False  # the feed-forward reads what the mixer reads
@@ -148,7 +162,7 @@ class DenseModel(CausalLM):
 
     def experts(self, args: Any) -> nn.Module:
         """What a layer has in place of a feed-forward where `args.has_experts`."""
-        raise ConfigError(f"{self.__module__} has no experts.")
+        return gated_moe(args, usual_routing(args, **self.routing_options), self.moe_type, **self.moe_options)
 
     def norm(self, args: Any) -> nn.Module:
         return self.norm_of(args, args.hidden_size)

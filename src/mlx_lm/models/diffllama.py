@@ -8,10 +8,9 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..kernels import KVView, QuantizedTensor
 from ..nn import Attention, AttentionOptions
-from .config import DecoderArgs
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
 
 
@@ -21,8 +20,7 @@ class ModelArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.heads[1] % 2:
-            raise ConfigError(f"config.json: num_key_value_heads must be even for 'diffllama', not {self.heads[1]}.")
+        refuse(self.heads[1] % 2, f"num_key_value_heads must be even for 'diffllama', not {self.heads[1]}")
 
 
 class DifferentialAttention(Attention):

@@ -18,6 +18,9 @@ class ModelArgs(SlidingArgs):
     keep_window_size: int = 2048
     num_experts: int = 16384  # of the kind that is refused
 
+    def has_experts(self, index: int) -> bool:
+        return False
+
 
 class DynamicMask(BiasedAttention):
     """Adds exp(A * softplus(dt(value))) to a key's scores, of which only the largest `kept` count."""

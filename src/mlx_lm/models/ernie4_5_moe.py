@@ -1,14 +1,11 @@
 """ERNIE 4.5 with experts: softmax routing with a selection bias, shared experts. Source as for `ernie4_5`."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from ..nn import Routing
 from .ernie4_5 import Model as Ernie
 from .ernie4_5 import ModelArgs as ErnieArgs
-from .experts import gated_moe
 from .weights import Drop, Rename, Transform, Weights, expert_rules
 
 
@@ -30,15 +27,13 @@ class ModelArgs(ErnieArgs):
 
 class Model(Ernie):
     head_bias = "use_bias"
+    moe_options: ClassVar = {"correction": True}
     rules = (
         Drop(r"^(model\.)?mtp_"),
         Rename(r"\.mlp\.(gate\.)?moe_statics\.", ".mlp.gate."),
         Transform(r"e_score_correction_bias$", lambda b: b.flatten()),
         *expert_rules(),
     )
-
-    def experts(self, args: Any) -> nn.Module:
-        return gated_moe(args, Routing(args.moe_k), correction=True)
 
     def sanitize(self, weights: Weights) -> Weights:
         new = super().sanitize(weights)

@@ -3,15 +3,12 @@
 Source: https://arxiv.org/abs/2601.01739.
 """
 
-from typing import Any, ClassVar
-
-from mlx import nn
+from typing import ClassVar
 
 from ..nn import PRE_NORM
 from .config import refuse
 from .exaone4 import Model as Exaone4
 from .exaone4 import ModelArgs as Exaone4Args
-from .experts import gated_moe, grouped_routing
 from .weights import Drop, Rename, expert_rules
 
 
@@ -39,11 +36,9 @@ class ModelArgs(Exaone4Args):
 
 class Model(Exaone4):
     layer_names = PRE_NORM
+    moe_options: ClassVar = {"correction": True}
     rules = (
         Drop(r"^mtp\."),
         Rename(r"\.mlp\.e_score_correction_bias$", ".mlp.gate.e_score_correction_bias"),
         *expert_rules(),
     )
-
-    def experts(self, args: Any) -> nn.Module:
-        return gated_moe(args, grouped_routing(args), correction=True)

@@ -1,12 +1,15 @@
 """Experts and routing from the names that configs have for them; knows no family."""
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..nn import GatedMLP, MoE, Routing, SwitchGLU
+from .config import EXPERT_COUNTS
 
-__all__ = ["gated_moe", "grouped_routing"]
+__all__ = ["gated_moe", "grouped_routing", "usual_routing"]
 
-_COUNTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
+_CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_k")
+_SCALES = ("routed_scaling_factor", "route_scale", "router_scaling_factor")
 _SHARED = ("num_shared_experts", "n_shared_experts", "moe_num_shared_experts")
 _Kind = TypeVar("_Kind", bound=MoE)
 
@@ -20,16 +23,32 @@ def gated_moe(
 
     Args:
         kind: with the parameters' names, see `MoE`; `options` are its further options.
-        shared: size of the feed-forward that every token visits as well, 0 for none; None is as many times an
-            expert's size as the config counts shared experts.
+        shared: size of the feed-forward that every token visits as well, 0 for none; None is
+            `shared_expert_intermediate_size`, or as many times an expert's size as the config counts shared experts.
     """
     width, act = args.hidden_size, args.hidden_act
-    count = next(getattr(args, name) for name in _COUNTS if hasattr(args, name))
+    count = next(getattr(args, name) for name in EXPERT_COUNTS if hasattr(args, name))
     size = args.moe_intermediate_size if hasattr(args, "moe_intermediate_size") else args.intermediate_size
     if shared is None:
-        shared = size * next((getattr(args, name) or 0 for name in _SHARED if hasattr(args, name)), 0)
+        times = next((getattr(args, name) or 0 for name in _SHARED if hasattr(args, name)), 0)
+        shared = getattr(args, "shared_expert_intermediate_size", size * times)
     always = GatedMLP(width, shared, act, bias=getattr(args, "mlp_bias", False)) if shared else None
     return kind(width, count, routing, SwitchGLU(width, size, count, act=act), shared=always, **options)
+
+
+def usual_routing(args: Any, **options: Any) -> Routing:
+    """How tokens choose, from the names that configs have for it; with groups, as `grouped_routing`.
+
+    `options` of `Routing` are what a family has otherwise.
+    """
+    if hasattr(args, "topk_group"):
+        return replace(grouped_routing(args), **options)
+    usual = {
+        "top_k": next(getattr(args, name) for name in _CHOSEN if hasattr(args, name)),
+        "normalize": getattr(args, "norm_topk_prob", True),
+        "scale": next((getattr(args, name) for name in _SCALES if hasattr(args, name)), 1.0),
+    }
+    return Routing(**(usual | options))
 
 
 def grouped_routing(args: Any, score: str = "sigmoid") -> Routing:

@@ -1,11 +1,5 @@
 """FlexOlmo: OLMo 2 with OLMoE's experts. Source: https://arxiv.org/abs/2507.07024."""
 
-from typing import Any
-
-from mlx import nn
-
-from ..nn import Routing
-from .experts import gated_moe
 from .olmo2 import Model as Olmo2
 from .olmo2 import ModelArgs as Olmo2Args
 from .weights import expert_rules
@@ -22,6 +16,3 @@ class ModelArgs(Olmo2Args):
 
 class Model(Olmo2):
     rules = expert_rules()
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

@@ -3,13 +3,9 @@
 Source: https://huggingface.co/RecursiveSI/flint.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from mlx import nn
-
-from ..nn import Routing
 from .dense import DenseModel, SlidingArgs
-from .experts import gated_moe
 from .qwen2_moe import Experts
 from .weights import Rename, expert_rules
 
@@ -28,25 +24,18 @@ class ModelArgs(SlidingArgs):
     norm_topk_prob: bool = True
 
     def __post_init__(self) -> None:
-        last = self.num_hidden_layers - 1
-        if self.layer_types is None:
-            full = [i < 2 or i % 4 == 1 or i == last for i in range(last + 1)]
-            self.layer_types = ["full_attention" if f else "sliding_attention" for f in full]
         if self.mlp_only_layers is None:
             self.mlp_only_layers = [0, 1]
         super().__post_init__()
 
-    def has_experts(self, index: int) -> bool:
-        sparse = self.num_experts > 0 and (index + 1) % self.decoder_sparse_step == 0
-        return sparse and index not in (self.mlp_only_layers or ())
+    def slides(self, index: int) -> bool:
+        return index >= 2 and index % 4 != 1 and index != self.num_hidden_layers - 1
 
 
 class Model(DenseModel):
     rope_where_sliding = True
+    moe_type = Experts
+    routing_options: ClassVar = {"score": "sigmoid"}
     qk_norm = True
     attention: ClassVar = {"sinks": True}
     rules = (Rename(r"\.self_attn\.softmax_offset$", ".self_attn.sinks"), *expert_rules())
-
-    def experts(self, args: Any) -> nn.Module:
-        routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=args.norm_topk_prob)
-        return gated_moe(args, routing, Experts, shared=args.shared_expert_intermediate_size)

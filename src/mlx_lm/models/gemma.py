@@ -3,7 +3,7 @@
 The later Gemma families derive from this one.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -24,6 +24,4 @@ class ModelArgs(DecoderArgs):
 
 class Model(DenseModel):
     norm_options: ClassVar = {"offset": 1.0}
-
-    def embed_scale(self, args: Any) -> float:
-        return args.hidden_size**0.5
+    scaled_embedding = True

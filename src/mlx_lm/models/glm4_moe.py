@@ -1,13 +1,9 @@
 """GLM-4.5 to 4.7: sigmoid routing in groups with a selection bias, shared experts. https://arxiv.org/abs/2508.06471."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import mlx.nn as nn
-
-from ..nn import MoE
 from .config import DecoderArgs
 from .dense import DenseModel
-from .experts import gated_moe, grouped_routing
 from .weights import expert_rules
 
 
@@ -30,10 +26,7 @@ class ModelArgs(DecoderArgs):
 
 class Model(DenseModel):
     rules = expert_rules()
-    moe_type = MoE
     qk_norm = "use_qk_norm"
+    moe_options: ClassVar = {"correction": True}
     attention: ClassVar = {"out_bias": False}
     next_token_layers = True
-
-    def experts(self, args: Any) -> nn.Module:
-        return gated_moe(args, grouped_routing(args), self.moe_type, correction=True)

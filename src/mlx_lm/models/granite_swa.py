@@ -18,12 +18,13 @@ class WindowArgs(SlidingArgs):
 
     def __post_init__(self) -> None:
         count = self.num_hidden_layers
-        if self.layer_types is None:
-            self.layer_types = ["sliding_attention" if i % 4 else "full_attention" for i in range(count)]
         self.layer_rope_theta = self.layer_rope_theta or [self.rope_theta] * count
         super().__post_init__()
         if len(self.layer_rope_theta) != count or min(self.layer_rope_theta) < 0:
             raise ConfigError("config.json: layer_rope_theta must have one base for each layer.")
+
+    def slides(self, index: int) -> bool:
+        return index % 4 != 0
 
     def layer_rope(self, index: int) -> RopeParameters:
         assert self.layer_rope_theta is not None

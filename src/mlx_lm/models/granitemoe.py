@@ -1,11 +1,8 @@
 """Granite 3 with experts in every layer. Source: https://huggingface.co/ibm-granite/granite-3.1-3b-a800m-base."""
 
-from typing import Any
+from typing import ClassVar
 
-import mlx.nn as nn
-
-from ..nn import LayerNames, MoE, Routing
-from .experts import gated_moe
+from ..nn import LayerNames, MoE
 from .granite import Model as Granite
 from .granite import ModelArgs as GraniteArgs
 from .weights import Rename, expert_rules
@@ -22,12 +19,11 @@ class Experts(MoE):
 
 class Model(Granite):
     layer_names = LayerNames(feed_forward="block_sparse_moe")
+    moe_type = Experts
+    routing_options: ClassVar = {"score": "softmax_topk"}
     rules = (
         Rename(r"(\.block_sparse_moe\.router)\.weight$", r"\1.layer.weight"),
         Rename(r"(\.block_sparse_moe)\.input_linear\.weight$", r"\1.experts.gate_up_proj"),
         Rename(r"(\.block_sparse_moe)\.output_linear\.weight$", r"\1.experts.down_proj"),
         *expert_rules("block_sparse_moe"),
     )
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return gated_moe(args, Routing(args.num_experts_per_tok, "softmax_topk"), Experts)

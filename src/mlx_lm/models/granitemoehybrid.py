@@ -42,9 +42,6 @@ class ModelArgs(Mamba2Args, GraniteArgs):
         self.layer_types = [_KINDS.get(kind, kind) for kind in kinds]
         check_kinds(self, "layer_types", _KINDS.values())
 
-    def is_mamba(self, index: int) -> bool:
-        return self.layer_types is not None and self.layer_types[index] == "linear_attention"
-
 
 class SharedMLP(GatedMLP):
     fused_name, down_name = "input_linear", "output_linear"
@@ -73,16 +70,16 @@ class Model(GraniteMoe):
         return (*super().weight_rules(), conv, split, Rename(r"\.shared_mlp\.output_linear\.", ".mlp.down_proj."))
 
     def names_at(self, args: Any, index: int) -> LayerNames:
-        mixer = "mamba" if args.is_mamba(index) else "self_attn"
+        mixer = "mamba" if args.is_linear(index) else "self_attn"
         return LayerNames(mixer, "block_sparse_moe" if args.num_local_experts else "mlp")
 
     def has_rope(self, args: Any, index: int) -> bool:
         return args.position_embedding_type == "rope"
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
-        return Mamba2(args.mamba_options()) if args.is_mamba(index) else super().mixer(args, index)
+        return Mamba2(args.mamba_options()) if args.is_linear(index) else super().mixer(args, index)
 
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
         if args.num_local_experts:
             return super().feed_forward(args, index)
         return GatedMLP(args.hidden_size, args.shared_intermediate_size, args.hidden_act)

@@ -21,8 +21,8 @@ class Model(GraniteMoe):
         *GraniteMoe.rules,
     )
 
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        moe = super().feed_forward(args, index)
+    def experts(self, args: Any) -> nn.Module:
+        moe = super().experts(args)
         if args.shared_intermediate_size:
             shared = GatedMLP(args.hidden_size, args.shared_intermediate_size, args.hidden_act, fused=True)
             moe[MoE.shared_name] = shared

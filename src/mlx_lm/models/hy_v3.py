@@ -1,13 +1,10 @@
 """Hunyuan 3: norms on queries and keys, sigmoid routing beside a shared feed-forward. https://huggingface.co/tencent."""
 
-from typing import Any
+from typing import ClassVar
 
-from mlx import nn
-
-from ..nn import MoE, Routing
+from ..nn import MoE
 from .config import DecoderArgs
 from .dense import DenseModel
-from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
@@ -37,6 +34,9 @@ class Experts(MoE):
 
 class Model(DenseModel):
     next_token_layers = True
+    moe_type = Experts
+    moe_options: ClassVar = {"correction": True}
+    routing_options: ClassVar = {"score": "sigmoid", "epsilon": 1e-20}
     qk_norm = True
     rules = (
         Rename(r"\.mlp\.gate\.", ".mlp.router.gate."),
@@ -44,7 +44,3 @@ class Model(DenseModel):
         Rename(r"\.mlp\.shared_experts\.", ".mlp.shared_mlp."),
         *expert_rules(),
     )
-
-    def experts(self, args: Any) -> nn.Module:
-        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.router_scaling_factor, epsilon=1e-20)
-        return gated_moe(args, routing, Experts, correction=True)

@@ -1,16 +1,15 @@
 """Jamba: Mamba layers and, in a fixed rhythm, attention without positions and experts. https://arxiv.org/abs/2403.19887."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm, Routing
+from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
-from .experts import gated_moe
 from .weights import Rename, Transform, conv_layout, expert_rules
 
 
@@ -63,6 +62,8 @@ class Experts(MoE):
 
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
+    moe_type = Experts
+    routing_options: ClassVar = {"normalize": False}
     rules = (
         Transform(r"\.conv1d\.weight$", conv_layout),
         Rename(r"\.pre_moe_layernorm\.", ".pre_ff_layernorm."),
@@ -91,6 +92,3 @@ class Model(DenseModel):
             act=args.hidden_act,
         )
         return NormedMamba(options, args.rms_norm_eps)
-
-    def experts(self, args: Any) -> nn.Module:
-        return gated_moe(args, Routing(args.num_experts_per_tok, normalize=False), Experts)

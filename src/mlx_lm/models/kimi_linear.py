@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import CausalConv, DeltaOptions, Linear, Rope, SeparateDelta
 from . import deepseek_v3
-from .config import check_kinds, flatten_config
+from .config import check_kinds, flatten_config, refuse
 from .weights import Rename, Rule, Split, Transform, conv_layout, expert_rules
 
 
@@ -45,8 +44,7 @@ class ModelArgs(deepseek_v3.ModelArgs):
         linear = flat.pop("linear_attn_config", None)
         if isinstance(linear, Mapping):
             full, count = linear.get("full_attn_layers") or [], flat.get("num_hidden_layers")
-            if not isinstance(full, list):
-                raise ConfigError(f"config.json: full_attn_layers must be a list, not {full!r}.")
+            refuse(not isinstance(full, list), f"full_attn_layers must be a list, not {full!r}")
             kinds = ("linear_attention", "full_attention")
             count = min(count, 2000) if isinstance(count, int) else 0  # what is no count is refused below
             flat["layer_types"] = [kinds[i + 1 in full] for i in range(count)]
@@ -59,9 +57,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
         super().__post_init__()
         if self.layer_types is not None:
             check_kinds(self, "layer_types", ("linear_attention", "full_attention"))
-
-    def is_linear(self, index: int) -> bool:
-        return self.layer_types is not None and self.layer_types[index] == "linear_attention"
 
     def delta_options(self) -> DeltaOptions:
         heads, size = self.linear_num_heads, self.linear_head_dim

@@ -3,14 +3,12 @@
 Source: https://huggingface.co/docs/transformers/model_doc/kolibri1.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
-from mlx import nn
 
-from ..nn import LayerNames, MoE, Routing
+from ..nn import LayerNames, MoE
 from .dense import DenseModel, SlidingArgs
-from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
@@ -40,6 +38,9 @@ class LogitChoice(MoE):
 class Model(DenseModel):
     layer_names = LayerNames(post_mixer="post_attn_norm", post_feed_forward="post_ffn_norm")
     qk_norm = True
+    moe_type = LogitChoice
+    moe_options: ClassVar = {"correction": True}
+    routing_options: ClassVar = {"score": "sigmoid"}
     rules = (
         Rename(r"\.moe\.router\.expert_bias$", ".mlp.gate.e_score_correction_bias"),
         Rename(r"\.post_self_attn_layernorm\.", ".post_attn_norm."),
@@ -49,7 +50,3 @@ class Model(DenseModel):
 
     def has_rope(self, args: Any, index: int) -> bool:
         return args.sliding_window is None or args.layer_type(index) == "sliding_attention"
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=args.norm_topk_prob)
-        return gated_moe(args, routing, LogitChoice, correction=True, shared=args.shared_expert_intermediate_size)

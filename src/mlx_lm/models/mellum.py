@@ -1,12 +1,6 @@
 """JetBrains' Mellum 2: Qwen 3 with experts, windows, and a rope for each layer type. https://huggingface.co/JetBrains."""
 
-from typing import Any
-
-from mlx import nn
-
-from ..nn import Routing
 from .dense import DenseModel
-from .experts import gated_moe
 from .laguna import LayerTypeArgs
 from .weights import Drop, expert_rules
 
@@ -35,6 +29,3 @@ class ModelArgs(LayerTypeArgs):
 class Model(DenseModel):
     qk_norm = True
     rules = (Drop(r"^mtp\."), *expert_rules())
-
-    def experts(self, args: Any) -> nn.Module:
-        return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

@@ -14,7 +14,6 @@ from ..nn import Attention, AttentionOptions, Linear
 from ..state import KVSpec, StateSpec
 from .config import refuse
 from .dense import DenseModel
-from .experts import gated_moe, grouped_routing
 from .laguna import LayerTypeArgs
 from .weights import Drop, Rename, expert_rules
 
@@ -97,6 +96,7 @@ class NarrowValues(Attention):
 
 
 class Model(DenseModel):
+    moe_options: ClassVar = {"correction": True}
     rules = (
         Drop(r"^model\.mtp\."),
         Rename(r"\.self_attn\.sinks$", ".self_attn.attention_sink_bias"),
@@ -112,6 +112,3 @@ class Model(DenseModel):
         sinks = args.add_swa_attention_sink_bias if slides else args.add_full_attention_sink_bias
         mixer.shape(args.v_head_dim, scale, sinks)
         return mixer
-
-    def experts(self, args: Any) -> nn.Module:
-        return gated_moe(args, grouped_routing(args), correction=True)

@@ -10,11 +10,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from ..nn import DecoderLayer, LayerNames, Linear, RMSNorm, Routing
+from ..nn import DecoderLayer, LayerNames, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
-from .experts import gated_moe
 from .weights import Drop, Rename, expert_rules
 
 _KINDS = ("linear_attention", "full_attention")
@@ -39,9 +38,6 @@ class ModelArgs(DecoderArgs):
         if self.layer_types is None:
             self.layer_types = [_KINDS[(i + 1) % 2] for i in range(self.num_hidden_layers)]
         check_kinds(self, "layer_types", _KINDS)
-
-    def is_linear(self, index: int) -> bool:
-        return self.layer_types is not None and self.layer_types[index] == "linear_attention"
 
 
 class LightningAttention(nn.Module):
@@ -113,6 +109,3 @@ class Model(DenseModel):
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
         return LightningAttention(args, index) if args.is_linear(index) else super().mixer(args, index)
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return gated_moe(args, Routing(args.num_experts_per_tok))

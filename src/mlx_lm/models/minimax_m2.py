@@ -1,13 +1,10 @@
 """MiniMax-M2: norms on all heads together, sigmoid routing with a selection bias. https://arxiv.org/abs/2605.26494."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import mlx.nn as nn
-
-from ..nn import LayerNames, MoE, Routing
+from ..nn import LayerNames, MoE
 from .config import DecoderArgs
 from .dense import DenseModel
-from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
@@ -33,8 +30,8 @@ class Experts(MoE):
 class Model(DenseModel):
     layer_names = LayerNames(feed_forward="block_sparse_moe")
     qk_norm = True
+    moe_type = Experts
+    moe_options: ClassVar = {"correction": True}
+    routing_options: ClassVar = {"score": "sigmoid"}
     attention: ClassVar = {"qk_norm_full": True}
     rules = (Rename(r"\.mlp\.", ".block_sparse_moe."), *expert_rules("block_sparse_moe", ("w1", "w3", "w2")))
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return gated_moe(args, Routing(args.num_experts_per_tok, "sigmoid"), Experts, correction=True)

@@ -1,12 +1,7 @@
 """Mixtral: experts in every layer, weights over the chosen ones. Source: https://arxiv.org/abs/2401.04088."""
 
-from typing import Any
-
-from mlx import nn
-
-from ..nn import LayerNames, Routing
+from ..nn import LayerNames
 from .dense import DenseModel, SlidingArgs
-from .experts import gated_moe
 from .weights import Rename, expert_rules
 
 
@@ -23,6 +18,3 @@ class Model(DenseModel):
         Rename(r"\.mlp\.(gate|experts)\.", r".block_sparse_moe.\1."),
         *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
     )
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return gated_moe(args, Routing(args.num_experts_per_tok))

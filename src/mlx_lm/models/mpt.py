@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from ..errors import ConfigError
 from ..nn import MLP, AlibiAttention, AttentionOptions, LayerNames
 from .base import DecoderArgs, ModelNames
+from .config import refuse
 from .dense import DenseModel
 
 _FIXED = {"prefix_lm": False, "qk_ln": False, "alibi": True, "attn_type": "multihead_attention"}
@@ -22,8 +23,7 @@ class ModelArgs(DecoderArgs):
         super().__post_init__()
         self.intermediate_size = 4 * self.hidden_size
         for key, value in _FIXED.items():
-            if self.attn_config.get(key, value) != value:
-                raise ConfigError(f"config.json: attn_config.{key} must be {value!r} for 'mpt'.")
+            refuse(self.attn_config.get(key, value) != value, f"attn_config.{key} must be {value!r} for 'mpt'")
 
     def attention_number(self, name: str) -> float | None:
         """A number of `attn_config`, or None."""

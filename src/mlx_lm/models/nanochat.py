@@ -6,9 +6,9 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, LayerNames, Rope, UnitRMSNorm
 from .base import Backbone, DecoderArgs, ModelNames
+from .config import refuse
 from .dense import DenseModel
 from .starcoder2 import FeedForward
 from .weights import Rename
@@ -70,8 +70,7 @@ class Model(DenseModel):
         assert rope is not None
         freqs = rope.freqs
         if freqs is None:
-            if rope.base is None:
-                raise ConfigError("config.json: a rope that depends on the length is not supported for 'nanochat'.")
+            refuse(rope.base is None, "a rope that depends on the length is not supported for 'nanochat'")
             freqs = mx.array([rope.base ** (2 * i / rope.dims) for i in range(rope.dims // 2)], mx.float32)
         return Rope(rope.dims, freqs=-freqs, base=None, scale=rope.scale, traditional=False)
 

@@ -40,8 +40,7 @@ class ModelArgs(DecoderArgs):
             if not all(isinstance(part, dict) for part in parts):
                 raise ConfigError(f"config.json: block_configs[{i}] must have 'attention' and 'ffn'.")
             for name in _NOT_SUPPORTED:
-                if any(part.get(name) for part in parts):
-                    raise ConfigError(f"config.json: {name} in block_configs[{i}] is not supported.")
+                refuse(any(part.get(name) for part in parts), f"{name} in block_configs[{i}] is not supported")
             share, wide = parts[0].get("n_heads_in_group"), parts[1].get("ffn_mult")
             if self.kind("attention", i) == "full" and (not isinstance(share, int) or share < 1
                                                         or self.num_attention_heads % share):  # fmt: skip

@@ -39,9 +39,6 @@ class ModelArgs(DecoderArgs):
             self.layer_types = kinds
         check_kinds(self, "layer_types", ("linear_attention", "full_attention"))
 
-    def is_linear(self, index: int) -> bool:
-        return self.layer_types is not None and self.layer_types[index] == "linear_attention"
-
     def delta_options(self) -> DeltaOptions:
         key_heads = self.linear_num_key_heads or self.num_attention_heads
         key_dim = self.linear_key_head_dim or int(0.75 * self.hidden_size / key_heads)

@@ -1,13 +1,9 @@
 """OLMoE: experts, norms on all heads together, clipped projections. Source: https://arxiv.org/abs/2409.02060."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import mlx.nn as nn
-
-from ..nn import Routing
 from .config import DecoderArgs
 from .dense import DenseModel
-from .experts import gated_moe
 from .weights import expert_rules
 
 
@@ -25,6 +21,3 @@ class Model(DenseModel):
     qk_norm = True
     attention: ClassVar = {"qk_norm_full": True}
     rules = expert_rules()
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

@@ -111,8 +111,7 @@ def drop_unread(args: Any) -> Rule:
 class PerLayerModel(DenseModel):
     """The model around `PerLayerInputs`."""
 
-    def embed_scale(self, args: Any) -> float:
-        return args.hidden_size**0.5
+    scaled_embedding = True
 
     def weight_rules(self) -> tuple[Rule, ...]:
         return (*super().weight_rules(), drop_unread(self.args))

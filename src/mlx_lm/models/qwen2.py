@@ -13,15 +13,8 @@ class QwenArgs(SlidingArgs):
     max_window_layers: int = 28
     max_position_embeddings: int = 32768
 
-    def __post_init__(self) -> None:
-        if not self.use_sliding_window:
-            self.sliding_window = self.layer_types = None
-        elif self.layer_types is None:
-            self.layer_types = [
-                "full_attention" if i < self.max_window_layers else "sliding_attention"
-                for i in range(self.num_hidden_layers)
-            ]
-        super().__post_init__()
+    def slides(self, index: int) -> bool:
+        return index >= self.max_window_layers
 
 
 class ModelArgs(QwenArgs):

@@ -1,13 +1,8 @@
 """Qwen 3 with experts, dense in the layers that the config names. Source: https://arxiv.org/abs/2505.09388."""
 
 from dataclasses import field
-from typing import Any
 
-from mlx import nn
-
-from ..nn import Routing
 from .dense import SlidingArgs
-from .experts import gated_moe
 from .qwen3 import Model as Qwen3
 from .weights import expert_rules
 
@@ -24,18 +19,6 @@ class ModelArgs(SlidingArgs):
     mlp_only_layers: list[int] = field(default_factory=list)
     norm_topk_prob: bool = False
 
-    def __post_init__(self) -> None:
-        if not self.use_sliding_window:
-            self.sliding_window = self.layer_types = None
-        super().__post_init__()
-
-    def has_experts(self, index: int) -> bool:
-        sparse = self.num_experts > 0 and (index + 1) % self.decoder_sparse_step == 0
-        return sparse and index not in self.mlp_only_layers
-
 
 class Model(Qwen3):
     rules = expert_rules()
-
-    def experts(self, args: Any) -> nn.Module:
-        return gated_moe(args, Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob))

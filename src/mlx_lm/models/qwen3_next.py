@@ -18,12 +18,10 @@ from ..nn import (
     LayerNames,
     MoE,
     NextTokenHead,
-    Routing,
 )
 from ..state import PLAIN_KV, KVOptions, LayerState, State
 from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
-from .experts import gated_moe
 from .weights import Transform, Weights, conv_layout, expert_rules
 
 
@@ -57,13 +55,6 @@ class ModelArgs(DecoderArgs):
         if self.linear_num_value_heads % self.linear_num_key_heads:
             raise ConfigError("config.json: linear_num_value_heads must be a multiple of linear_num_key_heads.")
 
-    def is_linear(self, index: int) -> bool:
-        return self.layer_types is not None and self.layer_types[index] == "linear_attention"
-
-    def has_experts(self, index: int) -> bool:
-        sparse = self.num_experts > 0 and (index + 1) % self.decoder_sparse_step == 0
-        return sparse and index not in self.mlp_only_layers
-
 
 @dataclass(frozen=True)
 class AddOne:
@@ -92,6 +83,8 @@ class SharedMoE(MoE):
 
 class Model(DenseModel):
     attention: ClassVar = {"gated": True}
+    moe_type = SharedMoE
+    moe_options: ClassVar = {"shared_gate": True}
     qk_norm = True
     rules = (
         AddOne(r"(?<!linear_attn\.)(norm|norm_embedding|norm_hidden|layernorm)\.weight$"),
@@ -118,10 +111,6 @@ class Model(DenseModel):
             norm_eps=args.rms_norm_eps,
             act=args.hidden_act,
         )
-
-    def experts(self, args: Any) -> nn.Module:
-        routing = Routing(args.num_experts_per_tok, normalize=args.norm_topk_prob)
-        return gated_moe(args, routing, SharedMoE, shared=args.shared_expert_intermediate_size, shared_gate=True)
 
     def sanitize(self, weights: Weights) -> Weights:
         """As for every model; a checkpoint with a next-token head (`mtp.*`) also gives the model one."""

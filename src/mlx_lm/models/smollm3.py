@@ -22,11 +22,10 @@ class ModelArgs(SlidingArgs):
             self.no_rope_layers = [int((i + 1) % every != 0) for i in range(self.num_hidden_layers)]
         if len(self.no_rope_layers) != self.num_hidden_layers:
             raise ConfigError(f"config.json: no_rope_layers has {len(self.no_rope_layers)} entries, not one a layer.")
-        if not self.use_sliding_window:
-            self.sliding_window = self.layer_types = None
-        elif self.layer_types is None and self.sliding_window is not None:
-            self.layer_types = ["full_attention" if rope else "sliding_attention" for rope in self.no_rope_layers]
         super().__post_init__()
+
+    def slides(self, index: int) -> bool | None:
+        return None if self.sliding_window is None or self.no_rope_layers is None else not self.no_rope_layers[index]
 
 
 class Model(DenseModel):
