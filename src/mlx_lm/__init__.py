@@ -1,4 +1,4 @@
-"""Text generation, serving, quantization and fine-tuning of language models on MLX.
+"""Text generation, serving and quantization of language models on MLX.
 
 Importing the package is light: names are looked up when they are first used.
 """
