@@ -10,7 +10,7 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import Attention, AttentionOptions, Linear, RMSNorm
+from ..nn import Attention, Linear, RMSNorm
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
 from .base import CausalLM, DecoderArgs, ModelNames, PassingBackbone, PassingLayer
 from .dense import DenseModel
@@ -45,15 +45,15 @@ class SharedAttention(Attention):
 
     out_name = "out_proj"
 
-    def __init__(self, options: AttentionOptions, eps: float, reads: bool):
-        super().__init__(options)
-        self._reads, o = reads, options
-        self.q_norm = RMSNorm(o.head_dim, eps)
-        if reads:
+    def add(self, args: Any, index: int) -> None:
+        heads, _, size = args.heads
+        self._reads = index >= args.num_hidden_layers - args.num_kv_reuse_layers
+        self.q_norm = RMSNorm(size, args.rms_norm_eps)
+        if self._reads:
             del self["qkv_proj"]
-            self.q_proj = Linear(o.hidden_size, o.num_heads * o.head_dim, bias=False)
+            self.q_proj = Linear(args.hidden_size, heads * size, bias=False)
         else:
-            self.k_norm = RMSNorm(o.head_dim, eps)
+            self.k_norm = RMSNorm(size, args.rms_norm_eps)
             self.quant_key_scale, self.quant_value_scale = mx.array(1.0), mx.array(1.0)
 
     def state_spec(self) -> StateSpec:
@@ -92,11 +92,9 @@ class Model(DenseModel):
     backbone_type = SharingBackbone
     layer_type = PassingLayer
     traditional_rope = True
+    attention_type = SharedAttention
+    attention: ClassVar = {"fused": True}
 
     @property
     def layers(self) -> list[nn.Module]:
         return self.model.chain()
-
-    def mixer(self, args: Any, index: int) -> SharedAttention:
-        reads = index >= args.num_hidden_layers - args.num_kv_reuse_layers
-        return SharedAttention(self.attention_options(args, index, fused=True), args.rms_norm_eps, reads)

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import mlx.core as mx
-
 from ..nn import LayerNames
 from . import deepseek_v3, glm4_moe_lite
-from .weights import Drop, Rename, Rule, Weights
+from .weights import Drop, Rename, Rule, no_correction
 
 
 class ModelArgs(glm4_moe_lite.ModelArgs):
@@ -26,25 +24,13 @@ class ModelArgs(glm4_moe_lite.ModelArgs):
         """The family has one router, whatever a config calls it."""
 
 
-class NoCorrection:
-    """Gives routers that were published without a selection bias one of zeros."""
-
-    def __call__(self, weights: Weights) -> Weights:
-        result = dict(weights)
-        for name in [k for k in weights if k.endswith(".mlp.gate.weight")]:
-            bias = name.removesuffix("weight") + "e_score_correction_bias"
-            if bias not in result:
-                result[bias] = mx.zeros((weights[name].shape[0],))
-        return result
-
-
 class Model(deepseek_v3.Model):
     def weight_rules(self) -> tuple[Rule, ...]:
         # Published checkpoints have the norm in dense layers too, which do not use it.
         dense = "|".join(str(i) for i in range(self.args.num_hidden_layers) if not self.args.has_experts(i))
         unused = (Drop(rf"(^|\.)layers\.({dense})\.post_mlp_layernorm\."),) if dense else ()
         renamed = Rename(r"\.mlp\.post_mlp_layernorm\.", ".post_mlp_layernorm.")
-        return (renamed, *unused, *super().weight_rules(), NoCorrection())
+        return (renamed, *unused, *super().weight_rules(), no_correction)
 
     def names_at(self, args: Any, index: int) -> LayerNames:
         return LayerNames(post_feed_forward="post_mlp_layernorm" if args.has_experts(index) else None)

@@ -22,7 +22,6 @@ from ..state import (
 from .bailing_moe import unit_head
 from .config import DecoderArgs, refuse
 from .dense import DenseModel
-from .weights import Rule
 
 
 class ModelArgs(DecoderArgs):
@@ -91,9 +90,7 @@ class MixedKeysAttention(Attention):
 
 class Model(DenseModel):
     attention_type = MixedKeysAttention
-
-    def weight_rules(self) -> tuple[Rule, ...]:
-        return (*super().weight_rules(), unit_head)
+    rules = (unit_head,)
 
     def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         heads, kv_heads = args.layer_heads(index)

@@ -24,6 +24,9 @@ class ModelArgs(DecoderArgs):
 
 
 class NormedOutput(Attention):
+    def add(self, args: Any, index: int) -> None:
+        self.attn_sub_norm = RMSNorm(args.heads[0] * args.heads[2], args.rms_norm_eps)
+
     def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
         out = super()._attend(queries, views, position).transpose(0, 2, 1, 3)
         return self.attn_sub_norm(out.flatten(2)).reshape(out.shape).transpose(0, 2, 1, 3)
@@ -35,10 +38,7 @@ class NormedHidden(GatedMLP):
 
 
 class Model(DenseModel):
-    def mixer(self, args: Any, index: int) -> nn.Module:
-        mixer = NormedOutput(self.attention_options(args, index))
-        mixer.attn_sub_norm = RMSNorm(args.heads[0] * args.heads[2], args.rms_norm_eps)
-        return mixer
+    attention_type = NormedOutput
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         mlp = NormedHidden(args.hidden_size, args.intermediate_size, args.hidden_act)

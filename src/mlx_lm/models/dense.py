@@ -120,7 +120,9 @@ class DenseModel(CausalLM):
         return self.layer_type
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
-        return self.attention_type(self.attention_options(args, index))
+        mixer = self.attention_type(self.attention_options(args, index))
+        mixer.add(args, index)
+        return mixer
 
     def names_at(self, args: Any, index: int) -> LayerNames:
         """Names of the parts of layer `index`, for families whose layers differ in kind."""

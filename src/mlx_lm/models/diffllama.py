@@ -5,11 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-from mlx import nn
 
 from .. import kernels
 from ..kernels import KVView, QuantizedTensor
-from ..nn import Attention, AttentionOptions
+from ..nn import Attention
 from .config import DecoderArgs, refuse
 from .dense import DenseModel
 
@@ -26,11 +25,10 @@ class ModelArgs(DecoderArgs):
 class DifferentialAttention(Attention):
     """The first half of the heads minus lambda times the second half, over values of both halves."""
 
-    def __init__(self, options: AttentionOptions, index: int, eps: float):
-        super().__init__(options)
-        self._start, self._eps = 0.8 - 0.6 * math.exp(-0.3 * index), eps
+    def add(self, args: Any, index: int) -> None:
+        self._start, self._eps = 0.8 - 0.6 * math.exp(-0.3 * index), args.rms_norm_eps
         for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
-            self[name] = mx.zeros((options.head_dim,))
+            self[name] = mx.zeros((args.heads[2],))
 
     def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
         halves = []
@@ -62,5 +60,4 @@ def _on_heads(x: mx.array | QuantizedTensor, take: Callable[[mx.array], mx.array
 
 
 class Model(DenseModel):
-    def mixer(self, args: Any, index: int) -> nn.Module:
-        return DifferentialAttention(self.attention_options(args, index), index, args.rms_norm_eps)
+    attention_type = DifferentialAttention

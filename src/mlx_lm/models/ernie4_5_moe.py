@@ -2,11 +2,9 @@
 
 from typing import ClassVar
 
-import mlx.core as mx
-
 from .ernie4_5 import Model as Ernie
 from .ernie4_5 import ModelArgs as ErnieArgs
-from .weights import Drop, Rename, Transform, Weights, expert_rules
+from .weights import Drop, Rename, Transform, expert_rules, no_correction
 
 
 class ModelArgs(ErnieArgs):
@@ -33,11 +31,5 @@ class Model(Ernie):
         Rename(r"\.mlp\.(gate\.)?moe_statics\.", ".mlp.gate."),
         Transform(r"e_score_correction_bias$", lambda b: b.flatten()),
         *expert_rules(),
+        no_correction,
     )
-
-    def sanitize(self, weights: Weights) -> Weights:
-        new = super().sanitize(weights)
-        for name in [k for k in new if k.endswith(".mlp.gate.weight")]:  # mlx-lm's checkpoints leave the bias out
-            bias = name.removesuffix("weight") + "e_score_correction_bias"
-            new.setdefault(bias, mx.zeros((self.args.moe_num_experts,)))
-        return new

@@ -11,7 +11,7 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import AttentionOptions, GatedMLP, Routing, SwitchGLU
+from ..nn import GatedMLP, Routing, SwitchGLU
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
 from . import hunyuan_v1_dense, hunyuan_v1_moe
 from .base import PassingBackbone, PassingLayer
@@ -58,13 +58,12 @@ class ModelArgs(hunyuan_v1_moe.ModelArgs):
 class GroupAttention(hunyuan_v1_dense.RotatedNorms):
     """Keys are kept without their norm's weight, which differs in a group: queries take it instead."""
 
-    def __init__(self, options: AttentionOptions, args: ModelArgs, reads: bool):
-        super().__init__(options, args.rms_norm_eps)
-        self._eps, self._reads = args.rms_norm_eps, reads
-        for name in ("k_proj", "v_proj") if reads else ():
+    def add(self, args: Any, index: int) -> None:
+        self._eps, self._reads = args.rms_norm_eps, args.reads(index)
+        for name in ("k_proj", "v_proj") if self._reads else ():
             del self[name]
-        for name in () if args.use_qk_norm else ("query_layernorm", "key_layernorm"):
-            del self[name]
+        if args.use_qk_norm:
+            super().add(args, index)
 
     def state_spec(self) -> StateSpec:
         return NoSpec() if self._reads else super().state_spec()
@@ -93,9 +92,7 @@ class GroupAttention(hunyuan_v1_dense.RotatedNorms):
 class Model(hunyuan_v1_moe.Model):
     backbone_type = PassingBackbone
     layer_type = PassingLayer
-
-    def mixer(self, args: Any, index: int) -> GroupAttention:
-        return GroupAttention(self.attention_options(args, index), args, args.reads(index))
+    attention_type = GroupAttention
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         width, size, count = args.hidden_size, args.intermediate_size, args.at("num_experts", index)

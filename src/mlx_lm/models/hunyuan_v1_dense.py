@@ -4,7 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..nn import Attention, AttentionOptions, RMSNorm, RopeParameters
+from ..nn import Attention, RMSNorm, RopeParameters
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -23,10 +23,9 @@ class ModelArgs(DecoderArgs):
 
 
 class RotatedNorms(Attention):
-    def __init__(self, options: AttentionOptions, eps: float):
-        super().__init__(options)
-        self.query_layernorm = RMSNorm(options.head_dim, eps)
-        self.key_layernorm = RMSNorm(options.head_dim, eps)
+    def add(self, args: Any, index: int) -> None:
+        for name in ("query_layernorm", "key_layernorm"):
+            self[name] = RMSNorm(args.heads[2], args.rms_norm_eps)
 
     def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
         queries, keys = super()._place(queries, keys, position)
@@ -34,5 +33,4 @@ class RotatedNorms(Attention):
 
 
 class Model(DenseModel):
-    def mixer(self, args: Any, index: int) -> Attention:
-        return RotatedNorms(self.attention_options(args, index), args.rms_norm_eps)
+    attention_type = RotatedNorms

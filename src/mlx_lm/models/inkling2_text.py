@@ -11,7 +11,7 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import AttentionOptions, DecoderLayer, LayerNames, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import AttentionOptions, LayerNames, Linear, MoE, RMSNorm, Routing, SwitchGLU
 from ..nn.relative import Heads, RelativeAttention, RelativeOptions, ResidualConv, Sources
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, part, scatter_slots
 from . import inkling_text
@@ -152,6 +152,17 @@ class Choice(nn.Module):
 class Layer(inkling_text.ConvolvedLayer):
     """Branches read a choice of earlier blocks' sums; a layer at a boundary starts a new sum."""
 
+    def add(self, args: Any, index: int) -> None:
+        width, slides = args.hidden_size, args.slides(index)
+        self.boundary = index % args.n_layers_per_attn_res_block == 0
+        for name in ("attn_sconv", "mlp_sconv"):
+            self[name] = ResidualConv(width, args.conv_kernel_size, (args.conv_kernel_size + 1) ** -0.5)
+        if index:
+            self.attention_input = Choice(width, 1 if slides else 3)
+        self.mlp_input = Choice(width)
+        for name in () if slides else ("q_input_layernorm", "k_input_layernorm", "v_input_layernorm"):
+            self[name] = RMSNorm(width, args.rms_norm_eps)
+
     def through(self, x: mx.array, blocks: list[mx.array], state: LayerState) -> tuple[mx.array, list[mx.array]]:
         """The sum of the present block (B, L, D) after this layer, and those of the blocks before it."""
         single = "input_layernorm" in self
@@ -224,15 +235,3 @@ class Model(inkling_text.Model):
 
     def names_at(self, args: Any, index: int) -> LayerNames:
         return LayerNames(pre_mixer="input_layernorm" if args.slides(index) else None)
-
-    def layer(self, args: Any, index: int) -> DecoderLayer:
-        layer, width, slides = super().layer(args, index), args.hidden_size, args.slides(index)
-        layer.boundary = index % args.n_layers_per_attn_res_block == 0
-        for name in ("attn_sconv", "mlp_sconv"):
-            layer[name] = ResidualConv(width, args.conv_kernel_size, (args.conv_kernel_size + 1) ** -0.5)
-        if index:
-            layer.attention_input = Choice(width, 1 if slides else 3)
-        layer.mlp_input = Choice(width)
-        for name in () if slides else ("q_input_layernorm", "k_input_layernorm", "v_input_layernorm"):
-            layer[name] = RMSNorm(width, args.rms_norm_eps)
-        return layer

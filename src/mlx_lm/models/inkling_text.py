@@ -141,6 +141,10 @@ class Experts(MoE):
 class ConvolvedLayer(DecoderLayer):
     """Both branches end with a short convolution."""
 
+    def add(self, args: Any, index: int) -> None:
+        for name in ("attn_sconv", "mlp_sconv"):
+            self[name] = ResidualConv(args.hidden_size, args.conv_kernel_size)
+
     def state_spec(self) -> StateSpec:
         return ListSpec(tuple(self[name].state_spec() for name in ("self_attn", "attn_sconv", "mlp_sconv")))
 
@@ -212,12 +216,6 @@ class Model(DenseModel):
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         return Experts(args) if args.mlp_layer_types[index] == "sparse" else ScaledMLP(args)
-
-    def layer(self, args: Any, index: int) -> DecoderLayer:
-        layer = super().layer(args, index)
-        for name in ("attn_sconv", "mlp_sconv"):
-            layer[name] = ResidualConv(args.hidden_size, args.conv_kernel_size)
-        return layer
 
     def logit_scale(self, args: Any) -> float:
         return 1 / args.logits_mup_width_multiplier

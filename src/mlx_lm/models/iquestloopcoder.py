@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx import nn
 
 from ..kernels import KVView
-from ..nn import Attention, AttentionOptions, DecoderLayer
+from ..nn import Attention, DecoderLayer
 from ..state import KVSpec, LayerState, ListSpec, StateSpec, attend_states, offsets, part
 from .base import Backbone, Cache, CausalLM, DecoderArgs, layer_state
 from .dense import DenseModel
@@ -39,9 +39,8 @@ class HeadGate(nn.Module):
 class LoopAttention(Attention):
     """Full attention in the first loop, whose keys and values later loops read beside their own near ones."""
 
-    def __init__(self, options: AttentionOptions, loops: int, window: int):
-        super().__init__(options)
-        self._loops, self._near = loops, window
+    def add(self, args: Any, index: int) -> None:
+        self._loops, self._near = args.loop_num, args.loop_window_size
 
     def state_spec(self) -> StateSpec:
         o = self._options
@@ -91,7 +90,5 @@ class LoopBackbone(Backbone):
 class Model(DenseModel):
     backbone_type = LoopBackbone
     layer_type = LoopLayer
+    attention_type = LoopAttention
     rules = (Rename(r"\.gate_projections\.(\d+)\.gate_proj\.", r".gate_projections.\1."),)
-
-    def mixer(self, args: Any, index: int) -> LoopAttention:
-        return LoopAttention(self.attention_options(args, index), args.loop_num, args.loop_window_size)

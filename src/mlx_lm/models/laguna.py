@@ -63,11 +63,9 @@ class ModelArgs(LayerTypeArgs):
 class SoftplusGates(Attention):
     """A softplus gate for each head, or for each feature."""
 
-    gates = 1
-
-    def add_gates(self, count: int) -> None:
-        self.gates = count
-        self.g_proj = Linear(self._options.hidden_size, count, bias=False)
+    def add(self, args: Any, index: int) -> None:
+        self.gates = self._options.num_heads * (self._options.head_dim if args.gating == "per-element" else 1)
+        self.g_proj = Linear(args.hidden_size, self.gates, bias=False)
 
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
         queries, keys, values, _ = super()._project(x)
@@ -90,6 +88,7 @@ class Experts(MoE):
 
 
 class Model(DenseModel):
+    attention_type = SoftplusGates
     qk_norm = True
     rules = (
         Drop(r"^mtp\."),
@@ -98,12 +97,9 @@ class Model(DenseModel):
         *expert_rules(),
     )
 
-    def mixer(self, args: Any, index: int) -> nn.Module:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         heads = args.num_attention_heads_per_layer[index]
-        options: AttentionOptions = self.attention_options(args, index, num_heads=heads)
-        mixer = SoftplusGates(options)
-        mixer.add_gates(heads * options.head_dim if args.gating == "per-element" else heads)
-        return mixer
+        return super().attention_options(args, index, num_heads=heads, **changes)
 
     def experts(self, args: Any) -> nn.Module:
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.moe_routed_scaling_factor)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import Attention, AttentionOptions, GatedMLP, LayerNames, RMSNorm
+from ..nn import Attention, GatedMLP, LayerNames, RMSNorm
 from ..state import LayerState
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
@@ -25,9 +25,8 @@ class ModelArgs(DecoderArgs):
 class NormedAttention(Attention):
     out_name = "out_proj"
 
-    def __init__(self, options: AttentionOptions, eps: float):
-        super().__init__(options)
-        self.norm = RMSNorm(options.hidden_size, eps)
+    def add(self, args: Any, index: int) -> None:
+        self.norm = RMSNorm(args.hidden_size, args.rms_norm_eps)
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         return super().__call__(self.norm(x), state)
@@ -46,9 +45,8 @@ class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="tok_embeddings")
     layer_names = LayerNames("attention", "feed_forward", None, None, None)
     traditional_rope = True
-
-    def mixer(self, args: Any, index: int) -> nn.Module:
-        return NormedAttention(self.attention_options(args, index, fused=True), args.rms_norm_eps)
+    attention_type = NormedAttention
+    attention: ClassVar = {"fused": True}
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         return NormedMLP(args)

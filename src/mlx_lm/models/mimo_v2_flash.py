@@ -6,7 +6,6 @@ Source: https://arxiv.org/abs/2601.02780.
 from typing import Any, ClassVar
 
 import mlx.core as mx
-from mlx import nn
 
 from .. import kernels
 from ..kernels import KVView
@@ -67,13 +66,13 @@ class ModelArgs(LayerTypeArgs):
 class NarrowValues(Attention):
     """Values of another size than keys, scaled; sinks are `attention_sink_bias`."""
 
-    def shape(self, value_dim: int, value_scale: float, sinks: bool) -> None:
+    def add(self, args: Any, index: int) -> None:
         """Replaces the projections that values go through."""
-        o = self._options
-        self._value_dim, self._value_scale = value_dim, value_scale
-        self.v_proj = Linear(o.hidden_size, o.num_kv_heads * value_dim, bias=o.bias)
-        self.o_proj = Linear(o.num_heads * value_dim, o.hidden_size, bias=False)
-        if sinks:
+        o, scale, slides = self._options, args.attention_value_scale, args.layer_type(index) == "sliding_attention"
+        self._value_dim, self._value_scale = args.v_head_dim, 1.0 if scale is None else scale
+        self.v_proj = Linear(o.hidden_size, o.num_kv_heads * self._value_dim, bias=o.bias)
+        self.o_proj = Linear(o.num_heads * self._value_dim, o.hidden_size, bias=False)
+        if args.add_swa_attention_sink_bias if slides else args.add_full_attention_sink_bias:
             self.attention_sink_bias = mx.zeros((o.num_heads,))
 
     def state_spec(self) -> StateSpec:
@@ -96,6 +95,7 @@ class NarrowValues(Attention):
 
 
 class Model(DenseModel):
+    attention_type = NarrowValues
     moe_options: ClassVar = {"correction": True}
     rules = (
         Drop(r"^model\.mtp\."),
@@ -103,12 +103,7 @@ class Model(DenseModel):
         *expert_rules(),
     )
 
-    def mixer(self, args: Any, index: int) -> nn.Module:
+    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         slides = args.layer_type(index) == "sliding_attention"
         kv_heads = (args.swa_num_key_value_heads or 2 * args.heads[1]) if slides else args.heads[1]
-        options: AttentionOptions = self.attention_options(args, index, num_kv_heads=kv_heads)
-        mixer = NarrowValues(options)
-        scale = 1.0 if args.attention_value_scale is None else args.attention_value_scale
-        sinks = args.add_swa_attention_sink_bias if slides else args.add_full_attention_sink_bias
-        mixer.shape(args.v_head_dim, scale, sinks)
-        return mixer
+        return super().attention_options(args, index, num_kv_heads=kv_heads, **changes)

@@ -3,7 +3,6 @@
 Source: https://arxiv.org/abs/2501.08313.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -67,25 +66,19 @@ class LightningAttention(nn.Module):
         return self.out_proj(mx.sigmoid(self.output_gate(x)) * self.norm(y.flatten(2)))
 
 
-@dataclass(frozen=True)
-class Factors:
-    """What is kept of a branch's input, and what is added of its output."""
-
-    keep: float
-    add: float
-
-
 class Layer(DecoderLayer):
     """Residuals start from the normalized input and are weighted on both sides."""
 
-    mixer_factors: Factors
-    feed_factors: Factors
+    def add(self, args: Any, index: int) -> None:
+        kind = "linear_attn" if args.is_linear(index) else "full_attn"
+        self._mixer_factors = getattr(args, f"{kind}_alpha_factor"), getattr(args, f"{kind}_beta_factor")
+        self._feed_factors = args.mlp_alpha_factor, args.mlp_beta_factor
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        h = self["input_layernorm"](x)
-        x = h * self.mixer_factors.keep + self._mix(h, state) * self.mixer_factors.add
-        h = self["post_attention_layernorm"](x)
-        return h * self.feed_factors.keep + self._feed(h) * self.feed_factors.add
+        h, (keep, add) = self["input_layernorm"](x), self._mixer_factors
+        x = h * keep + self._mix(h, state) * add
+        h, (keep, add) = self["post_attention_layernorm"](x), self._feed_factors
+        return h * keep + self._feed(h) * add
 
 
 class Model(DenseModel):
@@ -96,16 +89,6 @@ class Model(DenseModel):
         Rename(r"(layers\.\d+)\.mlp\.", r"\1.block_sparse_moe."),
         *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
     )
-
-    def layer(self, args: Any, index: int) -> DecoderLayer:
-        layer = super().layer(args, index)
-        assert isinstance(layer, Layer)
-        if args.is_linear(index):
-            layer.mixer_factors = Factors(args.linear_attn_alpha_factor, args.linear_attn_beta_factor)
-        else:
-            layer.mixer_factors = Factors(args.full_attn_alpha_factor, args.full_attn_beta_factor)
-        layer.feed_factors = Factors(args.mlp_alpha_factor, args.mlp_beta_factor)
-        return layer
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
         return LightningAttention(args, index) if args.is_linear(index) else super().mixer(args, index)

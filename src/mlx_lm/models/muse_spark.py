@@ -40,7 +40,8 @@ class ModelArgs(muse_glimmer.MuseArgs):
 class NormedOutAttention(muse_glimmer.GatedAttention):
     """Each head's output is normalized before its gate."""
 
-    eps = 1e-5
+    def add(self, args: Any, index: int) -> None:
+        self.eps = args.rms_norm_eps
 
     def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
         return kernels.rms_norm(super()._attend(queries, views, position), None, self.eps)
@@ -122,11 +123,6 @@ class TextModel(muse_glimmer.TextModel):
         *expert_rules(),
         Rename(r"\.mlp\.experts\.post_expert_norm\.", ".mlp.switch_mlp.post_expert_norm."),
     )
-
-    def mixer(self, args: Any, index: int) -> nn.Module | None:
-        attention = NormedOutAttention(self.attention_options(args, index))
-        attention.eps = args.rms_norm_eps
-        return attention
 
     def experts(self, args: Any) -> nn.Module:
         return PooledMoE(args)

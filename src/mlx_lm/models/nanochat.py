@@ -6,7 +6,7 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..nn import Attention, AttentionOptions, LayerNames, Rope, UnitRMSNorm
+from ..nn import Attention, LayerNames, Rope, UnitRMSNorm
 from .base import Backbone, DecoderArgs, ModelNames
 from .config import refuse
 from .dense import DenseModel
@@ -22,10 +22,9 @@ class ModelArgs(DecoderArgs):
 
 class NormedAfterRope(Attention):
     out_name = "c_proj"
-    eps = 1e-6
 
-    def __init__(self, options: AttentionOptions):
-        super().__init__(options)
+    def add(self, args: Any, index: int) -> None:
+        self.eps = args.rms_norm_eps
         for ours, name in (("q_proj", "c_q"), ("k_proj", "c_k"), ("v_proj", "c_v")):
             self[name] = self.pop(ours)
 
@@ -50,6 +49,7 @@ class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="h")
     layer_names = LayerNames("attn")
     backbone_type = NormedEmbeddings
+    attention_type = NormedAfterRope
     feed_forward_type = FeedForward
     rules = (
         Rename(r"^model\.embed_tokens\.", "transformer.wte."),
@@ -59,11 +59,6 @@ class Model(DenseModel):
         Rename(r"\.mlp\.fc1\.", ".mlp.c_fc."),
         Rename(r"\.mlp\.fc2\.", ".mlp.c_proj."),
     )
-
-    def mixer(self, args: Any, index: int) -> nn.Module:
-        mixer = NormedAfterRope(self.attention_options(args, index))
-        mixer.eps = args.rms_norm_eps
-        return mixer
 
     def rope(self, args: Any, index: int) -> Rope | None:
         rope = super().rope(args, index)

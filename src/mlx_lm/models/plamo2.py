@@ -100,24 +100,23 @@ class HeadWeightedAttention(Attention):
         return queries, keys, values, gate
 
 
-def with_offsets(layer: DecoderLayer, args: Any) -> DecoderLayer:
-    """The layer, whose norms have what is added to their weights."""
-    for name, offset in OFFSETS.items():
-        layer[name] = RMSNorm(args.hidden_size, args.rms_norm_eps, offset=offset)
-    return layer
+class OffsetNorms(DecoderLayer):
+    """Each norm has a number of its own that is added to its weights."""
+
+    def add(self, args: Any, index: int) -> None:
+        for name, offset in OFFSETS.items():
+            self[name] = RMSNorm(args.hidden_size, args.rms_norm_eps, offset=offset)
 
 
 class Model(DenseModel):
     layer_names = LayerNames("mixer", "mlp", *OFFSETS)
+    layer_type = OffsetNorms
     norm_options: ClassVar = {"offset": 1.0}
     feed_forward_options: ClassVar = {"fused": True}
     rules = (
         Rename(r"\.layers\.layers\.", ".layers."),
         Transform(r"\.conv1d\.weight$", conv_layout),
     )
-
-    def layer(self, args: Any, index: int) -> DecoderLayer:
-        return with_offsets(super().layer(args, index), args)
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         if args.is_mamba(index):

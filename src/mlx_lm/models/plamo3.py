@@ -1,8 +1,8 @@
 """PLaMo 3: windows with a rope of their own, norms around each branch. https://huggingface.co/pfnet/plamo-3-nict-8b-base."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ..nn import DecoderLayer, LayerNames
+from ..nn import LayerNames
 from . import plamo2
 from .dense import DenseModel, TwoRopeArgs
 from .weights import Rename
@@ -27,11 +27,9 @@ class ModelArgs(TwoRopeArgs):
 
 class Model(DenseModel):
     layer_names = LayerNames("mixer", "mlp", *plamo2.OFFSETS)
+    layer_type = plamo2.OffsetNorms
     attention: ClassVar = {"fused": True}
     qk_norm = True
     norm_options: ClassVar = {"offset": 1.0}
     feed_forward_options: ClassVar = {"fused": True}
     rules = (Rename(r"\.layers\.layers\.", ".layers."),)
-
-    def layer(self, args: Any, index: int) -> DecoderLayer:
-        return plamo2.with_offsets(super().layer(args, index), args)

@@ -27,6 +27,7 @@ __all__ = [
     "apply_rules",
     "conv_layout",
     "expert_rules",
+    "no_correction",
     "rename_path",
 ]
 
@@ -198,3 +199,11 @@ def expert_rules(
         ),
         Rename(rf"(?P<at>\.{at})\.experts\.down_proj$", f"{stacked}.down_proj.weight"),
     )
+
+
+def no_correction(weights: Weights) -> Weights:
+    """Gives routers at `mlp.gate` that were saved without their selection bias (E,) one of zeros."""
+    result = dict(weights)
+    for name in [k for k in weights if k.endswith(".mlp.gate.weight")]:
+        result.setdefault(name.removesuffix("weight") + "e_score_correction_bias", mx.zeros(weights[name].shape[:1]))
+    return result

@@ -6,6 +6,7 @@ values are kept. Source: GQA, https://arxiv.org/abs/2305.13245.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -81,6 +82,9 @@ class Attention(nn.Module):
             self[self.k_norm_name] = o.qk_norm(kv_size if o.qk_norm_full else o.head_dim)
         if o.sinks:
             self.sinks = mx.zeros((o.num_heads,))
+
+    def add(self, args: Any, index: int) -> None:
+        """Makes what layer `index` of a family has beside projections and norms; `args` is the family's own config."""
 
     def state_spec(self) -> StateSpec:
         """What the layer keeps for a sequence."""
