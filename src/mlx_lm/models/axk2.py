@@ -8,7 +8,7 @@ from mlx import nn
 from ..nn import DecoderLayer, LatentOptions, Linear, RMSNorm
 from ..nn.indexed import IndexedLatentAttention, IndexOptions
 from . import deepseek_v32
-from .weights import Rename, Rule
+from .weights import Rename
 
 
 class ModelArgs(deepseek_v32.ModelArgs):
@@ -64,13 +64,12 @@ class GatedIndexedAttention(IndexedLatentAttention):
 class Model(deepseek_v32.Model):
     mixer_type = GatedIndexedAttention
 
-    def weight_rules(self) -> tuple[Rule, ...]:
-        return (
-            Rename(r"\.self_attn\.q_gate_proj\.", ".self_attn.q_b_proj."),
-            Rename(r"layernorm\.mlp\.fc1\.", "layernorm.W_down."),
-            Rename(r"layernorm\.mlp\.fc2\.", "layernorm.W_up."),
-            *super().weight_rules(),
-        )
+    rules = (
+        Rename(r"\.self_attn\.q_gate_proj\.", ".self_attn.q_b_proj."),
+        Rename(r"layernorm\.mlp\.fc1\.", "layernorm.W_down."),
+        Rename(r"layernorm\.mlp\.fc2\.", "layernorm.W_up."),
+        *deepseek_v32.Model.rules,
+    )
 
     def layer(self, args: Any, index: int) -> DecoderLayer:
         layer = super().layer(args, index)

@@ -6,9 +6,10 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import Attention, GatedMLP, LayerNames, MoE, Routing, SwitchGLU
+from ..nn import Attention, GatedMLP, LayerNames, MoE
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
+from .experts import gated_moe, usual_routing
 from .weights import Drop, Rename, Weights, expert_rules
 
 
@@ -52,26 +53,6 @@ class FusedAttention(Attention):
 class Experts(MoE):
     router_layer, correction_name = "gate_proj", "expert_bias"
 
-    def __init__(self, args: ModelArgs):
-        width, size, count, act = args.hidden_size, args.moe_intermediate_size, args.num_experts, args.hidden_act
-        routing = Routing(
-            args.num_experts_per_tok,
-            args.score_function,
-            normalize=args.norm_topk_prob and args.num_experts_per_tok > 1,
-            scale=args.routed_scaling_factor if args.moe_router_enable_routed_scaling else 1.0,
-            num_groups=args.n_group or 1,
-            top_groups=args.topk_group or 1,
-            group_score="top2",
-            epsilon=1e-20,
-        )
-        shared = None
-        if args.num_shared_experts and args.moe_router_enable_shared_expert:
-            shared = GatedMLP(width, (args.moe_shared_expert_intermediate_size or size) * args.num_shared_experts, act)
-        correction = args.moe_router_enable_expert_bias
-        super().__init__(
-            width, count, routing, SwitchGLU(width, size, count, act=act), correction=correction, shared=shared
-        )
-
 
 def unit_head(weights: Weights) -> Weights:
     """The output head's rows, each of length 1; a packed head is left alone."""
@@ -93,6 +74,17 @@ class Model(DenseModel):
     rules = (Drop(r"(^|\.)mtp\."), Rename(r"\.mlp\.gate\.weight$", ".mlp.gate.gate_proj.weight"), *expert_rules())
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
-        if not args.num_experts or index < args.first_k_dense_replace:
-            return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.attention_out_bias)
-        return Experts(args)
+        if args.has_experts(index):
+            return self.experts(args)
+        return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.attention_out_bias)
+
+    def experts(self, args: Any) -> nn.Module:
+        routing = usual_routing(
+            args,
+            score=args.score_function,
+            normalize=args.norm_topk_prob and args.num_experts_per_tok > 1,
+            scale=args.routed_scaling_factor if args.moe_router_enable_routed_scaling else 1.0,
+        )
+        shared = (args.moe_shared_expert_intermediate_size or args.moe_intermediate_size) * args.num_shared_experts
+        shared = shared if args.moe_router_enable_shared_expert else 0
+        return gated_moe(args, routing, Experts, correction=args.moe_router_enable_expert_bias, shared=shared)

@@ -8,11 +8,12 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..kernels import ACTIVATIONS
-from ..nn import Attention, DecoderLayer, LayerNames, LayerNorm, MoE, Routing
+from ..nn import DecoderLayer, LayerNames, LayerNorm, MoE, Routing
 from ..state import LayerState, StateSpec
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .experts import gated_moe
+from .phixtral import FusedAttention
 from .weights import Rename, Rule, Transform, expert_rules
 
 
@@ -39,10 +40,6 @@ class ModelArgs(DecoderArgs):
         super().__post_init__()
         self.intermediate_size, self.num_experts, self.top_k = sizes
         self.clip, self.normalize = clip, norm is not None
-
-
-class DbrxAttention(Attention):
-    qkv_name, out_name = "Wqkv", "out_proj"
 
 
 class Experts(MoE):
@@ -75,7 +72,7 @@ class Model(DenseModel):
     norm_options: ClassVar = {"bias": False}
 
     def mixer(self, args: Any, index: int) -> nn.Module:
-        return NormAttnNorm(DbrxAttention(self.attention_options(args, index, fused=True, clip=args.clip)), args)
+        return NormAttnNorm(FusedAttention(self.attention_options(args, index, fused=True, clip=args.clip)), args)
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         return gated_moe(args, Routing(args.top_k, normalize=args.normalize), Experts)

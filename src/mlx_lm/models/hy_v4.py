@@ -20,7 +20,7 @@ from ..state import LayerState, StateSpec
 from . import glm_moe_dsa
 from .base import Cache, layer_state
 from .deepseek_v4 import StreamBackbone
-from .weights import Drop, Rename, Rule
+from .weights import Drop, Rename
 
 
 class ModelArgs(glm_moe_dsa.ModelArgs):
@@ -120,6 +120,16 @@ class Model(glm_moe_dsa.Model):
     backbone_type = Backbone
     mixer_type = Attention
     traditional_index = False
+    rules = (
+        Drop(r"(^|\.)mtp_layers\."),
+        Rename(r"\.hc_pre\.hc_", ".hc_"),
+        Rename(r"\.hc_(attn|mlp)_layer\.hc_", r".\1_hc."),
+        Rename(r"\.mlp_hc\.", ".ffn_hc."),
+        Rename(r"\.hc_head\.hc_head_", ".hc_head.hc_"),
+        Rename(r"\.learnable_sink_param$", ".sinks"),
+        Rename(r"\.linear_gate\.", ".gate_proj."),
+        *glm_moe_dsa.Model.rules,
+    )
 
     def layer(self, args: Any, index: int) -> nn.Module:
         return Layer(args, self.mixer(args, index), self.feed_forward(args, index))  # type: ignore[arg-type]
@@ -138,15 +148,3 @@ class Model(glm_moe_dsa.Model):
         if isinstance(block, MoE):
             block.switch_mlp.act = partial(limited, act=args.hidden_act, limit=args.swiglu_limit)
         return block
-
-    def weight_rules(self) -> tuple[Rule, ...]:
-        return (
-            Drop(r"(^|\.)mtp_layers\."),
-            Rename(r"\.hc_pre\.hc_", ".hc_"),
-            Rename(r"\.hc_(attn|mlp)_layer\.hc_", r".\1_hc."),
-            Rename(r"\.mlp_hc\.", ".ffn_hc."),
-            Rename(r"\.hc_head\.hc_head_", ".hc_head.hc_"),
-            Rename(r"\.learnable_sink_param$", ".sinks"),
-            Rename(r"\.linear_gate\.", ".gate_proj."),
-            *super().weight_rules(),
-        )

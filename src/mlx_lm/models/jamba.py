@@ -1,15 +1,14 @@
 """Jamba: Mamba layers and, in a fixed rhythm, attention without positions and experts. https://arxiv.org/abs/2403.19887."""
 
-import math
 from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
+from .mamba import step_rank
 from .weights import Rename, Transform, conv_layout, expert_rules
 
 
@@ -31,10 +30,7 @@ class ModelArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mamba_dt_rank == "auto":
-            self.mamba_dt_rank = math.ceil(self.hidden_size / 16)
-        if isinstance(self.mamba_dt_rank, str):
-            raise ConfigError(f"config.json: mamba_dt_rank must be a number or 'auto', not {self.mamba_dt_rank!r}.")
+        self.mamba_dt_rank = step_rank(self, "mamba_dt_rank")
 
     def is_attention(self, index: int) -> bool:
         if self.layers_block_type is not None:
@@ -81,14 +77,7 @@ class Model(DenseModel):
     def mixer(self, args: Any, index: int) -> nn.Module | None:
         if args.is_attention(index):
             return super().mixer(args, index)
-        options = MambaOptions(
-            args.hidden_size,
-            int(args.mamba_expand * args.hidden_size),
-            args.mamba_d_state,
-            args.mamba_dt_rank,
-            args.mamba_d_conv,
-            bias=args.mamba_proj_bias,
-            conv_bias=args.mamba_conv_bias,
-            act=args.hidden_act,
-        )
+        inner, biases = int(args.mamba_expand * args.hidden_size), (args.mamba_proj_bias, args.mamba_conv_bias)
+        sizes = args.hidden_size, inner, args.mamba_d_state, args.mamba_dt_rank, args.mamba_d_conv
+        options = MambaOptions(*sizes, bias=biases[0], conv_bias=biases[1], act=args.hidden_act)
         return NormedMamba(options, args.rms_norm_eps)

@@ -3,12 +3,19 @@
 import math
 from typing import Any
 
-from ..errors import ConfigError
 from ..nn import DecoderLayer, Mamba, MambaOptions, RMSNorm
 from .base import CausalLM, ModelNames
-from .config import BaseModelArgs
+from .config import BaseModelArgs, refuse
 from .mamba2 import mixer_layer
 from .weights import Rename, Transform, conv_layout
+
+
+def step_rank(args: Any, name: str) -> int:
+    """Field `name`, which is a positive number, or "auto" for a sixteenth of `hidden_size`; else ConfigError."""
+    rank = getattr(args, name)
+    rank = math.ceil(args.hidden_size / 16) if rank == "auto" else rank
+    refuse(not isinstance(rank, int) or rank < 1, f"{name} must be a number or 'auto', not {rank!r}")
+    return rank
 
 
 class ModelArgs(BaseModelArgs):
@@ -28,10 +35,7 @@ class ModelArgs(BaseModelArgs):
 
     def __post_init__(self) -> None:
         self.intermediate_size = self.intermediate_size or int(self.expand * self.hidden_size)
-        if self.time_step_rank == "auto":
-            self.time_step_rank = math.ceil(self.hidden_size / 16)
-        if not isinstance(self.time_step_rank, int) or self.time_step_rank < 1:
-            raise ConfigError(f"config.json: time_step_rank must be a number or 'auto', not {self.time_step_rank!r}.")
+        self.time_step_rank = step_rank(self, "time_step_rank")
 
 
 class Model(CausalLM):

@@ -7,7 +7,6 @@ import mlx.nn as nn
 
 from ..errors import ConfigError
 from ..nn import (
-    MLP,
     AttentionOptions,
     DecoderLayer,
     Embedding,
@@ -19,6 +18,7 @@ from ..nn import (
 )
 from .base import Cache, CausalLM, DecoderArgs, ModelNames
 from .dense import DenseModel
+from .phi import FeedForward
 from .positions import LearnedPositions
 from .weights import Rename
 
@@ -39,10 +39,6 @@ class ModelArgs(DecoderArgs):
         self.word_embed_proj_dim = self.word_embed_proj_dim or self.hidden_size
         if not self.tie_word_embeddings and self.word_embed_proj_dim != self.hidden_size:
             raise ConfigError("config.json: word_embed_proj_dim needs tie_word_embeddings for 'opt'.")
-
-
-class FeedForward(MLP):
-    up_name, down_name = "fc1", "fc2"
 
 
 class OptBackbone(LearnedPositions):

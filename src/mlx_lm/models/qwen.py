@@ -4,9 +4,10 @@ from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..nn import Attention, GatedMLP, LayerNames
+from ..nn import GatedMLP, LayerNames
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
+from .gpt2 import FusedAttention
 
 
 class ModelArgs(DecoderArgs):
@@ -17,10 +18,6 @@ class ModelArgs(DecoderArgs):
     aliases: ClassVar = {"kv_channels": "head_dim", "layer_norm_epsilon": "rms_norm_eps"}
     intermediate_size: int = 22016
     partial_rotary_factor: float = 1.0
-
-
-class FusedAttention(Attention):
-    qkv_name, out_name = "c_attn", "c_proj"
 
 
 class FeedForward(GatedMLP):

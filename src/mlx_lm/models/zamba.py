@@ -4,7 +4,6 @@ The block reads the embeddings beside the hidden states. Its weights stand at th
 calling layer keeps keys and values of its own. Source: https://arxiv.org/abs/2405.16712.
 """
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from ..nn import Attention, AttentionOptions, GatedMLP, HeadLinear, Linear, Mamb
 from ..state import LayerState, ListSpec, StateSpec, gather_slot, part, scatter_slots
 from .base import Backbone, Cache, CausalLM, ModelNames, layer_state
 from .config import DecoderArgs, check_kinds
+from .mamba import step_rank
 from .weights import Drop, Rename, Rule, Transform, conv_layout
 
 _KINDS = {"mamba": "linear_attention"}
@@ -68,10 +68,7 @@ class ModelArgs(SharedArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mamba_dt_rank == "auto":
-            self.mamba_dt_rank = math.ceil(self.hidden_size / 16)
-        if isinstance(self.mamba_dt_rank, str) or self.mamba_dt_rank < 1:
-            raise ConfigError(f"config.json: mamba_dt_rank must be a number or 'auto', not {self.mamba_dt_rank!r}.")
+        self.mamba_dt_rank = step_rank(self, "mamba_dt_rank")
         if self.n_mamba_heads < 1 or self.inner_size % self.n_mamba_heads:
             raise ConfigError(f"config.json: {self.inner_size} channels are not n_mamba_heads={self.n_mamba_heads}.")
         if self.attention_hidden_size not in (None, 2 * self.hidden_size):
