@@ -103,3 +103,39 @@ def test_the_best_instruction_set_is_the_default():
     assert supported == [isa for isa in order if isa in supported] and supported[0] == "base"
     if "MLX_LM_ISA" not in os.environ:
         assert EXT.isa() == supported[-1]
+
+
+LEAVES_STEPS_BEHIND = """
+import sys
+import mlx.core as mx
+from mlx_lm.engine.thread import EngineThread
+from mlx_lm.models import build_model
+from mlx_lm.models.cache import make_prompt_cache
+
+model = build_model({
+    "model_type": "llama", "hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 3, "vocab_size": 97,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+    "max_position_embeddings": 512, "tie_word_embeddings": False,
+})
+
+def steps():
+    cache, token = make_prompt_cache(model), mx.array([[3]])
+    for _ in range(30):
+        token = model(token, cache)[:, -1:].argmax(-1)
+        mx.async_eval(token)
+
+if sys.argv[1] == "main":
+    steps()
+else:
+    mx.eval(model.parameters())
+    with EngineThread() as thread:
+        thread.call(steps).result()
+"""
+
+
+@pytest.mark.parametrize("where", ["main", "engine"])
+def test_a_process_may_end_while_steps_are_computed(where):
+    env = {**os.environ, "PYTHONPATH": str(Path(mlx_lm.__file__).parent.parent)}
+    command = [sys.executable, "-c", LEAVES_STEPS_BEHIND, where]
+    out = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert (out.returncode, out.stderr) == (0, "")

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ..errors import MLXLMError
+from ..kernels import native
 from .engine import Engine, Event
 from .request import Request, TokenEvent
 
@@ -134,6 +135,7 @@ class EngineThread:
             if self._check:
                 for engine in self._engines:
                     engine.check()
+        native.finish()
 
     def _obey(self, *, wait: bool) -> None:
         """Does what was posted; sleeps for the next command when there is nothing else to do."""

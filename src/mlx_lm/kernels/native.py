@@ -13,6 +13,7 @@ Environment, read once when the extension is loaded:
     MLX_LM_ACTIVATIONS=int8     accuracy mode of matrix products with quantized weights (default: exact)
 """
 
+import atexit
 import functools
 import importlib
 import os
@@ -29,6 +30,7 @@ __all__ = [
     "activations",
     "describe",
     "extension",
+    "finish",
     "on_cpu",
     "set_activations",
     "set_mode",
@@ -83,7 +85,17 @@ def _configured(module: ModuleType) -> ModuleType:
     if isa not in module.supported_isas():
         raise UnsupportedError(f"MLX_LM_ISA={isa!r}: this CPU and build have {', '.join(module.supported_isas())}.")
     module.set_activations(wanted)
+    atexit.register(finish)
     return module
+
+
+def finish() -> None:
+    """Waits for what the calling thread has begun on the CPU; to be called when the process or the thread ends.
+
+    Operations hold Python objects. MLX's thread would let go of them while Python is being taken down, and Python ends
+    a thread that asks for its lock then, in the middle of C++ code: the process is aborted.
+    """
+    mx.synchronize(mx.default_stream(mx.Device(mx.cpu)))
 
 
 def on_cpu() -> bool:
