@@ -11,13 +11,14 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import RMSNorm, Rope, Routing, make_rope
+from ..nn import DecoderLayer, Rope, Routing, make_rope
 from ..nn.compressed import CompressedAttention, CompressedOptions
 from ..nn.hashed import HashedMoE
 from ..nn.hyper import HyperConnection, HyperHead
-from ..state import LayerState, StateSpec
+from ..state import LayerState
 from .base import Backbone, Cache, CausalLM, layer_state
 from .config import DecoderArgs, check_kinds, flatten_config, refuse
+from .dense import DenseModel
 from .weights import Drop, DropLayers, Rename, Rule, Transform, expert_rules
 
 _SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
@@ -118,14 +119,10 @@ class ModelArgs(DecoderArgs):
         return rope, Rope(rope.dims, freqs=-freqs, base=None, scale=rope.scale, traditional=True)
 
 
-class Layer(nn.Module):
+class Layer(DecoderLayer):
     """Streams (B, L, N, D) through attention and experts."""
 
-    def __init__(self, args: ModelArgs, mixer: nn.Module, experts: HashedMoE):
-        super().__init__()
-        self.self_attn, self.mlp = mixer, experts
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            self[name] = RMSNorm(args.hidden_size, args.rms_norm_eps)
+    def add(self, args: Any, index: int) -> None:
         for name in ("attn_hc", "ffn_hc"):
             self[name] = HyperConnection(
                 args.hc_mult,
@@ -135,10 +132,8 @@ class Layer(nn.Module):
                 norm_eps=args.rms_norm_eps,
             )
 
-    def state_spec(self) -> StateSpec:
-        return self.self_attn.state_spec()
-
-    def __call__(self, x: mx.array, ids: mx.array, state: LayerState = None) -> mx.array:
+    def at(self, x: mx.array, ids: mx.array, state: LayerState) -> mx.array:
+        """The streams after the layer; `ids` (B, L) are the tokens'."""
         h, post, mix = self.attn_hc.collapse(x)
         x = self.attn_hc.spread(self.self_attn(self.input_layernorm(h), state), x, post, mix)
         h, post, mix = self.ffn_hc.collapse(x)
@@ -157,12 +152,13 @@ class StreamBackbone(Backbone):
     def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         h = mx.repeat(h[:, :, None], self._streams, axis=2)
         for i, layer in enumerate(self[self._names.layers]):
-            h = layer(h, inputs, layer_state(cache, i))
+            h = layer.at(h, inputs, layer_state(cache, i))
         return self[self._names.norm](self.hc_head(h))
 
 
-class Model(CausalLM):
+class Model(DenseModel):
     backbone_type = StreamBackbone
+    layer_type = Layer
     rules = (
         Drop(r"(^|\.)mtp\."),
         Rename(r"^(layers\.|norm\.)", r"model.\1"),
@@ -205,7 +201,7 @@ class Model(CausalLM):
         grouped = Transform(r"\.o_a_proj\.(weight|scales|biases)$", by_group)
         return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers), grouped)
 
-    def layer(self, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         kind = args.layer_types[index]
         (rope, back), sparse = args.turns(index), kind == _SPARSE
         options = CompressedOptions(
@@ -225,10 +221,9 @@ class Model(CausalLM):
             index_dim=args.index_head_dim if sparse else 0,
             index_topk=args.index_topk if sparse else 0,
         )
-        return Layer(args, CompressedAttention(options, back), self.experts(args, index))
+        return CompressedAttention(options, back)
 
-    def experts(self, args: Any, index: int) -> HashedMoE:
-        """The experts of layer `index`."""
+    def feed_forward(self, args: Any, index: int) -> HashedMoE:
         top = Routing(args.num_experts_per_tok, args.scoring_func, scale=args.routed_scaling_factor, epsilon=1e-20)
         sizes = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts
         ids = args.vocab_size if args.mlp_layer_types[index] == "hash_moe" else 0

@@ -149,8 +149,8 @@ class Experts(HashedMoE):
 class Layer(deepseek_v4.Layer):
     """Streams (B, L, N, D) through an n-gram memory or none, attention and experts."""
 
-    def __init__(self, args: ModelArgs, index: int, mixer: SharedEntryAttention, experts: Experts):
-        super().__init__(args, mixer, experts)
+    def add(self, args: Any, index: int) -> None:
+        super().add(args, index)
         if index in (args.engram_layer_ids or []):
             self.engram = Engram(args.hc_mult, args.hidden_size, args.hashes(index), args.rms_norm_eps)
 
@@ -197,6 +197,7 @@ class StreamBackbone(Backbone):
 
 class Model(deepseek_v4.Model):
     backbone_type = StreamBackbone
+    layer_type = Layer
     rules = (
         Drop(r"^(model\.)?(vision|aligner)\.|^(model\.)?image_(start|end|newline|pad)$|\.gate\.bias_vl$"),
         Rename(r"^model\.embed\.", "model.embed_tokens."),
@@ -220,7 +221,7 @@ class Model(deepseek_v4.Model):
             )
         return weights | {"model.token_map": mx.array(ids, mx.int32)}
 
-    def layer(self, args: Any, index: int) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module:
         rope, back = args.turns(index)
         options = CompressedOptions(
             *(args.hidden_size, args.num_attention_heads, args.head_dim, args.qk_rope_head_dim, args.q_lora_rank),
@@ -229,9 +230,9 @@ class Model(deepseek_v4.Model):
             index_dim=args.index_head_dim,
             index_topk=args.index_topk,
         )
-        return Layer(args, index, SharedEntryAttention(options, back, args.sharing(index)), self.experts(args, index))
+        return SharedEntryAttention(options, back, args.sharing(index))
 
-    def experts(self, args: Any, index: int) -> Experts:
+    def feed_forward(self, args: Any, index: int) -> Experts:
         count, scale = args.num_experts_per_tok, args.routed_scaling_factor
         top = Routing(count, args.scoring_func, normalize=count > 1, scale=scale, epsilon=1e-20)
         limit = args.swiglu_limit if args.swiglu_limit > 0 else math.inf

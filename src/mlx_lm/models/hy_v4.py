@@ -13,10 +13,10 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import LatentOptions, Linear, MoE, RMSNorm, Rope
+from ..nn import DecoderLayer, LatentOptions, Linear, MoE, Rope
 from ..nn.hashed import limited
 from ..nn.indexed import Chosen, IndexedLatentAttention, IndexOptions
-from ..state import LayerState, StateSpec
+from ..state import LayerState
 from . import glm_moe_dsa
 from .base import Cache, layer_state
 from .deepseek_v4 import StreamBackbone
@@ -87,18 +87,11 @@ class Streams(nn.Module):
         return ((self._magnitude * post + self._eps) * y[:, :, None] + x).astype(x.dtype), other
 
 
-class Layer(nn.Module):
+class Layer(DecoderLayer):
     """Streams (B, L, N, D) through attention and feed-forward."""
 
-    def __init__(self, args: ModelArgs, mixer: Attention, feed_forward: nn.Module):
-        super().__init__()
-        self.self_attn, self.mlp = mixer, feed_forward
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            self[name] = RMSNorm(args.hidden_size, args.rms_norm_eps)
+    def add(self, args: Any, index: int) -> None:
         self.attn_hc, self.ffn_hc = Streams(args), Streams(args)
-
-    def state_spec(self) -> StateSpec:
-        return self.self_attn.state_spec()
 
     def pass_on(self, x: mx.array, state: LayerState, chosen: Chosen | None) -> tuple[mx.array, Chosen | None]:
         x, chosen = self.attn_hc.around(x, lambda h: self.self_attn.pass_on(self["input_layernorm"](h), state, chosen))
@@ -118,6 +111,7 @@ class Backbone(StreamBackbone):
 
 class Model(glm_moe_dsa.Model):
     backbone_type = Backbone
+    layer_type = Layer
     mixer_type = Attention
     traditional_index = False
     rules = (
@@ -130,9 +124,6 @@ class Model(glm_moe_dsa.Model):
         Rename(r"\.linear_gate\.", ".gate_proj."),
         *glm_moe_dsa.Model.rules,
     )
-
-    def layer(self, args: Any, index: int) -> nn.Module:
-        return Layer(args, self.mixer(args, index), self.feed_forward(args, index))  # type: ignore[arg-type]
 
     def latent_options(self, args: Any, index: int) -> LatentOptions:
         return replace(super().latent_options(args, index), sinks=True)

@@ -15,7 +15,7 @@ from ..nn import SANDWICH_NORM, DecoderLayer, Linear, MoE, RMSNorm, Routing, Swi
 from ..state import LayerState
 from . import muse_glimmer
 from .multimodal import TextTower
-from .weights import Rename, Rule, expert_rules
+from .weights import Rename, expert_rules
 
 
 class ModelArgs(muse_glimmer.MuseArgs):
@@ -119,7 +119,7 @@ class TextModel(muse_glimmer.TextModel):
     layer_names = SANDWICH_NORM
     layer_type = Layer
     attention_type = NormedOutAttention
-    rules: tuple[Rule, ...] = (  # type: ignore[misc]
+    rules = (
         *expert_rules(),
         Rename(r"\.mlp\.experts\.post_expert_norm\.", ".mlp.switch_mlp.post_expert_norm."),
     )

@@ -12,18 +12,15 @@ import mlx.nn as nn
 from ..errors import ConfigError
 from ..nn import (
     MLP,
-    Attention,
-    AttentionOptions,
-    DecoderLayer,
     LayerNames,
     Linear,
     Mamba2,
     Mamba2Options,
     MoE,
-    RMSNorm,
     SwitchMLP,
 )
-from .base import CausalLM, DecoderArgs, ModelNames
+from .base import DecoderArgs, ModelNames
+from .dense import DenseModel
 from .experts import grouped_routing
 from .weights import Drop, Rename, Stack, Transform, conv_layout
 
@@ -86,8 +83,9 @@ class LatentMoE(MoE):
         return self.fc2_latent_proj(super()._visit(self.fc1_latent_proj(flat), indices, weights))
 
 
-class Model(CausalLM):
+class Model(DenseModel):
     names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
+    attention: ClassVar = {"rope": None, "bias": False, "out_bias": False}
     rules = (
         Drop(r"^mtp\."),
         Rename(r"^model\.", "backbone."),
@@ -105,21 +103,14 @@ class Model(CausalLM):
         ),
     )
 
-    def layer(self, args: Any, index: int) -> DecoderLayer:
-        kind = args.kinds[index]
-        mixers = {"linear_attention": self.mamba, "full_attention": self.attention}
-        block = {**mixers, "mlp": self.mlp, "moe": self.moe}[kind]
-        mixing = kind in mixers
-        return DecoderLayer(
-            mixer=block(args) if mixing else None,
-            feed_forward=None if mixing else block(args),
-            norm=lambda: RMSNorm(args.hidden_size, args.rms_norm_eps),
-            names=LayerNames("mixer", None, "norm", None, None)
-            if mixing
-            else LayerNames(None, "mixer", None, None, "norm"),
-        )
+    def names_at(self, args: Any, index: int) -> LayerNames:
+        mixes = args.kinds[index] in ("linear_attention", "full_attention")
+        return LayerNames("mixer", None, "norm", None, None) if mixes else LayerNames(None, "mixer", None, None, "norm")
 
-    def mamba(self, args: Any) -> nn.Module:
+    def mixer(self, args: Any, index: int) -> nn.Module | None:
+        kind = args.kinds[index]
+        if kind != "linear_attention":
+            return super().mixer(args, index) if kind == "full_attention" else None
         return Mamba2(
             Mamba2Options(
                 args.hidden_size,
@@ -137,13 +128,13 @@ class Model(CausalLM):
             )
         )
 
-    def attention(self, args: Any) -> nn.Module:
-        return Attention(AttentionOptions(args.hidden_size, *args.heads, rope=None))
-
-    def mlp(self, args: Any) -> nn.Module:
+    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
+        kind = args.kinds[index]
+        if kind != "mlp":
+            return self.experts(args) if kind == "moe" else None
         return MLP(args.hidden_size, args.intermediate_size, args.mlp_hidden_act, bias=args.mlp_bias)
 
-    def moe(self, args: Any) -> nn.Module:
+    def experts(self, args: Any) -> nn.Module:
         routing = grouped_routing(args)
         act, count = args.mlp_hidden_act, args.n_routed_experts
         width = args.moe_latent_size or args.hidden_size

@@ -8,9 +8,10 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import Attention, AttentionOptions, GatedMLP, Rope, UnitRMSNorm
-from ..state import LayerState, StateSpec
-from .base import Backbone, Cache, CausalLM, DecoderArgs, ModelNames, layer_state
+from ..nn import Attention, DecoderLayer, GatedMLP, LayerNames, Rope, UnitRMSNorm
+from ..state import LayerState
+from .base import Backbone, Cache, DecoderArgs, ModelNames, layer_state
+from .dense import DenseModel
 from .weights import Rename
 
 
@@ -37,11 +38,10 @@ class RotatedNorms(Attention):
 
     out_name = "attn_resid"
 
-    def __init__(self, options: AttentionOptions, eps: float):
-        super().__init__(options)
+    def add(self, args: Any, index: int) -> None:
         for name in ("query", "key", "value"):
             self[f"attn_{name}"] = self.pop(f"{name[0]}_proj")
-        self.head_gain, self._norm = Gain("head_g", options.num_heads), UnitRMSNorm(eps)
+        self.head_gain, self._norm = Gain("head_g", args.num_attention_heads), UnitRMSNorm(args.rms_norm_eps)
 
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
         queries, keys, values = (
@@ -60,17 +60,13 @@ class FeedForward(GatedMLP):
     gate_name, up_name, down_name = "mlp_gate", "mlp_linear", "mlp_resid"
 
 
-class Block(nn.Module):
-    def __init__(self, args: ModelArgs, attention: Attention):
-        super().__init__()
-        self.attn, self.mlp = attention, FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act)
+class Block(DecoderLayer):
+    def add(self, args: Any, index: int) -> None:
         self.attn_gain, self.mlp_gain, self.embed_skip = Gain("a_g"), Gain("a_g"), Gain("a_g")
         self._norm = UnitRMSNorm(args.rms_norm_eps)
 
-    def state_spec(self) -> StateSpec:
-        return self.attn.state_spec()
-
-    def __call__(self, x: mx.array, first: mx.array, state: LayerState = None) -> mx.array:
+    def after(self, x: mx.array, first: mx.array, state: LayerState) -> mx.array:
+        """x (B, L, D) after the layer, with the embeddings `first` (B, L, D) added again."""
         x = x + self.attn_gain(self.attn(self._norm(x), state))
         return x + self.mlp_gain(self.mlp(self._norm(x))) + self.embed_skip(first)
 
@@ -80,13 +76,17 @@ class SkipBackbone(Backbone):
         norm = self[self._names.norm]
         h = first = norm(h)
         for i, block in enumerate(self[self._names.layers]):
-            h = block(h, first, layer_state(cache, i))
+            h = block.after(h, first, layer_state(cache, i))
         return norm(h)
 
 
-class Model(CausalLM):
+class Model(DenseModel):
     names = ModelNames(embed="embed", layers="blocks")
+    layer_names = LayerNames("attn", "mlp", None, None, None)
     backbone_type = SkipBackbone
+    layer_type = Block
+    attention_type = RotatedNorms
+    feed_forward_type = FeedForward
     rules = (Rename(r"^lm_head$", "lm_head.weight"),)
 
     def __init__(self, args: ModelArgs):
@@ -96,13 +96,10 @@ class Model(CausalLM):
     def logits(self, hidden: mx.array) -> mx.array:
         return self.lm_head_gain(super().logits(hidden))
 
-    def final_norm(self, args: Any) -> nn.Module:
+    def norm(self, args: Any) -> nn.Module:
         return UnitRMSNorm(args.rms_norm_eps)
 
-    def layer(self, args: Any, index: int) -> nn.Module:
-        heads, kv_heads, size = args.heads
+    def rope(self, args: Any, index: int) -> Rope:
+        size = args.heads[2]
         divisors = mx.array([args.rope_theta ** (2 * i / size) for i in range(size // 2)], mx.float32)
-        back = Rope(size, freqs=-divisors, base=None, scale=1.0, traditional=False)
-        return Block(
-            args, RotatedNorms(AttentionOptions(args.hidden_size, heads, kv_heads, size, back), args.rms_norm_eps)
-        )
+        return Rope(size, freqs=-divisors, base=None, scale=1.0, traditional=False)

@@ -10,11 +10,12 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import AttentionOptions, Linear, RMSNorm, Routing, SwitchGLU, make_rope, route
+from ..nn import DecoderLayer, Linear, RMSNorm, RopeParameters, Routing, SwitchGLU, route
 from ..nn.convolved import ConvolvedAttention
-from ..state import LayerState, StateSpec
+from ..state import LayerState
 from .base import Backbone, Cache, CausalLM, layer_state
 from .config import DecoderArgs, check_kinds
+from .dense import DenseModel
 from .weights import Rule, Transform, conv_layout, expert_rules
 
 _ROPES = {"hybrid": 5000000.0, "hybrid_sliding": 10000.0}
@@ -52,6 +53,9 @@ class ModelArgs(DecoderArgs):
 
     def window(self, index: int) -> int | None:
         return self.sliding_window if self.layer_types and self.layer_types[index] == "hybrid_sliding" else None
+
+    def layer_rope(self, index: int) -> RopeParameters:
+        return self.rope_parameters((self.layer_types or [])[index])
 
 
 class RouterMLP(nn.Module):
@@ -118,23 +122,13 @@ class ResidualScaling(nn.Module):
         return branch + (stream + self["residual_bias"]) * self["residual_scale"]
 
 
-class Layer(nn.Module):
-    def __init__(self, args: ModelArgs, index: int, mixer: nn.Module):
-        super().__init__()
+class Layer(DecoderLayer):
+    def add(self, args: Any, index: int) -> None:
         size = args.hidden_size
-        self.self_attn = mixer
-        self.mlp = Experts(args, index)
-        self.input_layernorm = RMSNorm(size, args.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(size, args.rms_norm_eps)
         self.post_attention_residual_scale = ResidualScaling(size)
         self.post_mlp_residual_scale = ResidualScaling(size)
 
-    def state_spec(self) -> StateSpec:
-        return self.self_attn.state_spec()
-
-    def __call__(
-        self, x: mx.array, state: LayerState = None, before: mx.array | None = None
-    ) -> tuple[mx.array, mx.array]:
+    def pass_on(self, x: mx.array, state: LayerState, before: mx.array | None) -> tuple[mx.array, mx.array]:
         """The residual stream (B, L, D), float32, and the router's states (B, L, S)."""
         dtype = self.input_layernorm.weight.dtype
         x = self.post_attention_residual_scale(self.self_attn(self.input_layernorm(x).astype(dtype), state), x)
@@ -154,31 +148,24 @@ class RoutedBackbone(Backbone):
         dtype, states = h.dtype, None
         h = ((h + self.input_hidden_states_bias) * self.input_hidden_states_scale).astype(mx.float32)
         for i, layer in enumerate(self[self._names.layers]):
-            h, states = layer(h, layer_state(cache, i), states)
+            h, states = layer.pass_on(h, layer_state(cache, i), states)
         return self[self._names.norm](h.astype(dtype))
 
 
-class Model(CausalLM):
+class Model(DenseModel):
     backbone_type = RoutedBackbone
+    layer_type = Layer
     head_bias = "lm_head_bias"
     rules = (
         *expert_rules(),
         Transform(r"conv_qk_depthwise\.weight$", conv_layout),
     )
 
-    def layer(self, args: Any, index: int) -> nn.Module:
-        heads, kv_heads, size = args.heads
-        options = AttentionOptions(
-            args.hidden_size,
-            heads,
-            kv_heads,
-            size,
-            make_rope(size, args.rope_parameters(args.layer_types[index])),
-            window=args.window(index),
-            bias=args.attention_bias,
-            out_bias=args.attention_bias,
-        )
-        return Layer(args, index, ConvolvedAttention(options, (args.cca_time0, args.cca_time1)))
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        return ConvolvedAttention(self.attention_options(args, index), (args.cca_time0, args.cca_time1))
+
+    def feed_forward(self, args: Any, index: int) -> nn.Module:
+        return Experts(args, index)
 
     def weight_rules(self) -> tuple[Rule, ...]:
         heads = self.args.num_attention_heads + self.args.num_key_value_heads
