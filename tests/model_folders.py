@@ -1,6 +1,7 @@
 """Tiny models in folders, as a user has them: random weights, a trained tokenizer, a ChatML template."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,13 @@ def write_model(folder: Path, kind: str, *, template: bool = True, seed: int = 7
     mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
     (folder / "config.json").write_text(json.dumps(CONFIGS[kind]))
     return folder
+
+
+def model_maker(parent: Path) -> Callable[..., str]:
+    """`make(kind="llama", template=True, seed=7)` -> the folder of a tiny model below `parent`, made once for each."""
+
+    def make(kind: str = "llama", *, template: bool = True, seed: int = 7) -> str:
+        folder = parent / f"{kind}-{template}-{seed}"
+        return str(folder if folder.is_dir() else write_model(folder, kind, template=template, seed=seed))
+
+    return make

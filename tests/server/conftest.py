@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from model_folders import write_model
+from model_folders import model_maker
 
 from mlx_lm.server.core import ModelService
 from mlx_lm.server.options import ServerSettings
@@ -97,16 +97,7 @@ class RunningServer:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """`tiny_model(kind, template=True, seed=7)` -> the folder of a tiny model, made once."""
-    made: dict[tuple[str, bool, int], str] = {}
-
-    def make(kind: str = "llama", *, template: bool = True, seed: int = 7) -> str:
-        key = (kind, template, seed)
-        if key not in made:
-            folder = tmp_path_factory.mktemp("served") / f"{kind}-{template}-{seed}"
-            made[key] = str(write_model(folder, kind, template=template, seed=seed))
-        return made[key]
-
-    return make
+    return model_maker(tmp_path_factory.mktemp("served"))
 
 
 @contextmanager
