@@ -1,11 +1,10 @@
 """Compass, Cohere's vision models: the text tower."""
 
-from .cohere_compass_text import Model as TextModel
-from .cohere_compass_text import ModelArgs
+from . import cohere_compass_text
 from .multimodal import TextTower
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = cohere_compass_text.ModelArgs
 
 
 class Model(TextTower):
-    text_model = TextModel
+    text_model = cohere_compass_text.Model

@@ -1,11 +1,10 @@
 """dots3.note's multimodal checkpoints: the text tower."""
 
-from .dots3_note_text import Model as TextModel
-from .dots3_note_text import ModelArgs
+from . import dots3_note_text
 from .multimodal import TextTower
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = dots3_note_text.ModelArgs
 
 
 class Model(TextTower):
-    text_model = TextModel
+    text_model = dots3_note_text.Model

@@ -1,14 +1,13 @@
 """EXAONE 4.5's multimodal checkpoints: EXAONE 4 as the text tower. Source: https://arxiv.org/abs/2507.11407."""
 
-from .exaone4 import Model as TextModel
-from .exaone4 import ModelArgs
+from . import exaone4
 from .multimodal import TextTower
 from .weights import Drop
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = exaone4.ModelArgs
 
 
-class ExaoneText(TextModel):
+class ExaoneText(exaone4.Model):
     rules = (Drop(r"^mtp\."),)
 
 

@@ -1,11 +1,10 @@
 """Gemma 3's multimodal checkpoints: the text tower. Source: https://arxiv.org/abs/2503.19786."""
 
-from .gemma3_text import Model as TextModel
-from .gemma3_text import ModelArgs
+from . import gemma3_text
 from .multimodal import TextTower
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = gemma3_text.ModelArgs
 
 
 class Model(TextTower):
-    text_model = TextModel
+    text_model = gemma3_text.Model

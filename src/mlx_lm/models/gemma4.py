@@ -1,11 +1,10 @@
 """Gemma 4's multimodal checkpoints: the text tower. Source: https://ai.google.dev/gemma/docs/core/model_card_4."""
 
-from .gemma4_text import Model as TextModel
-from .gemma4_text import ModelArgs
+from . import gemma4_text
 from .multimodal import TextTower
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = gemma4_text.ModelArgs
 
 
 class Model(TextTower):
-    text_model = TextModel
+    text_model = gemma4_text.Model

@@ -1,12 +1,11 @@
 """Inkling 2's multimodal checkpoints: the text tower."""
 
-from .inkling2_text import Model as TextModel
-from .inkling2_text import ModelArgs
+from . import inkling2_text
 from .multimodal import TextTower
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = inkling2_text.ModelArgs
 
 
 class Model(TextTower):
-    text_model = TextModel
+    text_model = inkling2_text.Model
     other_towers = r"^model\.(vision_tower|visual)\."

@@ -1,12 +1,11 @@
 """Inkling's multimodal checkpoints: the text tower."""
 
-from .inkling_text import Model as TextModel
-from .inkling_text import ModelArgs
+from . import inkling_text
 from .multimodal import TextTower
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = inkling_text.ModelArgs
 
 
 class Model(TextTower):
-    text_model = TextModel
+    text_model = inkling_text.Model
     other_towers = r"^model\.(vision_tower|visual|audio_tower|audio)\."

@@ -1,11 +1,10 @@
 """Llama 4's multimodal checkpoints: the text tower."""
 
-from .llama4_text import Model as TextModel
-from .llama4_text import ModelArgs
+from . import llama4_text
 from .multimodal import TextTower
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = llama4_text.ModelArgs
 
 
 class Model(TextTower):
-    text_model = TextModel
+    text_model = llama4_text.Model

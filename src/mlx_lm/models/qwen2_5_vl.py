@@ -1,11 +1,10 @@
 """Qwen2.5-VL: the text tower, as of Qwen2-VL. Source: https://arxiv.org/abs/2502.13923."""
 
+from . import qwen2
 from .multimodal import TextTower
-from .qwen2 import Model as TextModel
-from .qwen2 import ModelArgs
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = qwen2.ModelArgs
 
 
 class Model(TextTower):
-    text_model = TextModel
+    text_model = qwen2.Model

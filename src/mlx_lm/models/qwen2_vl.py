@@ -1,11 +1,10 @@
 """Qwen2-VL: the text tower; text tokens have one position on all rope axes. Source: https://arxiv.org/abs/2409.12191."""
 
+from . import qwen2
 from .multimodal import TextTower
-from .qwen2 import Model as TextModel
-from .qwen2 import ModelArgs
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = qwen2.ModelArgs
 
 
 class Model(TextTower):
-    text_model = TextModel
+    text_model = qwen2.Model

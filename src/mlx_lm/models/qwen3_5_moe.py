@@ -1,11 +1,9 @@
 """Qwen3.5's multimodal checkpoints with experts: the text tower and its next-token head."""
 
-from . import qwen3_5
-from .qwen3_5_moe_text import Model as TextModel
-from .qwen3_5_moe_text import ModelArgs
+from . import qwen3_5, qwen3_5_moe_text
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = qwen3_5_moe_text.ModelArgs
 
 
 class Model(qwen3_5.Model):
-    text_model = TextModel
+    text_model = qwen3_5_moe_text.Model

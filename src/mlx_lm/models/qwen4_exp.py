@@ -1,11 +1,10 @@
 """Qwen4-Exp's multimodal checkpoints: the text tower."""
 
+from . import qwen4_exp_text
 from .multimodal import TextTower
-from .qwen4_exp_text import Model as TextModel
-from .qwen4_exp_text import ModelArgs
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = qwen4_exp_text.ModelArgs
 
 
 class Model(TextTower):
-    text_model = TextModel
+    text_model = qwen4_exp_text.Model
