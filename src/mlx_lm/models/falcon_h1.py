@@ -89,8 +89,8 @@ class ScaledAttention(Attention):
         queries, keys, values, gate = super()._project(x)
         if self.value_scale != 1.0:
             values = values * self.value_scale
-            if "bias" in self.v_proj:  # the factor is on the layer's input
-                bias = mx.unflatten(self.v_proj.bias, 0, (values.shape[1], 1, -1))
+            if "bias" in self["v_proj"]:  # the factor is on the layer's input
+                bias = mx.unflatten(self["v_proj"].bias, 0, (values.shape[1], 1, -1))
                 values = values + (1 - self.value_scale) * bias
         return queries, keys * self.key_scale, values, gate
 

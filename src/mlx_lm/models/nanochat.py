@@ -21,19 +21,10 @@ class ModelArgs(DecoderArgs):
 
 
 class NormedAfterRope(Attention):
-    out_name = "c_proj"
+    q_name, k_name, v_name, out_name = "c_q", "c_k", "c_v", "c_proj"
 
     def add(self, args: Any, index: int) -> None:
         self.eps = args.rms_norm_eps
-        for ours, name in (("q_proj", "c_q"), ("k_proj", "c_k"), ("v_proj", "c_v")):
-            self[name] = self.pop(ours)
-
-    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        queries, keys, values = (
-            mx.unflatten(projection(x), -1, (-1, self._options.head_dim)).transpose(0, 2, 1, 3)
-            for projection in (self.c_q, self.c_k, self.c_v)
-        )
-        return queries, keys, values, None
 
     def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
         queries, keys = super()._place(queries, keys, position)

@@ -36,19 +36,10 @@ class Gain(nn.Module):
 class RotatedNorms(Attention):
     """Heads are normed after their rotation, which turns backwards; queries have a gain for each head."""
 
-    out_name = "attn_resid"
+    q_name, k_name, v_name, out_name = "attn_query", "attn_key", "attn_value", "attn_resid"
 
     def add(self, args: Any, index: int) -> None:
-        for name in ("query", "key", "value"):
-            self[f"attn_{name}"] = self.pop(f"{name[0]}_proj")
         self.head_gain, self._norm = Gain("head_g", args.num_attention_heads), UnitRMSNorm(args.rms_norm_eps)
-
-    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        queries, keys, values = (
-            mx.unflatten(self[f"attn_{name}"](x), -1, (-1, self._options.head_dim)).transpose(0, 2, 1, 3)
-            for name in ("query", "key", "value")
-        )
-        return queries, keys, values, None
 
     def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
         queries, keys = super()._place(queries, keys, position)

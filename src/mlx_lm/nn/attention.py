@@ -59,6 +59,7 @@ class AttentionOptions:
 class Attention(nn.Module):
     """x (B, L, D) -> (B, L, D). Class attributes name the parameters where a family's checkpoints differ."""
 
+    q_name, k_name, v_name = "q_proj", "k_proj", "v_proj"
     qkv_name = "qkv_proj"
     out_name = "o_proj"
     q_norm_name = "q_norm"
@@ -73,9 +74,9 @@ class Attention(nn.Module):
         if o.fused:
             self[self.qkv_name] = Linear(o.hidden_size, q_size + 2 * kv_size, bias=o.bias)
         else:
-            self.q_proj = Linear(o.hidden_size, q_size * (2 if o.gated else 1), bias=o.bias)
-            self.k_proj = Linear(o.hidden_size, kv_size, bias=o.bias)
-            self.v_proj = Linear(o.hidden_size, kv_size, bias=o.bias)
+            self[self.q_name] = Linear(o.hidden_size, q_size * (2 if o.gated else 1), bias=o.bias)
+            self[self.k_name] = Linear(o.hidden_size, kv_size, bias=o.bias)
+            self[self.v_name] = Linear(o.hidden_size, kv_size, bias=o.bias)
         self[self.out_name] = Linear(q_size, o.hidden_size, bias=o.out_bias)
         if o.qk_norm is not None:
             self[self.q_norm_name] = o.qk_norm(q_size if o.qk_norm_full else o.head_dim)
@@ -123,7 +124,7 @@ class Attention(nn.Module):
             q_size, kv_size = o.num_heads * o.head_dim, o.num_kv_heads * o.head_dim
             queries, keys, values = mx.split(self[self.qkv_name](x), [q_size, q_size + kv_size], axis=-1)
         else:
-            queries, keys, values = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+            queries, keys, values = self[self.q_name](x), self[self.k_name](x), self[self.v_name](x)
         if o.gated:
             queries, gate = mx.split(queries.reshape(*x.shape[:2], o.num_heads, -1), 2, axis=-1)
             queries, gate = queries.flatten(2), gate.flatten(2)

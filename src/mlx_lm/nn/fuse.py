@@ -196,7 +196,7 @@ class LayerRunner:
         if o.gated or o.clip is not None or (o.rope is not None and type(o.rope) is not Rope) or "sinks" in mixer:
             return None
         parts = self._feed_forward(mlp)
-        names = (mixer.qkv_name,) if o.fused else ("q_proj", "k_proj", "v_proj")
+        names = (mixer.qkv_name,) if o.fused else (mixer.q_name, mixer.k_name, mixer.v_name)
         qkv = [self._linear(mixer[name]) for name in names]
         out = self._linear(mixer[mixer.out_name])
         if parts is None or out is None or any(w is None for w in qkv):
