@@ -3,22 +3,14 @@
 from typing import Any
 
 from ..nn import LayerNames
-from . import deepseek_v3, glm4_moe_lite
+from . import deepseek_v3
 from .weights import Drop, Rename, Rule, no_correction
 
 
-class ModelArgs(glm4_moe_lite.ModelArgs):
-    rms_norm_eps: float = 1e-6
+class ModelArgs(deepseek_v3.ModelArgs):
     max_position_embeddings: int = 32768
-    q_lora_rank: int | None = 1536
-    qk_nope_head_dim: int = 128
-    v_head_dim: int = 128
     n_routed_experts: int | None = 192
-    num_experts_per_tok: int | None = 8
-    moe_intermediate_size: int = 2048
-    n_group: int | None = 8
-    topk_group: int | None = 4
-    routed_scaling_factor: float = 2.5
+    first_k_dense_replace: int = 1
 
     def check_routing(self) -> None:
         """The family has one router, whatever a config calls it."""

@@ -24,6 +24,7 @@ class ModelArgs(deepseek_v2.ModelArgs):
     scoring_func: str = "sigmoid"
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 2.5
+    mlp_layer_types: list[str] | None = None
 
     def check_routing(self) -> None:
         if self.topk_method != "noaux_tc" or self.scoring_func != "sigmoid":

@@ -7,22 +7,11 @@ from mlx import nn
 from ..errors import ConfigError
 from ..nn import make_rope
 from ..nn.indexed import IndexedLatentAttention, IndexOptions
-from . import deepseek_v3, glm4_moe_lite
+from . import deepseek_v3
 
 
-class ModelArgs(glm4_moe_lite.ModelArgs):
-    rms_norm_eps: float = 1e-6
+class ModelArgs(deepseek_v3.ModelArgs):
     max_position_embeddings: int = 163840
-    q_lora_rank: int | None = 1536
-    qk_nope_head_dim: int = 128
-    v_head_dim: int = 128
-    n_routed_experts: int | None = 256
-    num_experts_per_tok: int | None = 8
-    moe_intermediate_size: int = 2048
-    first_k_dense_replace: int = 3
-    n_group: int | None = 8
-    topk_group: int | None = 4
-    routed_scaling_factor: float = 2.5
     layer_types: list[str] | None = None
     index_n_heads: int = 64
     index_head_dim: int = 128

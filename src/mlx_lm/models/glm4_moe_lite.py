@@ -1,4 +1,4 @@
-"""GLM-4.7-Flash: DeepSeek-V3's attention and routing, with the kind of each feed-forward listed."""
+"""GLM-4.7-Flash: DeepSeek-V3's attention and routing in other sizes."""
 
 from . import deepseek_v3
 
@@ -16,7 +16,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
     n_group: int | None = 1
     topk_group: int | None = 1
     routed_scaling_factor: float = 1.8
-    mlp_layer_types: list[str] | None = None
 
 
 class Model(deepseek_v3.Model):

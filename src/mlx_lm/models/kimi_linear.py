@@ -12,7 +12,7 @@ import mlx.nn as nn
 from ..nn import CausalConv, DeltaOptions, Linear, Rope, SeparateDelta
 from . import deepseek_v3
 from .config import check_kinds, flatten_config, refuse
-from .weights import Rename, Rule, Split, Transform, conv_layout, expert_rules
+from .weights import Rename, Rule, Split, Transform, expert_rules
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
@@ -32,7 +32,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
     n_group: int | None = 1
     topk_group: int | None = 1
     layer_types: list[str] | None = None
-    mlp_layer_types: list[str] | None = None
     linear_head_dim: int = 128
     linear_num_heads: int = 32
     linear_conv_kernel_dim: int = 4
@@ -120,7 +119,6 @@ class Model(deepseek_v3.Model):
             Rename(r"\.self_attn\.forget_gate\.", ".self_attn."),
             Split(r"(.*\.self_attn)\.conv1d\.weight", parts),
             Rename(r"(\.self_attn\.[qkv])_conv1d\.weight$", r"\1_conv.conv.weight"),
-            Transform(r"_conv\.conv\.weight$", conv_layout),
             Transform(r"\.A_log$", lambda a: a.reshape(1, 1, -1, 1)),
         )
 
