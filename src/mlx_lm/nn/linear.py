@@ -4,7 +4,8 @@ They subclass MLX's own layers, so that `isinstance` checks, `mlx.nn.quantize` a
 """
 
 import math
-from typing import cast
+from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,123 +16,100 @@ from .interleaved import Interleaved, interleaved
 __all__ = ["Embedding", "Linear", "QuantizedEmbedding", "QuantizedLinear", "QuantizedSwitchLinear", "SwitchLinear"]
 
 
-def _no_activation_quantization(quantize_input: bool) -> None:
-    if quantize_input:
-        raise ValueError("Quantized activations are not supported by this layer.")
-
-
-def _cast(x: mx.array, dtype: str | None) -> mx.array:
-    # A name, because MLX's dtypes cannot be pickled or deep-copied and models must.
-    return x if dtype is None else x.astype(getattr(mx, dtype))
-
-
-class Linear(nn.Linear):
-    """`x @ weight.T + bias`: weight (output_dims, input_dims), x (..., input_dims)."""
+class _Packable(nn.Module):
+    """What `mlx.nn.quantize` asks of a layer, and the layer's regrouped weights, if there are any."""
 
     interleaved: Interleaved | None = None
-
-    def __call__(self, x: mx.array) -> mx.array:
-        if self.interleaved is not None and (regrouped := interleaved(self)) is not None:
-            y = regrouped.product(x)
-            return y + self["bias"] if "bias" in self else y
-        return kernels.matmul(x, self["weight"], self.get("bias"))
+    make_packed: Callable[..., Any]
 
     def to_quantized(
         self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
-    ) -> "QuantizedLinear":
+    ) -> Any:
         """The layer with packed weights."""
-        _no_activation_quantization(quantize_input)
-        packed = QuantizedLinear.from_linear(self, group_size, bits, mode)  # type: ignore[arg-type]
-        return cast(QuantizedLinear, packed)
+        if quantize_input:
+            raise ValueError("Quantized activations are not supported by this layer.")
+        return self.make_packed(self, group_size, bits, mode)
 
 
-class QuantizedLinear(nn.QuantizedLinear):
-    """`Linear` with weights packed by `mx.quantize`."""
+class _Projection(nn.Module):
+    """The product of the regrouped weights where there are such, else `_product`, to which a bias belongs."""
 
     interleaved: Interleaved | None = None
+    _product: Callable[[mx.array], mx.array]
 
     def __call__(self, x: mx.array) -> mx.array:
         if self.interleaved is not None and (regrouped := interleaved(self)) is not None:
-            y = regrouped.product(x)
-            return y + self["bias"] if "bias" in self else y
-        y = kernels.quantized_matmul(
-            x,
-            self["weight"],
-            self["scales"],
-            self.get("biases"),
-            group_size=self.group_size,
-            bits=self.bits,
-            mode=self.mode,
-        )
-        return y + self["bias"] if "bias" in self else y
+            return _biased(self, regrouped.product(x))
+        return self._product(x)
 
 
-class Embedding(nn.Embedding):
-    """Rows of weight (num_embeddings, dims) by token id; `as_linear` is the tied output head.
+def _biased(layer: nn.Module, y: mx.array) -> mx.array:
+    return y + layer["bias"] if "bias" in layer else y
+
+
+def _packed_product(layer: Any, x: mx.array) -> mx.array:
+    w, scales, biases = layer["weight"], layer["scales"], layer.get("biases")
+    return kernels.quantized_matmul(x, w, scales, biases, group_size=layer.group_size, bits=layer.bits, mode=layer.mode)
+
+
+class QuantizedLinear(_Projection, nn.QuantizedLinear):
+    """`Linear` with weights packed by `mx.quantize`."""
+
+    def _product(self, x: mx.array) -> mx.array:
+        return _biased(self, _packed_product(self, x))
+
+
+class Linear(_Projection, _Packable, nn.Linear):
+    """`x @ weight.T + bias`: weight (output_dims, input_dims), x (..., input_dims)."""
+
+    make_packed = QuantizedLinear.from_linear
+
+    def _product(self, x: mx.array) -> mx.array:
+        return kernels.matmul(x, self["weight"], self.get("bias"))
+
+
+class _Rows(nn.Module):
+    """Rows by token id of regrouped weights or of plain ones, and the product with all of them.
 
     `output_dtype`, where it is set, is the dtype that a model computes in whatever its weights are stored as.
     """
 
     output_dtype: str | None = None
     interleaved: Interleaved | None = None
+    _product: Callable[[mx.array], mx.array]
 
     def __call__(self, x: mx.array) -> mx.array:
         regrouped = interleaved(self)
-        return _cast(super().__call__(x) if regrouped is None else regrouped.rows(x), self.output_dtype)
+        rows = super().__call__(x) if regrouped is None else regrouped.rows(x)  # type: ignore[misc]
+        # A name, because MLX's dtypes cannot be pickled or deep-copied and models must.
+        return rows if self.output_dtype is None else rows.astype(getattr(mx, self.output_dtype))
 
     def as_linear(self, x: mx.array) -> mx.array:
-        if (regrouped := interleaved(self)) is not None:
-            return regrouped.product(x)
-        return kernels.matmul(x, self["weight"])
-
-    def to_quantized(
-        self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
-    ) -> "QuantizedEmbedding":
-        """The layer with packed weights."""
-        _no_activation_quantization(quantize_input)
-        packed = QuantizedEmbedding.from_embedding(self, group_size, bits, mode)  # type: ignore[arg-type]
-        return cast(QuantizedEmbedding, packed)
+        regrouped = interleaved(self)
+        return self._product(x) if regrouped is None else regrouped.product(x)
 
 
-class QuantizedEmbedding(nn.QuantizedEmbedding):
+class QuantizedEmbedding(_Rows, nn.QuantizedEmbedding):
     """`Embedding` with weights packed by `mx.quantize`."""
 
-    output_dtype: str | None = None
-    interleaved: Interleaved | None = None
-
-    def __call__(self, x: mx.array) -> mx.array:
-        regrouped = interleaved(self)
-        return _cast(super().__call__(x) if regrouped is None else regrouped.rows(x), self.output_dtype)
-
-    def as_linear(self, x: mx.array) -> mx.array:
-        if (regrouped := interleaved(self)) is not None:
-            return regrouped.product(x)
-        return kernels.quantized_matmul(
-            x,
-            self["weight"],
-            self["scales"],
-            self.get("biases"),
-            group_size=self.group_size,
-            bits=self.bits,
-            mode=self.mode,
-        )
+    def _product(self, x: mx.array) -> mx.array:
+        return _packed_product(self, x)
 
 
-class SwitchLinear(nn.Module):
-    """One linear layer per expert: weight (num_experts, output_dims, input_dims), bias (num_experts, output_dims)."""
+class Embedding(_Rows, _Packable, nn.Embedding):
+    """Rows of weight (num_embeddings, dims) by token id; `as_linear` is the tied output head."""
+
+    make_packed = QuantizedEmbedding.from_embedding
+
+    def _product(self, x: mx.array) -> mx.array:
+        return kernels.matmul(x, self["weight"])
+
+
+class _Switch(nn.Module):
+    """One linear layer per expert; `_gathered` is the product of plain weights."""
 
     interleaved: Interleaved | None = None
-
-    def __init__(self, input_dims: int, output_dims: int, num_experts: int, bias: bool = True):
-        super().__init__()
-        scale = math.sqrt(1 / input_dims)
-        self.weight = mx.random.uniform(low=-scale, high=scale, shape=(num_experts, output_dims, input_dims))
-        if bias:
-            self.bias = mx.zeros((num_experts, output_dims))
-
-    @property
-    def input_dims(self) -> int:
-        return self.weight.shape[2]
+    _gathered: Callable[[mx.array, mx.array, bool], mx.array]
 
     @property
     def output_dims(self) -> int:
@@ -146,21 +124,12 @@ class SwitchLinear(nn.Module):
         if self.interleaved is not None and (regrouped := interleaved(self)) is not None:
             y = regrouped.gathered(x, indices)
         else:
-            y = kernels.gather_matmul(x, self["weight"], indices, sorted_indices=sorted_indices)
+            y = self._gathered(x, indices, sorted_indices)
         return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y
 
-    def to_quantized(
-        self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
-    ) -> nn.Module:
-        """The layer with packed weights."""
-        _no_activation_quantization(quantize_input)
-        return QuantizedSwitchLinear.from_switch(self, group_size, bits, mode)
 
-
-class QuantizedSwitchLinear(nn.Module):
+class QuantizedSwitchLinear(_Switch):
     """`SwitchLinear` with weights packed by `mx.quantize`."""
-
-    interleaved: Interleaved | None = None
 
     def __init__(
         self,
@@ -175,15 +144,14 @@ class QuantizedSwitchLinear(nn.Module):
         super().__init__()
         defaults = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}[mode]
         self.group_size, self.bits, self.mode = group_size or defaults[0], bits or defaults[1], mode
-        weight = mx.zeros((num_experts, output_dims, input_dims))
-        self._pack(weight)
+        self._pack(mx.zeros((num_experts, output_dims, input_dims)))
         if bias:
             self.bias = mx.zeros((num_experts, output_dims))
         self.freeze()
 
     @classmethod
     def from_switch(
-        cls, layer: SwitchLinear, group_size: int | None = None, bits: int | None = None, mode: str = "affine"
+        cls, layer: "SwitchLinear", group_size: int | None = None, bits: int | None = None, mode: str = "affine"
     ) -> "QuantizedSwitchLinear":
         """Packs the weights of `layer`."""
         new = cls(layer.input_dims, layer.output_dims, layer.num_experts, "bias" in layer, group_size, bits, mode)
@@ -196,31 +164,10 @@ class QuantizedSwitchLinear(nn.Module):
     def input_dims(self) -> int:
         return self.scales.shape[2] * self.group_size
 
-    @property
-    def output_dims(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def num_experts(self) -> int:
-        return self.weight.shape[0]
-
-    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
-        """x (..., M, K), indices (...) -> (..., M, N)."""
-        if self.interleaved is not None and (regrouped := interleaved(self)) is not None:
-            y = regrouped.gathered(x, indices)
-        else:
-            y = kernels.gather_quantized_matmul(
-                x,
-                self["weight"],
-                self["scales"],
-                self.get("biases"),
-                indices,
-                group_size=self.group_size,
-                bits=self.bits,
-                mode=self.mode,
-                sorted_indices=sorted_indices,
-            )
-        return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y
+    def _gathered(self, x: mx.array, indices: mx.array, sorted_indices: bool) -> mx.array:
+        w, scales, biases = self["weight"], self["scales"], self.get("biases")
+        kind = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+        return kernels.gather_quantized_matmul(x, w, scales, biases, indices, **kind, sorted_indices=sorted_indices)
 
     def _pack(self, weight: mx.array) -> None:
         self.weight, self.scales, *biases = mx.quantize(
@@ -228,3 +175,23 @@ class QuantizedSwitchLinear(nn.Module):
         )
         if biases:
             self.biases = biases[0]
+
+
+class SwitchLinear(_Switch, _Packable):
+    """One linear layer per expert: weight (num_experts, output_dims, input_dims), bias (num_experts, output_dims)."""
+
+    make_packed = QuantizedSwitchLinear.from_switch
+
+    def __init__(self, input_dims: int, output_dims: int, num_experts: int, bias: bool = True):
+        super().__init__()
+        scale = math.sqrt(1 / input_dims)
+        self.weight = mx.random.uniform(low=-scale, high=scale, shape=(num_experts, output_dims, input_dims))
+        if bias:
+            self.bias = mx.zeros((num_experts, output_dims))
+
+    @property
+    def input_dims(self) -> int:
+        return self.weight.shape[2]
+
+    def _gathered(self, x: mx.array, indices: mx.array, sorted_indices: bool) -> mx.array:
+        return kernels.gather_matmul(x, self["weight"], indices, sorted_indices=sorted_indices)

@@ -8,6 +8,7 @@ never a model config.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -45,30 +46,35 @@ class RopeParameters:
         return float(value)
 
 
+@dataclass(eq=False)
 class Rope:
-    """Rotates (B, H, L, D) from a position on; keeps its frequencies, holds no parameters."""
+    """Rotates (B, H, L, D) from a position on; holds no parameters.
 
-    def __init__(self, dims: int, *, freqs: mx.array | None, base: float | None, scale: float, traditional: bool):
-        self.dims = dims
-        self.freqs = freqs
-        self.base = base
-        self.scale = scale  # on the rotated features: YaRN's and LongRoPE's attention factor
-        self.traditional = traditional
+    `scale` is on the rotated features: YaRN's and LongRoPE's attention factor.
+    """
+
+    dims: int
+    freqs: mx.array | None = field(default=None, kw_only=True)
+    base: float | None = field(default=None, kw_only=True)
+    scale: float = field(default=1.0, kw_only=True)
+    traditional: bool = field(default=False, kw_only=True)
 
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
         if self.scale != 1.0:
-            x = self.scale * x if self.dims == x.shape[-1] else self._scale_part(x)
+            x = _scaled(x, self.scale, self.dims)
         return kernels.rope(x, self.dims, traditional=self.traditional, base=self.base, freqs=self.freqs, offset=offset)
 
-    def _scale_part(self, x: mx.array) -> mx.array:
-        return mx.concatenate([self.scale * x[..., : self.dims], x[..., self.dims :]], axis=-1)
+
+def _scaled(x: mx.array, scale: float, dims: int) -> mx.array:
+    """The first `dims` features times `scale`."""
+    return scale * x if dims == x.shape[-1] else mx.concatenate([scale * x[..., :dims], x[..., dims:]], axis=-1)
 
 
 class _LengthRope(Rope):
     """A rope whose frequencies depend on how long the sequence has become; rows of a batch may differ."""
 
     def __init__(self, dims: int, params: RopeParameters, traditional: bool):
-        super().__init__(dims, freqs=None, base=None, scale=1.0, traditional=traditional)
+        super().__init__(dims, traditional=traditional)
         self.params = params
 
     def at_length(self, length: int) -> tuple[mx.array, float]:
@@ -84,7 +90,7 @@ class _LengthRope(Rope):
     def _rotate(self, x: mx.array, offset: int) -> mx.array:
         freqs, scale = self.at_length(offset + x.shape[-2])
         if scale != 1.0:
-            x = mx.concatenate([scale * x[..., : self.dims], x[..., self.dims :]], axis=-1)
+            x = _scaled(x, scale, self.dims)
         return kernels.rope(x, self.dims, traditional=self.traditional, freqs=freqs, offset=offset)
 
 
@@ -132,23 +138,23 @@ def make_rope(head_dim: int, params: RopeParameters, *, traditional: bool = Fals
     """
     dims = int(head_dim * params.partial)
     kind = params.kind
+    make = partial(Rope, dims, traditional=traditional)
     if kind in ("default", "mrope"):
-        return Rope(dims, freqs=None, base=params.theta, scale=1.0, traditional=traditional)
+        return make(base=params.theta)
     if kind == "proportional":
         # The first `dims` features' wavelengths are those of a rope over the whole head; the others do not turn.
         turning = _wavelengths(head_dim, params.theta)[: dims // 2] * params.number("factor", 1.0)
         freqs = mx.concatenate([turning, mx.full((head_dim // 2 - dims // 2,), mx.inf)])
-        return Rope(head_dim, freqs=freqs, base=None, scale=1.0, traditional=traditional)
+        return Rope(head_dim, freqs=freqs, traditional=traditional)
     if kind == "linear":
-        freqs = _wavelengths(dims, params.theta) * params.number("factor")
-        return Rope(dims, freqs=freqs, base=None, scale=1.0, traditional=traditional)
+        return make(freqs=_wavelengths(dims, params.theta) * params.number("factor"))
     if kind == "dynamic":
         return _DynamicRope(dims, params, traditional)
     if kind == "llama3":
-        return Rope(dims, freqs=_llama3(dims, params), base=None, scale=1.0, traditional=traditional)
+        return make(freqs=_llama3(dims, params))
     if kind in ("yarn", "deepseek_yarn", "telechat3-yarn"):
         freqs, scale = _yarn(dims, params)
-        return Rope(dims, freqs=freqs, base=None, scale=scale, traditional=traditional)
+        return make(freqs=freqs, scale=scale)
     if kind in ("longrope", "su"):
         return _LongRope(dims, params, traditional)
     known = "default, linear, dynamic, llama3, yarn, longrope, proportional"
