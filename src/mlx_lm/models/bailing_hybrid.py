@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..nn import DeltaOptions, GatedMLP, LatentAttention, LatentOptions, Linear, SeparateDelta
 from ..state import LayerState, attend_states, offsets
 from . import deepseek_v3, kimi_linear
-from .weights import Rename, Rule, Split, Transform, conv_layout
+from .weights import Rename, Rule, Split
 
 
 class ModelArgs(kimi_linear.ModelArgs):
@@ -118,7 +118,6 @@ class Model(deepseek_v3.Model):
             *super().weight_rules(),
             Rename(r"\.self_attn\.forget_gate\.", ".self_attn."),
             Split(r"(.*\.self_attn)\.conv1d\.weight", parts),
-            Transform(r"_conv1d\.weight$", conv_layout),
         )
 
     def mixer(self, args: Any, index: int) -> nn.Module:

@@ -11,7 +11,6 @@ from ..nn import LayerNames, Mamba2, Mamba2Options
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .mamba2 import parse_limit
-from .weights import Transform, conv_layout
 
 _OTHER_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
 
@@ -73,7 +72,6 @@ class ModelArgs(Mamba2Args):
 
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
-    rules = (Transform(r"\.conv1d\.weight$", conv_layout),)
 
     def names_at(self, args: Any, index: int) -> LayerNames:
         mixer = "mamba" if args.is_mamba(index) else "self_attn"

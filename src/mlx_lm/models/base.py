@@ -18,7 +18,7 @@ from ..nn.interleaved import interleave_weights
 from ..nn.parameters import flat_parameters
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec, dtype_name
 from .config import BaseModelArgs, DecoderArgs
-from .weights import COMMON_RULES, TEXT_TOWER_RULES, Drop, DropLayers, Rule, Weights, apply_rules
+from .weights import COMMON_RULES, LAST_RULES, TEXT_TOWER_RULES, Drop, DropLayers, Rule, Weights, apply_rules
 
 __all__ = [
     "Backbone", "BaseModelArgs", "Cache", "CausalLM", "DecoderArgs", "ModelNames", "PassingBackbone", "PassingLayer",
@@ -171,7 +171,7 @@ class CausalLM(nn.Module):
         kept = "(?!bias)" if flag(self.args, self.head_bias) else ""
         tied = (Drop(rf"^{self.names.head}\.{kept}"),) if self.args.tie_word_embeddings else ()
         extra = (DropLayers(self.args.num_hidden_layers),) if self.next_token_layers else ()
-        return (*TEXT_TOWER_RULES, *COMMON_RULES, *self.rules, *tied, *extra)
+        return (*TEXT_TOWER_RULES, *COMMON_RULES, *self.rules, *tied, *extra, *LAST_RULES)
 
     # What is the same for all.
 

@@ -17,7 +17,7 @@ from .bamba import Mamba2Args
 from .base import ModelNames
 from .config import refuse
 from .dense import DenseModel
-from .weights import Rule, Transform, Weights, apply_rules, conv_layout
+from .weights import Rule, Weights, apply_rules
 
 
 class ModelArgs(Mamba2Args):
@@ -66,15 +66,15 @@ class Fold:
 
 @dataclass(frozen=True)
 class FoldPublished:
-    """Runs the folds on published checkpoints only, and brings the convolutions into MLX's layout."""
+    """Runs the folds on published checkpoints only."""
 
     folds: tuple[Fold, ...]
 
     def __call__(self, weights: Weights) -> Weights:
         kernels = [v for k, v in weights.items() if k.endswith("conv1d.weight")]
         if kernels and kernels[0].shape[-1] != 1:
-            weights = apply_rules(self.folds, weights)
-        return Transform(r"\.conv1d\.weight$", conv_layout)(weights)
+            return apply_rules(self.folds, weights)
+        return weights
 
 
 class ScaledAttention(Attention):
@@ -124,7 +124,7 @@ class Model(DenseModel):
             Fold(r"mamba\.in_proj\.", tuple(m * a.ssm_in_multiplier for m in rows), rows),
             Fold(r"mamba\.out_proj\.", a.ssm_out_multiplier, a.ssm_out_multiplier),
         )
-        return (*super().weight_rules(), FoldPublished(folds))
+        return (FoldPublished(folds), *super().weight_rules())
 
     def layer(self, args: Any, index: int) -> DecoderLayer:
         layer = super().layer(args, index)

@@ -14,7 +14,7 @@ from .bamba import Mamba2Args
 from .config import check_kinds, flatten_config
 from .granite import ModelArgs as GraniteArgs
 from .granitemoe import Model as GraniteMoe
-from .weights import Rename, Rule, Split, Transform, conv_layout
+from .weights import Rename, Rule, Split
 
 _KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
 
@@ -61,13 +61,12 @@ class Model(GraniteMoe):
     layer_type = Layer
 
     def weight_rules(self) -> tuple[Rule, ...]:
-        conv = Transform(r"\.conv1d\.weight$", conv_layout)
         if self.args.num_local_experts:
-            return (*super().weight_rules(), conv)
+            return super().weight_rules()
         # Without experts the one feed-forward is kept as `mlp`.
         halves = (r"\1.mlp.gate_proj.\2", r"\1.mlp.up_proj.\2")
         split = Split(r"(.*\.layers\.\d+)\.shared_mlp\.input_linear\.(\w+)", halves)
-        return (*super().weight_rules(), conv, split, Rename(r"\.shared_mlp\.output_linear\.", ".mlp.down_proj."))
+        return (*super().weight_rules(), split, Rename(r"\.shared_mlp\.output_linear\.", ".mlp.down_proj."))
 
     def names_at(self, args: Any, index: int) -> LayerNames:
         mixer = "mamba" if args.is_linear(index) else "self_attn"

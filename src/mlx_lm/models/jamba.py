@@ -9,7 +9,7 @@ from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .mamba import step_rank
-from .weights import Rename, Transform, conv_layout, expert_rules
+from .weights import Rename, expert_rules
 
 
 class ModelArgs(DecoderArgs):
@@ -61,7 +61,6 @@ class Model(DenseModel):
     moe_type = Experts
     routing_options: ClassVar = {"normalize": False}
     rules = (
-        Transform(r"\.conv1d\.weight$", conv_layout),
         Rename(r"\.pre_moe_layernorm\.", ".pre_ff_layernorm."),
         Rename(r"\.moe\.", ".feed_forward."),
         *expert_rules("feed_forward"),

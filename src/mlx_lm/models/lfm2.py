@@ -8,7 +8,6 @@ from ..nn import Attention, GatedMLP, LayerNames, ShortConv
 from .base import ModelNames
 from .config import DecoderArgs, check_kinds, refuse
 from .dense import DenseModel
-from .weights import Transform, conv_layout
 
 
 class ModelArgs(DecoderArgs):
@@ -63,7 +62,6 @@ class Model(DenseModel):
     names = ModelNames(norm="embedding_norm")
     attention_type = Lfm2Attention
     qk_norm = True
-    rules = (Transform(r"\.conv\.conv\.weight$", conv_layout),)
 
     def names_at(self, args: Any, index: int) -> LayerNames:
         mixer = "conv" if args.layer_types[index] == "conv" else "self_attn"

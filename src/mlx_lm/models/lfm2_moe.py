@@ -28,7 +28,6 @@ class Experts(MoE):
 
 class Model(lfm2.Model):
     rules = (
-        *lfm2.Model.rules,
         *expert_rules("feed_forward", ("w1", "w3", "w2")),
         Rename(r"(\.feed_forward)\.w1\.", r"\1.gate_proj."),
         Rename(r"(\.feed_forward)\.w3\.", r"\1.up_proj."),

@@ -14,7 +14,7 @@ from . import lfm2
 from .base import ModelNames
 from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
-from .weights import Rename, Transform, conv_layout
+from .weights import Rename
 
 _KINDS = {"conv", "full_attention", "sliding_attention"}
 
@@ -68,10 +68,7 @@ class Model(DenseModel):
     names = ModelNames(norm="embedding_norm")
     feed_forward_type = lfm2.FeedForward
     qk_norm = True
-    rules = (
-        Transform(r"\.conv\.conv\.weight$", conv_layout),
-        Rename(r"\.self_attn\.g_proj\.", ".self_attn.gate_proj."),
-    )
+    rules = (Rename(r"\.self_attn\.g_proj\.", ".self_attn.gate_proj."),)
 
     def names_at(self, args: Any, index: int) -> LayerNames:
         mixer = "conv" if args.kind(index) == "conv" else "self_attn"

@@ -7,7 +7,7 @@ from ..nn import DecoderLayer, Mamba, MambaOptions, RMSNorm
 from .base import CausalLM, ModelNames
 from .config import BaseModelArgs, refuse
 from .mamba2 import mixer_layer
-from .weights import Rename, Transform, conv_layout
+from .weights import Rename
 
 
 def step_rank(args: Any, name: str) -> int:
@@ -40,7 +40,7 @@ class ModelArgs(BaseModelArgs):
 
 class Model(CausalLM):
     names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
-    rules = (Rename(r"\bembedding\.", "embeddings."), Transform(r"\.conv1d\.weight$", conv_layout))
+    rules = (Rename(r"\bembedding\.", "embeddings."),)
 
     def layer(self, args: Any, index: int) -> DecoderLayer:
         return mixer_layer(self.mixer(args), args)

@@ -8,7 +8,7 @@ from ..errors import ConfigError
 from ..nn import DecoderLayer, LayerNames, Mamba2, Mamba2Options, RMSNorm
 from .base import CausalLM, ModelNames
 from .config import BaseModelArgs, refuse
-from .weights import Rename, Transform, conv_layout
+from .weights import Rename
 
 
 def parse_limit(value: Any) -> tuple[float, float]:
@@ -52,7 +52,7 @@ class ModelArgs(BaseModelArgs):
 
 class Model(CausalLM):
     names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
-    rules = (Rename(r"\bembedding\.", "embeddings."), Transform(r"\.conv1d\.weight$", conv_layout))
+    rules = (Rename(r"\bembedding\.", "embeddings."),)
 
     def layer(self, args: Any, index: int) -> DecoderLayer:
         options = Mamba2Options(

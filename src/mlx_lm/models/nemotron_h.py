@@ -22,7 +22,7 @@ from ..nn import (
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .experts import grouped_routing
-from .weights import Drop, Rename, Stack, Transform, conv_layout
+from .weights import Drop, Rename, Stack
 
 _LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
 _OTHER_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
@@ -89,7 +89,6 @@ class Model(DenseModel):
     rules = (
         Drop(r"^mtp\."),
         Rename(r"^model\.", "backbone."),
-        Transform(r"\.conv1d\.weight$", conv_layout),
         *(
             rule
             for hub, own in (("up_proj", "fc1"), ("down_proj", "fc2"))

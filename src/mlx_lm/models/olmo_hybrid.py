@@ -11,7 +11,7 @@ import mlx.nn as nn
 from ..nn import POST_NORM, DeltaOptions, LayerNames, SeparateDelta
 from .config import DecoderArgs, check_kinds, flatten_config
 from .dense import DenseModel
-from .weights import Rename, Rule, Split, Transform, conv_layout
+from .weights import Rename, Rule, Split
 
 
 class ModelArgs(DecoderArgs):
@@ -65,7 +65,6 @@ class Model(DenseModel):
         return (
             *super().weight_rules(),
             Split(r"(.*\.linear_attn)\.conv1d\.weight", parts, sizes=(o.key_size, o.key_size, o.value_size)),
-            Transform(r"\.[qkv]_conv1d\.weight$", conv_layout),
             Rename(r"\.attention_layer_norm\.", ".input_layernorm."),
             Rename(r"\.feedforward_layer_norm\.", ".post_attention_layernorm."),
         )

@@ -10,7 +10,7 @@ from ..nn import Attention, AttentionOptions, CausalConv, DecoderLayer, LayerNam
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .config import DecoderArgs
 from .dense import DenseModel
-from .weights import Rename, Transform, conv_layout
+from .weights import Rename
 
 OFFSETS = {"pre_mixer_norm": 1.0, "post_mixer_norm": 1 / 5, "pre_mlp_norm": 1.0, "post_mlp_norm": 5**-1.5}
 
@@ -113,10 +113,7 @@ class Model(DenseModel):
     layer_type = OffsetNorms
     norm_options: ClassVar = {"offset": 1.0}
     feed_forward_options: ClassVar = {"fused": True}
-    rules = (
-        Rename(r"\.layers\.layers\.", ".layers."),
-        Transform(r"\.conv1d\.weight$", conv_layout),
-    )
+    rules = (Rename(r"\.layers\.layers\.", ".layers."),)
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         if args.is_mamba(index):

@@ -22,7 +22,7 @@ from ..nn import (
 from ..state import PLAIN_KV, KVOptions, LayerState, State
 from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
-from .weights import Transform, Weights, conv_layout, expert_rules
+from .weights import Weights, expert_rules
 
 
 class ModelArgs(DecoderArgs):
@@ -88,7 +88,6 @@ class Model(DenseModel):
     qk_norm = True
     rules = (
         AddOne(r"(?<!linear_attn\.)(norm|norm_embedding|norm_hidden|layernorm)\.weight$"),
-        Transform(r"\.conv1d\.weight$", conv_layout),
         *expert_rules(),
     )
     fused = True  # how checkpoints keep the projections of gated delta layers, see `DeltaOptions.fused`

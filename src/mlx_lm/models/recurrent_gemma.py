@@ -12,7 +12,6 @@ from ..nn import CausalConv, GatedMLP, LayerNames, Linear
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, offsets, scatter_slots
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
-from .weights import Transform, conv_layout
 
 
 class ModelArgs(DecoderArgs):
@@ -101,7 +100,6 @@ class Model(DenseModel):
     )
     attention: ClassVar = {"out_bias": True}
     norm_options: ClassVar = {"offset": 1.0}
-    rules = (Transform(r"\.conv_1d\.weight$", conv_layout),)
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
         return RecurrentBlock(args) if args.is_recurrent(index) else super().mixer(args, index)

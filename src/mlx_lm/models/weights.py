@@ -16,6 +16,7 @@ from ..errors import WeightsError
 
 __all__ = [
     "COMMON_RULES",
+    "LAST_RULES",
     "TEXT_TOWER_RULES",
     "Drop",
     "DropLayers",
@@ -149,7 +150,11 @@ class Transform:
 
 def conv_layout(weight: mx.array) -> mx.array:
     """A depthwise kernel (C, 1, K) as torch keeps it -> (C, K, 1) as MLX does."""
-    return weight.moveaxis(2, 1) if weight.ndim == 3 and weight.shape[-1] != 1 else weight
+    return weight.moveaxis(2, 1) if weight.ndim == 3 and weight.shape[1] == 1 else weight
+
+
+# Depthwise kernels, under whatever name; after a family's own rules, some of which look at the layout.
+LAST_RULES: tuple[Rule, ...] = (Transform(r"conv\w*\.weight$", conv_layout),)
 
 
 # The text tower of a multimodal checkpoint, in either of the ways that transformers nests it.

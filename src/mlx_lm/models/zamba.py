@@ -17,7 +17,7 @@ from ..state import LayerState, ListSpec, StateSpec, gather_slot, part, scatter_
 from .base import Backbone, Cache, CausalLM, ModelNames, layer_state
 from .config import DecoderArgs, check_kinds
 from .mamba import step_rank
-from .weights import Drop, Rename, Rule, Transform, conv_layout
+from .weights import Drop, Rename, Rule
 
 _KINDS = {"mamba": "linear_attention"}
 
@@ -197,10 +197,7 @@ class Model(CausalLM):
     names = ModelNames(norm="final_layernorm")
     backbone_type = SharingBackbone
     block_name: ClassVar[str] = "shared_transf"
-    rules = (
-        Transform(r"\.conv1d\.weight$", conv_layout),
-        Rename(r"\.mamba\.(x_proj|dt_proj)_weight$", r".mamba.\1.weight"),
-    )
+    rules = (Rename(r"\.mamba\.(x_proj|dt_proj)_weight$", r".mamba.\1.weight"),)
 
     def weight_rules(self) -> tuple[Rule, ...]:
         # Checkpoints repeat a shared block at each layer that calls it.

@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..nn import AttentionOptions, GatedMLP, Linear, Mamba2, Mamba2Options, Rope, make_rope
 from ..state import LayerState, attend_states, offsets
 from . import zamba
-from .weights import Rename, Transform, conv_layout
+from .weights import Rename
 
 
 class ModelArgs(zamba.SharedArgs):
@@ -115,7 +115,6 @@ class Block(zamba.SharedBlock):
 class Model(zamba.Model):
     block_name = "shared_transformer"
     rules = (
-        Transform(r"\.conv1d\.weight$", conv_layout),
         Rename(r"(_adapter_list\.\d+)\.0\.", r"\1.down."),
         Rename(r"(_adapter_list\.\d+)\.1\.", r"\1.up."),
     )
