@@ -10,7 +10,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "attention.h"
+#include "fused_attention.h"
 #include "fused_input.h"
 #include "stages.h"
 #include "workspace.h"
@@ -29,8 +29,10 @@ int64_t columns_of_strip(int64_t rows) {
 
 class Runner {
  public:
-  Runner(const FusedStep& step, Stages& run, const Shared& shared, const Own& own)
-      : step_(step), plan_(*step.plan), run_(run), s_(shared), own_(own), rows_(step.batch * step.length) {}
+  // works: the attention of every layer.
+  Runner(const FusedStep& step, const AttentionWork* works, Stages& run, const Shared& shared, const Own& own)
+      : step_(step), plan_(*step.plan), works_(works), run_(run), s_(shared), own_(own),
+        rows_(step.batch * step.length) {}
 
   void all() {
     first();
@@ -42,48 +44,7 @@ class Runner {
     last();
   }
 
-  static AttentionWork attention_work(const FusedStep& step, const FusedLayer& layer, int64_t index,
-                                      AttentionRow* rows) {
-    const FusedStates& states = *step.states;
-    const int64_t count = static_cast<int64_t>(states.keys.size() / step.plan->layers.size());
-    for (int64_t b = 0; b < step.batch; ++b) {
-      const auto at = static_cast<size_t>(index * count + (count == 1 ? 0 : b));
-      AttentionRow& row = rows[b];
-      row = {};
-      row.keys = side(states.keys[at]->array(), count == 1 ? b : 0, &row.key_head_bytes);
-      row.values = side(states.values[at]->array(), count == 1 ? b : 0, &row.value_head_bytes);
-      row.total = states.lengths[at] + step.length;
-      row.window = states.windows[at];
-      row.keep = states.keeps[at];
-    }
-    AttentionWork work{};
-    work.rows = rows;
-    work.batch = step.batch;
-    work.heads = layer.heads;
-    work.kv_heads = layer.kv_heads;
-    work.length = step.length;
-    work.key_dim = work.value_dim = layer.head_dim;
-    work.scale = layer.scale;
-    work.softcap = layer.softcap;
-    work.fast = step.fast;
-    work.sinks = layer.sinks.empty() ? nullptr : layer.sinks.data();
-    work.q_type = work.out_type = Float::f32;
-    work.q_head = work.out_head = layer.head_dim;
-    work.q_token = work.out_token = layer.heads * layer.head_dim;
-    work.q_batch = work.out_batch = step.length * work.q_token;
-    return work;
-  }
-
  private:
-  static TokenRows side(const mx::array& a, int64_t b, int64_t* head_bytes) {
-    TokenRows rows{};
-    rows.type = float_type(a.dtype());
-    rows.token_bytes = a.shape(3) * float_bytes(rows.type);
-    *head_bytes = a.shape(2) * rows.token_bytes;
-    rows.data = a.data<char>() + b * a.shape(1) * *head_bytes;
-    return rows;
-  }
-
   bool few() const { return rows_ <= private_rows; }
 
   // ---------------------------------------------------------------- inputs
@@ -93,6 +54,7 @@ class Runner {
   void start(Input& input, const FusedLinear* const* matrices, int count, const float* x, const FusedNorm* norm) {
     Arena space{few() ? own_.input : s_.input};
     input.plan(matrices, count, step_.fast, rows_, space);
+    input.fetch(ahead_.fetched());
     input_x_ = x;
     input_norm_ = norm != nullptr && norm->there ? norm : nullptr;
     if (few()) {
@@ -197,8 +159,7 @@ class Runner {
 
   void mix(const FusedLayer& layer, int64_t index) {
     project(layer);
-    std::vector<AttentionRow> rows(static_cast<size_t>(step_.batch));
-    AttentionWork work = attention_work(step_, layer, index, rows.data());
+    AttentionWork work = works_[index];
     work.out = s_.attended;
     AttentionCut cut = cut_attention(work, run_.size());
     Heads heads{this, &layer, &work};
@@ -228,6 +189,12 @@ class Runner {
       });
     }
     attend(work, cut, run_, own_.slot, s_.attention);
+    if (few() && index + 1 < static_cast<int64_t>(plan_.layers.size())) {
+      ahead_.plan(works_[index + 1], run_.share(step_.batch * layer.kv_heads, own_.slot), layer,
+                  plan_.layers[static_cast<size_t>(index) + 1], run_.size());
+    } else {
+      ahead_.clear();
+    }
     add_product(layer, layer.out, s_.attended, layer.post_mixer);
   }
 
@@ -368,6 +335,7 @@ class Runner {
     Arena space{s_.hidden};
     hidden.plan(down, 1, step_.fast, rows_, space);
     hidden.ready = true;
+    hidden.fetch(ahead_.fetched());
     const int64_t n = layer.up.matrix.n, columns = strip_columns();
     const Rows& prepared = hidden.rows_at(0);
     const int64_t units = prepared.k / prepared.unit;
@@ -401,12 +369,14 @@ class Runner {
 
   const FusedStep& step_;
   const FusedPlan& plan_;
+  const AttentionWork* works_;
   Stages& run_;
   const Shared& s_;
   const Own& own_;
   const int64_t rows_;
   const float* input_x_ = nullptr;
   const FusedNorm* input_norm_ = nullptr;
+  AheadOfAttention ahead_;
 };
 
 // The largest need of any layer.
@@ -415,10 +385,9 @@ struct Need {
   size_t input = 0, hidden = 0, attention = 0;
 };
 
-Need need_of(const FusedStep& step, int threads) {
+Need need_of(const FusedStep& step, const std::vector<AttentionWork>& works, int threads) {
   Need need;
   const int64_t rows = step.batch * step.length;
-  std::vector<AttentionRow> attention_rows(static_cast<size_t>(step.batch));
   const FusedPlan& plan = *step.plan;
   for (size_t i = 0; i < plan.layers.size(); ++i) {
     const FusedLayer& layer = plan.layers[i];
@@ -441,8 +410,7 @@ Need need_of(const FusedStep& step, int threads) {
     grow({&layer.out}, need.input);
     grow({&layer.up, &layer.gate}, need.input);
     grow({&layer.down}, need.hidden);
-    AttentionWork work = Runner::attention_work(step, layer, static_cast<int64_t>(i), attention_rows.data());
-    need.attention = std::max(need.attention, cut_attention(work, threads).bytes);
+    need.attention = std::max(need.attention, cut_attention(works[i], threads).bytes);
   }
   for (const FusedRope& rope : plan.ropes) {
     need.angles += 2 * static_cast<int64_t>(rope.inverse.size());
@@ -457,7 +425,9 @@ Need need_of(const FusedStep& step, int threads) {
 void run_fused(const FusedStep& step) {
   const int threads = num_threads();
   const int64_t rows = step.batch * step.length;
-  const Need need = need_of(step, threads);
+  const AttentionOfLayers attention(step);
+  const std::vector<AttentionWork>& works = attention.works;
+  const Need need = need_of(step, works, threads);
   Shared shared{};
   std::vector<Own> own(static_cast<size_t>(threads));
   auto lay_out = [&](Arena& arena) {
@@ -488,7 +458,7 @@ void run_fused(const FusedStep& step) {
   std::atomic<int> slots{0};
   parallel_stages(rows <= private_rows && undisturbed(), [&](Stages& run) {
     const Own& mine = own[static_cast<size_t>(slots.fetch_add(1, std::memory_order_relaxed))];
-    Runner(step, run, shared, mine).all();
+    Runner(step, works.data(), run, shared, mine).all();
   });
 }
 

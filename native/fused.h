@@ -9,6 +9,7 @@
 #include "elementwise.h"
 #include "linear.h"
 #include "primitive.h"
+#include "steady_memory.h"
 
 namespace mlx_lm {
 
@@ -16,12 +17,13 @@ namespace mlx_lm {
 // other array shares its memory; whoever wants it back evaluates the pending steps first.
 class TokenStore {
  public:
-  static std::shared_ptr<TokenStore> allocate(mx::Shape shape, mx::Dtype type);
+  // In `memory` where it fits; null: in memory of its own.
+  static std::shared_ptr<TokenStore> allocate(mx::Shape shape, mx::Dtype type, SteadyMemory* memory = nullptr);
   // Takes an evaluated array; copies it when its memory is shared or not row-contiguous.
   static std::shared_ptr<TokenStore> adopt(const mx::array& a);
   explicit TokenStore(mx::array a) : array_(std::move(a)) {}
   // More room; the first `length` tokens are kept. No step may be pending.
-  void grow(int capacity, int length);
+  void grow(int capacity, int length, SteadyMemory* memory = nullptr);
   int capacity() const { return array_.shape(2); }
   const mx::array& array() const { return array_; }
 

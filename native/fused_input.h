@@ -39,6 +39,9 @@ class Input {
   int forms() const { return forms_; }
   const Matrix& matrix(int form) const { return *matrix_[form]; }
   const Rows& rows_at(int form) const { return rows_[form]; }
+  void fetch(Ahead* ahead) {
+    for (int i = 0; i < forms_; ++i) rows_[i].ahead = ahead;
+  }
   bool ready = false;
 
  private:

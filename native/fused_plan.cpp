@@ -18,12 +18,14 @@ namespace mlx_lm {
 
 // ---------------------------------------------------------------- token stores
 
-std::shared_ptr<TokenStore> TokenStore::allocate(mx::Shape shape, mx::Dtype type) {
+std::shared_ptr<TokenStore> TokenStore::allocate(mx::Shape shape, mx::Dtype type, SteadyMemory* memory) {
   if (shape.size() != 4 || !is_kernel_float(type)) {
     throw std::invalid_argument("token store: a float shape (B, H, capacity, D) is needed");
   }
   mx::array a(std::move(shape), type, nullptr, {});
-  a.set_data(mx::allocator::malloc(a.nbytes()));
+  if (memory == nullptr || !memory->give(a)) {
+    allocate_steady(a);
+  }
   a.set_status(mx::array::Status::available);
   std::memset(a.data<char>(), 0, a.nbytes());
   return std::make_shared<TokenStore>(std::move(a));
@@ -42,12 +44,12 @@ std::shared_ptr<TokenStore> TokenStore::adopt(const mx::array& a) {
   return store;
 }
 
-void TokenStore::grow(int capacity, int length) {
+void TokenStore::grow(int capacity, int length, SteadyMemory* memory) {
   mx::Shape shape = array_.shape();
   const auto token = static_cast<size_t>(shape[3]) * array_.itemsize();
   const size_t heads = static_cast<size_t>(shape[0]) * static_cast<size_t>(shape[1]), old = shape[2];
   shape[2] = capacity;
-  auto larger = allocate(shape, array_.dtype());
+  auto larger = allocate(shape, array_.dtype(), memory);
   for (size_t h = 0; h < heads; ++h) {
     std::memcpy(larger->array_.data<char>() + h * static_cast<size_t>(capacity) * token,
                 array_.data<char>() + h * old * token, static_cast<size_t>(length) * token);
@@ -252,11 +254,11 @@ MLX_LM_BIND(m) {
   using namespace mlx_lm;
   using namespace nb::literals;
   nb::class_<TokenStore>(m, "TokenStore")
-      .def_static("allocate", [](const std::vector<int>& shape, mx::Dtype type) {
-        return TokenStore::allocate(mx::Shape(shape.begin(), shape.end()), type);
-      })
+      .def_static("allocate", [](const std::vector<int>& shape, mx::Dtype type, SteadyMemory* memory) {
+        return TokenStore::allocate(mx::Shape(shape.begin(), shape.end()), type, memory);
+      }, "shape"_a, "type"_a, "memory"_a.none() = nb::none())
       .def_static("adopt", &TokenStore::adopt)
-      .def("grow", &TokenStore::grow, "capacity"_a, "length"_a)
+      .def("grow", &TokenStore::grow, "capacity"_a, "length"_a, "memory"_a.none() = nb::none())
       .def("array", [](const TokenStore& s) { return s.array(); })
       .def_prop_ro("capacity", &TokenStore::capacity)
       .def_prop_ro("nbytes", [](const TokenStore& s) { return s.array().nbytes(); });

@@ -12,7 +12,10 @@
 #include "mlx/ops.h"
 #include "pool.h"
 #include "primitive.h"
+#include "steady_memory.h"
 #include "workspace.h"
+
+#include <nanobind/stl/shared_ptr.h>
 
 namespace nb = nanobind;
 
@@ -357,10 +360,15 @@ mx::array gather_matmul(const mx::array& x, const mx::array& w, const mx::array&
 
 class Interleave : public CpuPrimitive {
  public:
-  Interleave(mx::Stream stream, bool undo) : CpuPrimitive(stream), undo_(undo) {}
+  Interleave(mx::Stream stream, bool undo, std::shared_ptr<SteadyMemory> memory)
+      : CpuPrimitive(stream), undo_(undo), memory_(std::move(memory)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    allocate(outputs[0]);
+    if (undo_) {
+      allocate(outputs[0]);
+    } else if (memory_ == nullptr || !memory_->give(outputs[0])) {
+      allocate_steady(outputs[0]);
+    }
     if (outputs[0].size() == 0) {
       return;
     }
@@ -378,23 +386,26 @@ class Interleave : public CpuPrimitive {
 
   const char* name() const override { return "MlxLmInterleave"; }
   bool is_equivalent(const mx::Primitive& other) const override {
-    return undo_ == static_cast<const Interleave&>(other).undo_;
+    const auto& o = static_cast<const Interleave&>(other);
+    return undo_ == o.undo_ && memory_ == o.memory_;
   }
 
  private:
   bool undo_;
+  std::shared_ptr<SteadyMemory> memory_;
 };
 
 // Words, scales and biases as they are; dense 16-bit elements in pairs, because a lane holds 32 bits.
-mx::array interleave(const mx::array& a, bool undo, bool dense) {
+mx::array interleave(const mx::array& a, bool undo, bool dense, std::shared_ptr<SteadyMemory> memory) {
   if (dense && a.itemsize() == 2) {
     auto s = cpu_stream();
-    return mx::view(interleave(mx::view(a, mx::uint32, s), undo, false), a.dtype(), s);
+    return mx::view(interleave(mx::view(a, mx::uint32, s), undo, false, std::move(memory)), a.dtype(), s);
   }
   if (a.ndim() < 2 || a.shape(-2) % 16 != 0 || a.itemsize() == 8) {
     throw std::invalid_argument("interleave: the number of rows must be a multiple of 16");
   }
-  return mx::array(a.shape(), a.dtype(), std::make_shared<Interleave>(cpu_stream(), undo), {a});
+  return mx::array(a.shape(), a.dtype(),
+                   std::make_shared<Interleave>(cpu_stream(), undo, std::move(memory)), {a});
 }
 
 }  // namespace
@@ -413,5 +424,9 @@ MLX_LM_BIND(m) {
   m.def("matmul", &matmul, "x"_a, "w"_a, "transpose"_a = true, "interleaved"_a = false);
   m.def("gather_matmul", &gather_matmul, "x"_a, "w"_a, "indices"_a, "transpose"_a = true,
         "interleaved"_a = false);
-  m.def("interleave", &interleave, "a"_a, "undo"_a = false, "dense"_a = false);
+  nb::class_<SteadyMemory>(m, "SteadyMemory")
+      .def(nb::init<size_t>(), "bytes"_a)
+      .def_static("replacing", &SteadyMemory::replacing, "bytes"_a)
+      .def_static("room", &SteadyMemory::room, "bytes"_a);
+  m.def("interleave", &interleave, "a"_a, "undo"_a = false, "dense"_a = false, "memory"_a = nb::none());
 }

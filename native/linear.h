@@ -41,6 +41,29 @@ struct Matrix {
 };
 
 // Activations as the kernels read them: blocks of `block` rows, element-major inside a block.
+// Memory that will be read after a product: a few lines of it are fetched with every piece of a few rows, whose
+// multiply-adds leave the memory idle.
+struct Ahead {
+  struct Span {
+    const char* begin;
+    const char* end;
+  };
+  const Span* next;
+  const Span* stop;
+  const char* at;
+  const char* end;
+  int lines;  // with each 32 inputs of a panel
+
+  void fetch() {
+    for (int i = 0; i < lines && at < end; ++i, at += 64) __builtin_prefetch(at, 0, 2);
+    if (at >= end && next < stop) {
+      at = next->begin;
+      end = next->end;
+      ++next;
+    }
+  }
+};
+
 struct Rows {
   Activation kind;
   int64_t count;
@@ -52,6 +75,7 @@ struct Rows {
   float* scales;    // per unit and row (int8)
   float* outliers;  // per unit and row (int8): the input that is not quantized, 0 for none,
   int32_t* places;  // and its index within the unit, -1 for none
+  Ahead* ahead;     // null: nothing
 };
 
 inline int64_t unit_of(const Matrix& m) {
@@ -117,7 +141,7 @@ inline size_t align64(size_t bytes) {
 }
 inline Rows rows_shape(const Matrix& m, Activation kind, int64_t count) {
   return {kind, count, padded_k(m), unit_of(m), linear_kernels().block_rows(kind, count), nullptr, nullptr, nullptr, nullptr,
-          nullptr};
+          nullptr, nullptr};
 }
 inline size_t rows_x_bytes(const Rows& r) {
   size_t item = r.kind == Activation::exact ? 4 : (r.kind == Activation::bf16 ? 2 : 1);

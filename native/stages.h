@@ -11,6 +11,10 @@ class Stages {
   explicit Stages(Team& team) : team_(&team) {}
   explicit Stages(Phases& phases) : phases_(&phases) {}
   int size() const { return team_ != nullptr ? team_->size() : phases_->size(); }
+  // This thread's part of 0..count where shares are fixed, else that of slot `slot`: what it will most likely be given.
+  Range share(int64_t count, int slot) const {
+    return team_ != nullptr ? team_->share(count) : Range{count * slot / size(), count * (slot + 1) / size()};
+  }
 
   // body(begin, end) covers 0..count, begin a multiple of unit; returns when all of it is done.
   template <class Body>

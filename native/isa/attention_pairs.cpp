@@ -145,6 +145,8 @@ MLX_INLINE void add_pair(const char* even, const char* odd, const uint32_t* p, i
   }
 }
 
+constexpr int64_t fetched_tokens = 32;  // that many are read ahead: the hardware stops at every page
+
 // out[r][0..32C) += sum over keys [k0, k1) of p[r] * v; p holds pairs of bf16, the first that of keys `base`, an even one.
 template <int R, int C>
 __attribute__((noinline)) void sum_tile(const char* v, int64_t token_bytes, int64_t base, int64_t k0, int64_t k1,
@@ -161,7 +163,14 @@ __attribute__((noinline)) void sum_tile(const char* v, int64_t token_bytes, int6
     ++p;
     v += token_bytes;
   }
+  const int64_t ahead = fetched_tokens * token_bytes;
   for (; k + 2 <= k1; k += 2) {
+    if constexpr (C > 1) {  // few rows: bound by memory
+      _Pragma("GCC unroll 4") for (int c = 0; c < C; ++c) {
+        __builtin_prefetch(v + ahead + 64 * c);
+        __builtin_prefetch(v + ahead + token_bytes + 64 * c);
+      }
+    }
     add_pair<R, C>(v, v + token_bytes, p, ld, 0xffffffffu, a);
     ++p;
     v += 2 * token_bytes;

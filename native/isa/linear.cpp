@@ -41,6 +41,18 @@ MLX_INLINE Tile with_row_sums(Tile tile, const Rows& rows, int64_t slot) {
 
 // ---------------------------------------------------------------- a few rows
 
+// The scales and biases that follow those of groups [g0, g0 + gn): too short a stream for the hardware to see.
+void fetch_next_groups(const Matrix& m, int64_t panel, int64_t g0, int64_t gn) {
+  const int64_t item = m.format == Format::affine ? float_bytes(m.type) : 1, bytes = 16 * gn * item;
+  const int64_t from = (panel * (m.k / m.group) + g0) * 16 * item + bytes;
+  for (int64_t at = from; at < from + bytes; at += 64) {
+    __builtin_prefetch((const char*)m.scales + at);
+    if (m.biases != nullptr) {
+      __builtin_prefetch((const char*)m.biases + at);
+    }
+  }
+}
+
 // Scales and biases of groups [g0, g0 + gn) of P panels, `stride` floats apart.
 template <int P>
 void load_groups(const Matrix& m, int64_t panel, int64_t g0, int64_t gn, int64_t stride, float* s, float* b) {
@@ -83,11 +95,15 @@ void few_panel(const Matrix& m, const Rows& rows, void* y, Float type, int64_t l
   tile.acc = acc;
   tile.unit = rows.unit;
   tile.group_shift = !dense && m.group > rows.unit ? 1 : 0;
+  tile.ahead = rows.ahead;
   for (int64_t k0 = 0; k0 < rows.k; k0 += step) {
     int64_t kn = rows.k - k0 < step ? rows.k - k0 : step;
     tile.w = panel_words(m, panel, k0, kn, words);
     if (!dense) {
       load_groups<1>(m, panel, k0 / m.group, kn / m.group, 0, s, b);
+      if (m.interleaved) {
+        fetch_next_groups(m, panel, k0 / m.group, kn / m.group);
+      }
     }
     tile.x = (const char*)rows.x + k0 * R * item;
     tile = with_row_sums(tile, rows, k0 / rows.unit * R);

@@ -29,8 +29,12 @@ __all__ = [
     "mark",
     "new_watch",
     "run_layers",
+    "token_memory",
     "traced",
 ]
+
+
+_LARGE = 4 << 20  # bytes; two large pages
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,14 @@ def mark(array: mx.array) -> Any:
     return _module().ArrayMark(array)
 
 
-def allocate_tokens(shape: Sequence[int], dtype: mx.Dtype) -> Any:
-    """A store of zeros (B, H, capacity, D)."""
-    return _module().TokenStore.allocate(list(shape), dtype)
+def token_memory(nbytes: int) -> Any:
+    """One allocation for several token stores; None when it would be too small for large pages."""
+    return _module().SteadyMemory(nbytes) if nbytes >= _LARGE else None
+
+
+def allocate_tokens(shape: Sequence[int], dtype: mx.Dtype, memory: Any = None) -> Any:
+    """A store of zeros (B, H, capacity, D), in `memory` where it fits."""
+    return _module().TokenStore.allocate(list(shape), dtype, memory)
 
 
 def adopt_tokens(array: mx.array) -> Any:

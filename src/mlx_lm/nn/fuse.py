@@ -19,10 +19,10 @@ import mlx.nn as nn
 
 from ..kernels import fused
 from ..kernels.activations import NATIVE_NAMES
-from ..state import AttentionState, LayerState, State
+from ..state import AttentionState, LayerState, State, in_place
 from .attention import Attention
 from .decoder import DecoderLayer
-from .interleaved import interleave_weights
+from .interleaved import interleave_weights, shared_memory
 from .linear import Linear, QuantizedLinear
 from .mlp import MLP, GatedMLP
 from .norm import RMSNorm
@@ -31,6 +31,7 @@ from .rope import Rope
 __all__ = ["LayerRunner"]
 
 _FLOATS = (mx.float32, mx.bfloat16, mx.float16)
+_SHORT = 8  # tokens in a step that repeats: decoding or checking a draft
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class LayerRunner:
         self._layers: list[nn.Module] = []
         self._watch: Any = None
         self._results: dict[tuple[mx.Dtype, ...], mx.Dtype] = {}
+        self._last: dict[int, tuple[mx.array, int]] = {}  # what a segment's last step gave, and the room that it left
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LayerRunner":
         return LayerRunner()
@@ -92,24 +94,14 @@ class LayerRunner:
         count, length = len(rows[0]), x.shape[1]
         if not alone and count != x.shape[0]:
             return None
-        for states in rows:
-            if len(states) != count or not all(isinstance(s, AttentionState) and s.bits is None for s in states):
-                return None
+        if any(len(states) != count for states in rows):
+            return None
+        flat = [state for states in rows for state in states]
         dtype = self._result_type((x.dtype, *segment.dtypes))
-        batch = x.shape[0] if alone else 1
-        keys, values, lengths, windows, keeps = [], [], [], [], []
-        after: dict[int, mx.array] = {}
-        for states, shape, window in zip(rows, segment.shapes, segment.windows, strict=True):
-            for state in states:
-                k, v, written = state.writable((batch, shape[0], length, shape[1]), dtype)
-                keys.append(k)
-                values.append(v)
-                lengths.append(state.size())
-                inner = window is not None and (state.window is None or state.window > window)
-                windows.append((window if inner else state.window) or 0)
-                keeps.append(0 if inner else state.keep)
-                for node in written:
-                    after[id(node)] = node
+        memory = self._continued(segment, flat, length) or self._asked(segment, rows, length, dtype, x.shape[0])
+        if memory is None:
+            return None
+        keys, values, lengths, windows, keeps, after, left = memory
         positions = [s.offset for s in rows[0]] if not alone else [rows[0][0].offset] * x.shape[0]
         y = fused.run_layers(
             segment.plan,
@@ -120,13 +112,54 @@ class LayerRunner:
             windows=windows,
             keeps=keeps,
             positions=positions,
-            after=list(after.values()),
+            after=after,
             dtype=dtype,
         )
-        for states in rows:
-            for state in states:
-                state.wrote(length, y)
+        in_place.wrote(flat, length, y)
+        if length <= _SHORT:
+            self._last[segment.start] = (y, left - length)
+        else:
+            self._last.pop(segment.start, None)  # y is large, and a prompt's pieces are few
         return y
+
+    def _continued(self, segment: _Segment, states: Sequence[Any], length: int) -> tuple[Any, ...] | None:
+        """As `_asked` where nobody has touched the states since this segment's last step."""
+        node, left = self._last.get(segment.start, (None, 0))
+        if node is None or length > left or not in_place.untouched(states, node):
+            return None
+        keys, values, lengths = in_place.held_tokens(states)
+        windows = [window or 0 for window in segment.windows for _ in range(len(states) // len(segment.windows))]
+        return keys, values, lengths, windows, [0] * len(states), [node], left
+
+    def _asked(
+        self, segment: _Segment, rows: Sequence[Sequence[Any]], length: int, dtype: mx.Dtype, batch: int
+    ) -> tuple[Any, ...] | None:
+        """Memory for `length` more keys and values, tokens that it holds, windows, tokens kept beside them, the nodes
+        that wrote last and the tokens that find room; None when a state is not plain attention."""
+        if not all(isinstance(s, AttentionState) and s.bits is None for states in rows for s in states):
+            return None
+        if len(rows[0]) > 1:
+            batch = 1
+        keys, values, lengths, windows, keeps = [], [], [], [], []
+        after: dict[int, mx.array] = {}
+        shapes = [(batch, heads, length, head_dim) for heads, head_dim in segment.shapes]
+        # one allocation for the layers of a sequence, which grow together and end together
+        memories = [
+            fused.token_memory(sum(state.lacking(shape, dtype) for state, shape in zip(states, shapes, strict=True)))
+            for states in zip(*rows, strict=True)
+        ]
+        for states, shape, window in zip(rows, shapes, segment.windows, strict=True):
+            for state, memory in zip(states, memories, strict=True):
+                k, v, written = state.writable(shape, dtype, memory)
+                keys.append(k)
+                values.append(v)
+                lengths.append(state.size())
+                inner = window is not None and (state.window is None or state.window > window)
+                windows.append((window if inner else state.window) or 0)
+                keeps.append(0 if inner else state.keep)
+                for node in written:
+                    after[id(node)] = node
+        return keys, values, lengths, windows, keeps, list(after.values()), in_place.room(keys, lengths)
 
     def _result_type(self, dtypes: tuple[mx.Dtype, ...]) -> mx.Dtype:
         if dtypes not in self._results:
@@ -136,11 +169,12 @@ class LayerRunner:
     # Inspection.
 
     def _look(self, layers: list[nn.Module], norm: nn.Module) -> None:
+        modules = list(
+            {id(m): m for layer in layers for m in layer.modules() if hasattr(type(m), "interleaved")}.values()
+        )
+        for module, memory in zip(modules, shared_memory(modules), strict=True):
+            interleave_weights(module, memory)
         described = [self._describe(layer) for layer in layers]
-        for layer, fusible in zip(layers, described, strict=True):
-            for module in () if fusible else layer.modules():
-                if hasattr(type(module), "interleaved"):
-                    interleave_weights(module)
         segments: list[_Segment] = []
         start = 0
         while start < len(layers):

@@ -71,19 +71,27 @@ class TokenBuffer:
             return [] if self._written is None else [self._written]
         return self._arrays
 
-    def writable(self, shape: tuple[int, int, int, int], dtype: mx.Dtype) -> Any:
+    def lacking(self, shape: tuple[int, int, int, int], dtype: mx.Dtype) -> int:
+        """Bytes of the memory that `writable` would allocate."""
+        end = self.length + shape[2]
+        if self._arrays or end <= self.capacity:
+            return 0
+        return shape[0] * shape[1] * self._capacity_for(end) * shape[3] * dtype.size
+
+    def writable(self, shape: tuple[int, int, int, int], dtype: mx.Dtype, memory: Any = None) -> Any:
         """The tokens as memory with room for (B, H, L, D) more, for kernels that write in place; `wrote` follows.
 
-        Reading the buffer in any other way takes the memory back and waits for what was written.
+        Reading the buffer in any other way takes the memory back and waits for what was written. New memory is part of
+        `memory` where it fits there.
         """
         end = self.length + shape[2]
         store = self._store
         if store is None:
-            store = self._adopt((*shape[:2], self._capacity_for(end), shape[3]), dtype)
+            store = self._adopt((*shape[:2], self._capacity_for(end), shape[3]), dtype, memory)
         if end > store.capacity:
             if self._written is not None:
                 mx.eval(self._written)
-            store.grow(self._capacity_for(end), self.length)
+            store.grow(self._capacity_for(end), self.length, memory)
         return store
 
     def wrote(self, tokens: int, node: mx.array) -> None:
@@ -91,14 +99,14 @@ class TokenBuffer:
         self.length += tokens
         self._written = node
 
-    def _adopt(self, shape: tuple[int, ...], dtype: mx.Dtype) -> Any:
+    def _adopt(self, shape: tuple[int, ...], dtype: mx.Dtype, memory: Any) -> Any:
         if self._arrays:
             (array,) = self._arrays
             mx.eval(array)
             self._arrays = []
             self._store = fused.adopt_tokens(array)
         else:
-            self._store = fused.allocate_tokens(shape, dtype)
+            self._store = fused.allocate_tokens(shape, dtype, memory)
         return self._store
 
     @property

@@ -80,14 +80,21 @@ class AttentionState(State):
         self._offset += keys.shape[2]
         return self.view()
 
-    def writable(self, shape: tuple[int, int, int, int], dtype: mx.Dtype) -> tuple[Any, Any, list[mx.array]]:
+    def lacking(self, shape: tuple[int, int, int, int], dtype: mx.Dtype) -> int:
+        """Bytes of the memory that `writable` would allocate, about."""
+        dtype = dtype if self.dtype is None else getattr(mx, self.dtype)
+        return self._keys.lacking(shape, dtype) + self._values.lacking(shape, dtype)
+
+    def writable(
+        self, shape: tuple[int, int, int, int], dtype: mx.Dtype, memory: Any = None
+    ) -> tuple[Any, Any, list[mx.array]]:
         """Memory for keys and values (B, Hkv, L, D) that kernels write in place, and the nodes that wrote last.
 
-        For plain states; `wrote` must follow at once.
+        For plain states; `wrote` must follow at once. New memory is part of `memory` where it fits there.
         """
         dtype = dtype if self.dtype is None else getattr(mx, self.dtype)
         self._drop_old(shape[2])
-        keys, values = self._keys.writable(shape, dtype), self._values.writable(shape, dtype)
+        keys, values = self._keys.writable(shape, dtype, memory), self._values.writable(shape, dtype, memory)
         return keys, values, [n for n in (self._keys._written, self._values._written) if n is not None]
 
     def wrote(self, tokens: int, node: mx.array) -> None:
