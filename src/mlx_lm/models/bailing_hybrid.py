@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import DeltaOptions, GatedMLP, LatentAttention, LatentOptions, Linear, SeparateDelta
+from ..nn import ChannelDelta, GatedMLP, LatentAttention, LatentOptions, Linear
 from ..state import LayerState, attend_states, offsets
 from . import deepseek_v3, kimi_linear
 from .weights import Rename, Rule, Split
@@ -58,38 +58,14 @@ class ModelArgs(kimi_linear.ModelArgs):
         self.linear_num_heads = self.linear_num_heads or self.num_attention_heads
         self.linear_conv_kernel_dim = self.short_conv_kernel_size
         self.q_lora_rank = None  # queries are projected directly, whatever a config says
-        if self.layer_types is None:
-            period = self.layer_group_size
-            kinds = ("linear_attention", "full_attention")
-            self.layer_types = [kinds[(i + 1) % period == 0] for i in range(self.num_hidden_layers)]
         super().__post_init__()
-        if self.layer_group_size < 1 or not set(self.layer_types) <= {"linear_attention", "full_attention"}:
-            raise ConfigError(f"config.json: layer_types {self.layer_types!r} or layer_group_size is not known.")
+
+    def attends(self, index: int) -> bool:
+        return (index + 1) % self.layer_group_size == 0
 
 
-class SafeDelta(SeparateDelta):
-    """Decays for each channel; the safe gate keeps their logarithms above a bound."""
-
-    norm_name, out_name = "o_norm", "dense"
-    lower_bound: float | None = None
-
-    def _build_gates(self, o: DeltaOptions) -> None:
-        self.f_proj = Linear(o.hidden_size, o.key_size, bias=False)
-        self.b_proj = Linear(o.hidden_size, o.value_heads, bias=False)
-        self.g_proj = Linear(o.hidden_size, o.value_size, bias=False)
-        self.dt_bias = mx.ones((o.key_size,))
-
-    def _steps(self, x: mx.array) -> mx.array:
-        return self.f_proj(x)
-
-    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-        o = self._options
-        mixed = mx.concatenate([self[f"{name}_proj"](x) for name in "qkv"], axis=-1)
-        steps = self._steps(x).astype(mx.float32) + self.dt_bias.astype(mx.float32)
-        steps, rate = mx.unflatten(steps, -1, (o.key_heads, o.key_dim)), mx.exp(self.A_log.astype(mx.float32))[:, None]
-        bound = self.lower_bound
-        decay = -rate * nn.softplus(steps) if bound is None else bound * mx.sigmoid(rate * steps)
-        return mixed, self.g_proj(x), decay, self.b_proj(x)
+class SafeDelta(ChannelDelta):
+    out_name = "dense"
 
 
 class GatedLatentAttention(LatentAttention):
@@ -121,8 +97,9 @@ class Model(deepseek_v3.Model):
         )
 
     def mixer(self, args: Any, index: int) -> nn.Module:
-        if not args.is_linear(index):
-            return GatedLatentAttention(self.latent_options(args, index))
+        return GatedLatentAttention(self.latent_options(args, index))
+
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
         layer = SafeDelta(args.delta_options())
         layer.lower_bound = args.kda_lower_bound if args.kda_safe_gate else None
         return layer

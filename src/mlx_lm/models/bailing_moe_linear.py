@@ -62,9 +62,7 @@ class FadingAttention(bailing_moe.FusedAttention):
 
 
 class Model(bailing_moe.Model):
-    def mixer(self, args: Any, index: int) -> nn.Module:
-        if not args.is_linear(index):
-            return bailing_moe.FusedAttention(self.attention_options(args, index))
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
         rope = {} if args.linear_rope else {"rope": None}
         options = self.attention_options(args, index, num_kv_heads=args.heads[0], **rope)
         return FadingAttention(options, args, index)

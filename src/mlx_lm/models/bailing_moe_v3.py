@@ -37,14 +37,15 @@ class ModelArgs(bailing_hybrid.ModelArgs):
         return super().from_dict({k: v for k, v in flat.items() if k != "partial_rotary_factor"})
 
     def __post_init__(self) -> None:
-        rank, size, count = self.q_lora_rank, self.layer_group_size, self.num_hidden_layers
-        if self.layer_types is None and size >= 1:
-            whole, kinds = count // size * size, ("linear_attention", "full_attention")
-            self.layer_types = [kinds[(i + 1) % size == 0 or i >= whole] for i in range(count)]
+        rank = self.q_lora_rank
         super().__post_init__()
         self.q_lora_rank = rank
         if self.gated_attention_proj_granularity_type != "head_wise" or not self.no_kda_lora:
             raise ConfigError("config.json: no_kda_lora must be true, and the gates 'head_wise', for 'bailing_moe_v3'.")
+
+    def attends(self, index: int) -> bool:
+        size = self.layer_group_size
+        return super().attends(index) or index >= self.num_hidden_layers // size * size
 
     @property
     def shared_size(self) -> int:

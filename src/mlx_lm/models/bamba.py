@@ -1,7 +1,7 @@
 """Bamba: Mamba-2 layers, attention at some. Source: https://huggingface.co/blog/bamba."""
 
 import math
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import mlx.nn as nn
@@ -9,10 +9,8 @@ import mlx.nn as nn
 from ..errors import ConfigError
 from ..nn import LayerNames, Mamba2, Mamba2Options
 from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
+from .dense import DenseModel, LinearArgs
 from .mamba2 import parse_limit
-
-_OTHER_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
 class Mamba2Args(DecoderArgs):
@@ -58,24 +56,20 @@ class Mamba2Args(DecoderArgs):
         return Mamba2Options(**(usual | changes))
 
 
-class ModelArgs(Mamba2Args):
+class ModelArgs(Mamba2Args, LinearArgs):
     max_position_embeddings: int = 262144
     partial_rotary_factor: float = 0.5
     attn_layer_indices: list[int] | None = None
-    layer_types: list[str] | None = None
 
-    def is_mamba(self, index: int) -> bool:
-        if self.layer_types is not None:
-            return _OTHER_NAMES.get(self.layer_types[index], self.layer_types[index]) == "linear_attention"
-        return index not in (self.attn_layer_indices or [])
+    def attends(self, index: int) -> bool:
+        return index in (self.attn_layer_indices or [])
 
 
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
 
-    def names_at(self, args: Any, index: int) -> LayerNames:
-        mixer = "mamba" if args.is_mamba(index) else "self_attn"
-        return LayerNames(mixer, "feed_forward", pre_feed_forward="pre_ff_layernorm")
+    layer_names = LayerNames("self_attn", "feed_forward", pre_feed_forward="pre_ff_layernorm")
+    linear_names = replace(layer_names, mixer="mamba")
 
-    def mixer(self, args: Any, index: int) -> nn.Module | None:
-        return Mamba2(args.mamba_options()) if args.is_mamba(index) else super().mixer(args, index)
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        return Mamba2(args.mamba_options())

@@ -28,7 +28,31 @@ from .base import CausalLM, flag
 from .config import DecoderArgs, check_kinds, refuse, rope_parameters
 from .experts import gated_moe, usual_routing
 
-__all__ = ["DenseModel", "SlidingArgs", "TwoRopeArgs"]
+__all__ = ["DenseModel", "LinearArgs", "SlidingArgs", "TwoRopeArgs"]
+
+_KINDS = ("linear_attention", "full_attention")
+_OTHER_KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
+
+
+class LinearArgs(DecoderArgs):
+    """A config whose `layer_types` says which layers have "linear_attention" and which "full_attention".
+
+    Without it, layers attend where the family's `attends` says.
+    """
+
+    layer_types: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kinds = self.layer_types
+        if kinds is None:
+            kinds = [_KINDS[self.attends(i)] for i in range(self.num_hidden_layers)]
+        self.layer_types = [_OTHER_KINDS.get(kind, kind) for kind in kinds]
+        check_kinds(self, "layer_types", _KINDS)
+
+    def attends(self, index: int) -> bool:
+        """Whether layer `index` has full attention where a config does not list `layer_types`."""
+        return True
 
 
 class SlidingArgs(DecoderArgs):
@@ -89,6 +113,7 @@ class DenseModel(CausalLM):
     """x + attention(norm(x)), then x + feed_forward(norm(x)); families replace class attributes and methods."""
 
     layer_names: ClassVar[LayerNames] = PRE_NORM
+    linear_names: ClassVar[LayerNames | None] = None  # of layers with a `linear_mixer`, where they are others
     traditional_rope: ClassVar[bool] = False  # rotate neighbouring features instead of the two halves
     attention_type: ClassVar[type[Attention]] = Attention
     layer_type: ClassVar[type[DecoderLayer]] = DecoderLayer
@@ -106,7 +131,7 @@ class DenseModel(CausalLM):
 
     def layer(self, args: Any, index: int) -> Any:
         layer = self.layer_type_at(args, index)(
-            mixer=self.mixer(args, index),
+            mixer=(self.linear_mixer if args.is_linear(index) else self.mixer)(args, index),
             feed_forward=self.feed_forward(args, index),
             norm=lambda: self.norm(args),
             names=self.names_at(args, index),
@@ -124,9 +149,13 @@ class DenseModel(CausalLM):
         mixer.add(args, index)
         return mixer
 
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        """What mixes in place of attention where `args.is_linear`: a recurrence, a state space, a convolution."""
+        raise ConfigError(f"{type(args).__module__} has only attention.")
+
     def names_at(self, args: Any, index: int) -> LayerNames:
         """Names of the parts of layer `index`, for families whose layers differ in kind."""
-        return self.layer_names
+        return self.linear_names if self.linear_names and args.is_linear(index) else self.layer_names
 
     def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         """The attention of layer `index`; `changes` are what a family has otherwise."""

@@ -11,22 +11,20 @@ import mlx.nn as nn
 
 from ..nn import DecoderLayer, GatedMLP, LayerNames, Mamba2
 from .bamba import Mamba2Args
-from .config import check_kinds, flatten_config
+from .config import flatten_config
+from .dense import LinearArgs
 from .granite import ModelArgs as GraniteArgs
 from .granitemoe import Model as GraniteMoe
 from .weights import Rename, Rule, Split
 
-_KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
 
-
-class ModelArgs(Mamba2Args, GraniteArgs):
+class ModelArgs(LinearArgs, Mamba2Args, GraniteArgs):
     fixed: ClassVar = {"position_embedding_type": ("nope", "rope")}
+    aliases: ClassVar = {"layers_block_type": "layer_types"}
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
     shared_intermediate_size: int = 1024
     position_embedding_type: str | None = None
-    layer_types: list[str] | None = None
-    layers_block_type: list[str] | None = None
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
@@ -36,11 +34,8 @@ class ModelArgs(Mamba2Args, GraniteArgs):
             flat.pop("num_experts_per_tok", None)
         return super().from_dict(flat)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        kinds = self.layer_types or self.layers_block_type or ["linear_attention"] * self.num_hidden_layers
-        self.layer_types = [_KINDS.get(kind, kind) for kind in kinds]
-        check_kinds(self, "layer_types", _KINDS.values())
+    def attends(self, index: int) -> bool:
+        return False
 
 
 class SharedMLP(GatedMLP):
@@ -75,8 +70,8 @@ class Model(GraniteMoe):
     def has_rope(self, args: Any, index: int) -> bool:
         return args.position_embedding_type == "rope"
 
-    def mixer(self, args: Any, index: int) -> nn.Module | None:
-        return Mamba2(args.mamba_options()) if args.is_linear(index) else super().mixer(args, index)
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        return Mamba2(args.mamba_options())
 
     def feed_forward(self, args: Any, index: int) -> nn.Module | None:
         if args.num_local_experts:

@@ -1,18 +1,20 @@
 """Jamba: Mamba layers and, in a fixed rhythm, attention without positions and experts. https://arxiv.org/abs/2403.19887."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
+from .base import ModelNames
+from .dense import DenseModel, LinearArgs
 from .mamba import step_rank
 from .weights import Rename, expert_rules
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LinearArgs):
+    aliases: ClassVar = {"layers_block_type": "layer_types"}
     max_position_embeddings: int = 262144
     num_experts: int = 16
     num_experts_per_tok: int = 2
@@ -26,15 +28,12 @@ class ModelArgs(DecoderArgs):
     mamba_dt_rank: int | str = "auto"
     mamba_conv_bias: bool = True
     mamba_proj_bias: bool = False
-    layers_block_type: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.mamba_dt_rank = step_rank(self, "mamba_dt_rank")
 
-    def is_attention(self, index: int) -> bool:
-        if self.layers_block_type is not None:
-            return self.layers_block_type[index] in ("attention", "full_attention")
+    def attends(self, index: int) -> bool:
         return index % self.attn_layer_period == self.attn_layer_offset
 
     def has_experts(self, index: int) -> bool:
@@ -58,6 +57,8 @@ class Experts(MoE):
 
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
+    layer_names = LayerNames("self_attn", "feed_forward", pre_feed_forward="pre_ff_layernorm")
+    linear_names = replace(layer_names, mixer="mamba")
     moe_type = Experts
     routing_options: ClassVar = {"normalize": False}
     rules = (
@@ -66,16 +67,10 @@ class Model(DenseModel):
         *expert_rules("feed_forward"),
     )
 
-    def names_at(self, args: Any, index: int) -> LayerNames:
-        mixer = "self_attn" if args.is_attention(index) else "mamba"
-        return LayerNames(mixer, "feed_forward", pre_feed_forward="pre_ff_layernorm")
-
     def has_rope(self, args: Any, index: int) -> bool:
         return False
 
-    def mixer(self, args: Any, index: int) -> nn.Module | None:
-        if args.is_attention(index):
-            return super().mixer(args, index)
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
         inner, biases = int(args.mamba_expand * args.hidden_size), (args.mamba_proj_bias, args.mamba_conv_bias)
         sizes = args.hidden_size, inner, args.mamba_d_state, args.mamba_dt_rank, args.mamba_d_conv
         options = MambaOptions(*sizes, bias=biases[0], conv_bias=biases[1], act=args.hidden_act)

@@ -11,9 +11,9 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import DecoderLayer, DeltaOptions, GatedMLP, LatentAttention, LatentOptions, Linear, MoE, RMSNorm, SwitchGLU
+from ..nn import ChannelDelta, DecoderLayer, GatedMLP, LatentAttention, LatentOptions, Linear, MoE, RMSNorm, SwitchGLU
 from ..state import LayerState, attend_states, offsets
-from . import bailing_hybrid, kimi_linear
+from . import kimi_linear
 from .base import Backbone, Cache, CausalLM, layer_state
 from .config import flatten_config, refuse
 from .multimodal import TextTower
@@ -92,19 +92,8 @@ class NarrowMoE(MoE):
         return self.routed_expert_up_proj(self.routed_expert_norm(y) if "routed_expert_norm" in self else y)
 
 
-class Delta(bailing_hybrid.SafeDelta):
-    """Decays come through a narrow projection."""
-
-    out_name = "o_proj"
-
-    def _build_gates(self, o: DeltaOptions) -> None:
-        super()._build_gates(o)
-        del self["f_proj"]
-        self.f_a_proj = Linear(o.hidden_size, o.key_dim, bias=False)
-        self.f_b_proj = Linear(o.key_dim, o.key_size, bias=False)
-
-    def _steps(self, x: mx.array) -> mx.array:
-        return self.f_b_proj(self.f_a_proj(x))
+class Delta(ChannelDelta):
+    narrow = "f"
 
 
 class GatedLatentAttention(LatentAttention):
@@ -180,12 +169,11 @@ class TextModel(kimi_linear.Model):
         )
 
     def mixer(self, args: Any, index: int) -> nn.Module:
-        if not args.is_linear(index):
-            kind = GatedLatentAttention if args.mla_use_output_gate else LatentAttention
-            return kind(self.latent_options(args, index))
-        heads, size, kernel = args.linear_num_heads, args.linear_head_dim, args.linear_conv_kernel_dim
-        options = {"norm_eps": args.rms_norm_eps, "act": "silu", "gate_act": "sigmoid"}
-        mixer = Delta(DeltaOptions(args.hidden_size, heads, heads, size, size, kernel, **options))
+        kind = GatedLatentAttention if args.mla_use_output_gate else LatentAttention
+        return kind(self.latent_options(args, index))
+
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        mixer = Delta(args.delta_options())
         mixer.lower_bound = args.gate_lower_bound
         return mixer
 

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..nn import CausalConv, DeltaOptions, Linear, Rope, SeparateDelta
+from ..nn import CausalConv, ChannelDelta, DeltaOptions, Rope
 from . import deepseek_v3
-from .config import check_kinds, flatten_config, refuse
+from .config import flatten_config, refuse
+from .dense import LinearArgs
 from .weights import Rename, Rule, Split, Transform, expert_rules
 
 
-class ModelArgs(deepseek_v3.ModelArgs):
+class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):
     fixed: ClassVar = {"mla_use_nope": (True,)}
     aliases: ClassVar = {
         "model_max_length": "max_position_embeddings",
@@ -31,7 +32,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
     first_k_dense_replace: int = 1
     n_group: int | None = 1
     topk_group: int | None = 1
-    layer_types: list[str] | None = None
     linear_head_dim: int = 128
     linear_num_heads: int = 32
     linear_conv_kernel_dim: int = 4
@@ -52,24 +52,10 @@ class ModelArgs(deepseek_v3.ModelArgs):
             flat |= {own: linear[other] for other, own in names.items() if other in linear}
         return super().from_dict(flat)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layer_types is not None:
-            check_kinds(self, "layer_types", ("linear_attention", "full_attention"))
-
     def delta_options(self) -> DeltaOptions:
-        heads, size = self.linear_num_heads, self.linear_head_dim
-        return DeltaOptions(
-            self.hidden_size,
-            heads,
-            heads,
-            size,
-            size,
-            self.linear_conv_kernel_dim,
-            norm_eps=self.rms_norm_eps,
-            act=self.hidden_act,
-            gate_act="sigmoid",
-        )
+        heads, size, kernel = self.linear_num_heads, self.linear_head_dim, self.linear_conv_kernel_dim
+        options = {"norm_eps": self.rms_norm_eps, "act": self.hidden_act, "gate_act": "sigmoid"}
+        return DeltaOptions(self.hidden_size, heads, heads, size, size, kernel, **options)
 
 
 class NamedConv(nn.Module):
@@ -80,33 +66,14 @@ class NamedConv(nn.Module):
         self.conv = CausalConv(channels, kernel, bias=False)
 
 
-class KimiDelta(SeparateDelta):
-    """Decays for each channel, through a narrow projection; so is the output's gate."""
+class KimiDelta(ChannelDelta):
+    narrow = "fg"
 
     def _build_conv(self, name: str, size: int) -> None:
         self[f"{name}_conv"] = NamedConv(size, self._options.kernel)
 
-    def _build_gates(self, o: DeltaOptions) -> None:
-        for name in "fg":
-            self[f"{name}_a_proj"] = Linear(o.hidden_size, o.value_dim, bias=False)
-            self[f"{name}_b_proj"] = Linear(o.value_dim, o.value_size, bias=False)
-        self.b_proj = Linear(o.hidden_size, o.value_heads, bias=False)
-        self.dt_bias = mx.ones((o.key_size,))
-
     def _kernels(self) -> list[mx.array]:
         return [self[f"{name}_conv"].conv.weight for name in "qkv"]
-
-    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-        o = self._options
-        mixed = mx.concatenate([self[f"{name}_proj"](x) for name in "qkv"], axis=-1)
-        steps = nn.softplus(self["f_b_proj"](self["f_a_proj"](x)).astype(mx.float32) + self.dt_bias.astype(mx.float32))
-        decay = -mx.exp(self.A_log.astype(mx.float32)).reshape(o.value_heads, 1)
-        return (
-            mixed,
-            self["g_b_proj"](self["g_a_proj"](x)),
-            decay * mx.unflatten(steps, -1, (o.key_heads, o.key_dim)),
-            self.b_proj(x),
-        )
 
 
 class Model(deepseek_v3.Model):
@@ -125,9 +92,7 @@ class Model(deepseek_v3.Model):
     def rope(self, args: Any, index: int) -> Rope | None:
         return None
 
-    def mixer(self, args: Any, index: int) -> nn.Module:
-        if not args.is_linear(index):
-            return super().mixer(args, index)
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
         layer = KimiDelta(args.delta_options())
         layer.A_log = layer.A_log.reshape(1, 1, -1, 1)
         return layer

@@ -1,5 +1,6 @@
 """LFM2: gated short convolutions and, at some layers, attention. Source: https://arxiv.org/abs/2511.23404."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import mlx.nn as nn
@@ -37,6 +38,9 @@ class ModelArgs(DecoderArgs):
             self.layer_types = ["full_attention" if i in full else "conv" for i in every]
         check_kinds(self, "layer_types", ("full_attention", "conv"))
 
+    def is_linear(self, index: int) -> bool:
+        return self.layer_types is not None and self.layer_types[index] == "conv"
+
     @property
     def feed_forward_size(self) -> int:
         """Two thirds of the given size, times the multiplier, rounded up; or just the given size."""
@@ -60,17 +64,13 @@ class FeedForward(GatedMLP):
 
 class Model(DenseModel):
     names = ModelNames(norm="embedding_norm")
+    layer_names = LayerNames("self_attn", "feed_forward", "operator_norm", None, "ffn_norm")
+    linear_names = replace(layer_names, mixer="conv")
     attention_type = Lfm2Attention
     qk_norm = True
 
-    def names_at(self, args: Any, index: int) -> LayerNames:
-        mixer = "conv" if args.layer_types[index] == "conv" else "self_attn"
-        return LayerNames(mixer, "feed_forward", pre_mixer="operator_norm", pre_feed_forward="ffn_norm")
-
-    def mixer(self, args: Any, index: int) -> nn.Module | None:
-        if args.layer_types[index] == "conv":
-            return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
-        return super().mixer(args, index)
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         return FeedForward(args.hidden_size, args.feed_forward_size, args.hidden_act)

@@ -11,18 +11,14 @@ import mlx.nn as nn
 from .. import kernels
 from ..nn import DecoderLayer, LayerNames, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
-from .config import DecoderArgs, check_kinds
-from .dense import DenseModel
+from .dense import DenseModel, LinearArgs
 from .weights import Drop, Rename, expert_rules
 
-_KINDS = ("linear_attention", "full_attention")
 
-
-class ModelArgs(DecoderArgs):
+class ModelArgs(LinearArgs):
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096 * 32
     rope_theta: float = 1000000.0
-    layer_types: list[str] | None = None
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
     full_attn_alpha_factor: float = 1.0
@@ -32,11 +28,8 @@ class ModelArgs(DecoderArgs):
     mlp_alpha_factor: float = 1.0
     mlp_beta_factor: float = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layer_types is None:
-            self.layer_types = [_KINDS[(i + 1) % 2] for i in range(self.num_hidden_layers)]
-        check_kinds(self, "layer_types", _KINDS)
+    def attends(self, index: int) -> bool:
+        return index % 2 == 0
 
 
 class LightningAttention(nn.Module):
@@ -90,5 +83,5 @@ class Model(DenseModel):
         *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
     )
 
-    def mixer(self, args: Any, index: int) -> nn.Module | None:
-        return LightningAttention(args, index) if args.is_linear(index) else super().mixer(args, index)
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        return LightningAttention(args, index)

@@ -9,15 +9,14 @@ from typing import Any, ClassVar, Self
 import mlx.nn as nn
 
 from ..nn import POST_NORM, DeltaOptions, LayerNames, SeparateDelta
-from .config import DecoderArgs, check_kinds, flatten_config
-from .dense import DenseModel
+from .config import flatten_config
+from .dense import DenseModel, LinearArgs
 from .weights import Rename, Rule, Split
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LinearArgs):
     max_position_embeddings: int = 65536
     attention_bias: bool = False
-    layer_types: list[str] | None = None
     linear_num_key_heads: int | None = None
     linear_num_value_heads: int | None = None
     linear_key_head_dim: int | None = None
@@ -32,30 +31,21 @@ class ModelArgs(DecoderArgs):
         flat = flatten_config(config)
         return super().from_dict(flat | {"use_rope": flat.get("rope_theta") is not None})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layer_types is None:
-            kinds = ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(self.num_hidden_layers)]
-            self.layer_types = kinds
-        check_kinds(self, "layer_types", ("linear_attention", "full_attention"))
+    def attends(self, index: int) -> bool:
+        return index % 4 == 3
 
     def delta_options(self) -> DeltaOptions:
         key_heads = self.linear_num_key_heads or self.num_attention_heads
         key_dim = self.linear_key_head_dim or int(0.75 * self.hidden_size / key_heads)
-        return DeltaOptions(
-            self.hidden_size,
-            key_heads,
-            self.linear_num_value_heads or self.num_attention_heads,
-            key_dim,
-            self.linear_value_head_dim or 2 * key_dim,
-            self.linear_conv_kernel_dim,
-            rate=2.0 if self.linear_allow_neg_eigval else 1.0,
-            norm_eps=1e-5,
-            act=self.hidden_act,
-        )
+        heads = key_heads, self.linear_num_value_heads or self.num_attention_heads
+        sizes = key_dim, self.linear_value_head_dim or 2 * key_dim, self.linear_conv_kernel_dim
+        rate = 2.0 if self.linear_allow_neg_eigval else 1.0
+        return DeltaOptions(self.hidden_size, *heads, *sizes, rate=rate, norm_eps=1e-5, act=self.hidden_act)
 
 
 class Model(DenseModel):
+    layer_names = POST_NORM
+    linear_names = LayerNames("linear_attn")
     qk_norm = True
     attention: ClassVar = {"qk_norm_full": True}
 
@@ -69,11 +59,8 @@ class Model(DenseModel):
             Rename(r"\.feedforward_layer_norm\.", ".post_attention_layernorm."),
         )
 
-    def names_at(self, args: Any, index: int) -> LayerNames:
-        return LayerNames("linear_attn") if args.is_linear(index) else POST_NORM
-
-    def mixer(self, args: Any, index: int) -> nn.Module | None:
-        return SeparateDelta(args.delta_options()) if args.is_linear(index) else super().mixer(args, index)
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        return SeparateDelta(args.delta_options())
 
     def has_rope(self, args: Any, index: int) -> bool:
         return args.use_rope

@@ -28,7 +28,7 @@ class ModelArgs(DecoderArgs):
     mamba_step: int = 2
     mamba_enabled: bool = True
 
-    def is_mamba(self, index: int) -> bool:
+    def is_linear(self, index: int) -> bool:
         if not self.mamba_enabled:
             return False
         half = self.mamba_step // 2
@@ -111,11 +111,11 @@ class OffsetNorms(DecoderLayer):
 class Model(DenseModel):
     layer_names = LayerNames("mixer", "mlp", *OFFSETS)
     layer_type = OffsetNorms
+    attention_type = HeadWeightedAttention
+    attention: ClassVar = {"fused": True}
     norm_options: ClassVar = {"offset": 1.0}
     feed_forward_options: ClassVar = {"fused": True}
     rules = (Rename(r"\.layers\.layers\.", ".layers."),)
 
-    def mixer(self, args: Any, index: int) -> nn.Module:
-        if args.is_mamba(index):
-            return NormedMamba(args)
-        return HeadWeightedAttention(self.attention_options(args, index, fused=True))
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        return NormedMamba(args)

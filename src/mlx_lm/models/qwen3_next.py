@@ -11,27 +11,18 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import (
-    DecoderLayer,
-    DeltaOptions,
-    GatedDelta,
-    LayerNames,
-    MoE,
-    NextTokenHead,
-)
+from ..nn import DecoderLayer, DeltaOptions, GatedDelta, LayerNames, MoE, NextTokenHead
 from ..state import PLAIN_KV, KVOptions, LayerState, State
-from .config import DecoderArgs, check_kinds
-from .dense import DenseModel
+from .dense import DenseModel, LinearArgs
 from .weights import Weights, expert_rules
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LinearArgs):
     head_dim: int | None = 256
     max_position_embeddings: int = 32768
     partial_rotary_factor: float = 0.25
     attention_bias: bool = False
     full_attention_interval: int = 4
-    layer_types: list[str] | None = None
     linear_conv_kernel_dim: int = 4
     linear_key_head_dim: int = 128
     linear_value_head_dim: int = 128
@@ -47,13 +38,11 @@ class ModelArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layer_types is None:
-            every = self.full_attention_interval
-            kinds = ("linear_attention", "full_attention")
-            self.layer_types = [kinds[(i + 1) % every == 0] for i in range(self.num_hidden_layers)]
-        check_kinds(self, "layer_types", ("linear_attention", "full_attention"))
         if self.linear_num_value_heads % self.linear_num_key_heads:
             raise ConfigError("config.json: linear_num_value_heads must be a multiple of linear_num_key_heads.")
+
+    def attends(self, index: int) -> bool:
+        return (index + 1) % self.full_attention_interval == 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +71,7 @@ class SharedMoE(MoE):
 
 
 class Model(DenseModel):
+    linear_names = LayerNames("linear_attn")
     attention: ClassVar = {"gated": True}
     moe_type = SharedMoE
     moe_options: ClassVar = {"shared_gate": True}
@@ -92,24 +82,14 @@ class Model(DenseModel):
     )
     fused = True  # how checkpoints keep the projections of gated delta layers, see `DeltaOptions.fused`
 
-    def names_at(self, args: Any, index: int) -> LayerNames:
-        return LayerNames("linear_attn" if args.is_linear(index) else "self_attn")
-
-    def mixer(self, args: Any, index: int) -> nn.Module | None:
-        return GatedDelta(self.delta_options(args)) if args.is_linear(index) else super().mixer(args, index)
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        return GatedDelta(self.delta_options(args))
 
     def delta_options(self, args: Any) -> DeltaOptions:
-        return DeltaOptions(
-            args.hidden_size,
-            args.linear_num_key_heads,
-            args.linear_num_value_heads,
-            args.linear_key_head_dim,
-            args.linear_value_head_dim,
-            args.linear_conv_kernel_dim,
-            fused=self.fused,
-            norm_eps=args.rms_norm_eps,
-            act=args.hidden_act,
-        )
+        heads = args.linear_num_key_heads, args.linear_num_value_heads
+        sizes = args.linear_key_head_dim, args.linear_value_head_dim, args.linear_conv_kernel_dim
+        options = {"fused": self.fused, "norm_eps": args.rms_norm_eps, "act": args.hidden_act}
+        return DeltaOptions(args.hidden_size, *heads, *sizes, **options)
 
     def sanitize(self, weights: Weights) -> Weights:
         """As for every model; a checkpoint with a next-token head (`mtp.*`) also gives the model one."""

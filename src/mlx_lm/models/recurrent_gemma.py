@@ -36,7 +36,7 @@ class ModelArgs(DecoderArgs):
         if not self.block_types or set(self.block_types) - {"recurrent", "attention"}:
             raise ConfigError(f"config.json: block_types may name 'recurrent' and 'attention', not {self.block_types}.")
 
-    def is_recurrent(self, index: int) -> bool:
+    def is_linear(self, index: int) -> bool:
         return self.block_types[index % len(self.block_types)] == "recurrent"
 
     def window(self, index: int) -> int | None:
@@ -101,8 +101,8 @@ class Model(DenseModel):
     attention: ClassVar = {"out_bias": True}
     norm_options: ClassVar = {"offset": 1.0}
 
-    def mixer(self, args: Any, index: int) -> nn.Module | None:
-        return RecurrentBlock(args) if args.is_recurrent(index) else super().mixer(args, index)
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        return RecurrentBlock(args)
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         return GatedMLP(args.hidden_size, args.intermediate_size // 2, args.hidden_act, bias=True)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .biased import AlibiAttention, BiasedAttention, alibi_slopes
     from .conv import CausalConv, ShortConv
     from .decoder import POST_NORM, PRE_NORM, SANDWICH_NORM, DecoderLayer, LayerNames, Mixer, NormedSumLayer
-    from .gated_delta import DeltaOptions, GatedDelta, SeparateDelta, delta_state_dtype, unit_heads
+    from .gated_delta import ChannelDelta, DeltaOptions, GatedDelta, SeparateDelta, delta_state_dtype, unit_heads
     from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLinear
     from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
     from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MLP", "POST_NORM", "PRE_NORM", "SANDWICH_NORM", "AlibiAttention", "Attention", "AttentionOptions",
-    "BiasedAttention", "CausalConv", "DecoderLayer", "DeltaOptions", "Embedding", "GatedAttention", "GatedDelta",
-    "GatedMLP", "GatedRMSNorm", "HeadLinear", "HeadNorm", "HeadwiseAttention", "LatentAttention", "LatentOptions",
-    "LayerNames", "LayerNorm", "Linear", "Mamba", "Mamba2", "Mamba2Options", "MambaOptions", "Mixer", "MoE",
-    "NestedRouter", "NextTokenHead", "NormedSumLayer", "OutProjAttention", "QuantizedEmbedding",
+    "BiasedAttention", "CausalConv", "ChannelDelta", "DecoderLayer", "DeltaOptions", "Embedding", "GatedAttention",
+    "GatedDelta", "GatedMLP", "GatedRMSNorm", "HeadLinear", "HeadNorm", "HeadwiseAttention", "LatentAttention",
+    "LatentOptions", "LayerNames", "LayerNorm", "Linear", "Mamba", "Mamba2", "Mamba2Options", "MambaOptions", "Mixer",
+    "MoE", "NestedRouter", "NextTokenHead", "NormedSumLayer", "OutProjAttention", "QuantizedEmbedding",
     "QuantizedHeadLinear", "QuantizedLinear", "QuantizedSwitchLinear", "RMSNorm", "Rope", "RopeParameters",
     "Routing", "SeparateDelta", "ShortConv", "SparseMixer", "SwitchGLU", "SwitchLinear", "SwitchMLP", "UnitRMSNorm",
     "alibi_slopes", "delta_state_dtype", "in_expert_order", "make_rope", "route", "unit_heads",
@@ -38,7 +38,7 @@ __getattr__ = lookup(
         "biased": "AlibiAttention BiasedAttention alibi_slopes",
         "conv": "CausalConv ShortConv",
         "decoder": "POST_NORM PRE_NORM SANDWICH_NORM DecoderLayer LayerNames Mixer NormedSumLayer",
-        "gated_delta": "DeltaOptions GatedDelta SeparateDelta delta_state_dtype unit_heads",
+        "gated_delta": "ChannelDelta DeltaOptions GatedDelta SeparateDelta delta_state_dtype unit_heads",
         "latent": "HeadLinear LatentAttention LatentOptions QuantizedHeadLinear",
         "linear": "Embedding Linear QuantizedEmbedding QuantizedLinear QuantizedSwitchLinear SwitchLinear",
         "mamba": "Mamba Mamba2 Mamba2Options MambaOptions",

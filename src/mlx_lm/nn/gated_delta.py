@@ -17,7 +17,7 @@ from .conv import CausalConv
 from .linear import Linear
 from .norm import GatedRMSNorm
 
-__all__ = ["DeltaOptions", "GatedDelta", "SeparateDelta", "delta_state_dtype", "unit_heads"]
+__all__ = ["ChannelDelta", "DeltaOptions", "GatedDelta", "SeparateDelta", "delta_state_dtype", "unit_heads"]
 
 _UNIT_EPS = 1e-6  # under the root when keys and queries are made unit vectors
 
@@ -146,6 +146,7 @@ class SeparateDelta(GatedDelta):
 
     norm_name = "o_norm"
     out_name = "o_proj"
+    steps_name = "a"
 
     def _build(self, o: DeltaOptions) -> None:
         for name, size in (("q", o.key_size), ("k", o.key_size), ("v", o.value_size)):
@@ -172,7 +173,39 @@ class SeparateDelta(GatedDelta):
 
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         mixed = mx.concatenate([self[f"{name}_proj"](x) for name in "qkv"], axis=-1)
-        return mixed, self.g_proj(x), self._log_decay(self.a_proj(x)), self.b_proj(x)
+        steps = self._from(self.steps_name, x)
+        return mixed, self._from("g", x), self._log_decay(steps), self.b_proj(x)
+
+    def _from(self, name: str, x: mx.array) -> mx.array:
+        """A projection of the input, or two with a narrow middle."""
+        if f"{name}_a_proj" in self:
+            return self[f"{name}_b_proj"](self[f"{name}_a_proj"](x))
+        return self[f"{name}_proj"](x)
+
+
+class ChannelDelta(SeparateDelta):
+    """Decays for each channel of a key; `lower_bound`, where there is one, is the least logarithm of a decay."""
+
+    steps_name = "f"
+    narrow = ""  # which of the decays' and the gate's projections, "f" and "g", have a narrow middle
+    lower_bound: float | None = None
+
+    def _build_gates(self, o: DeltaOptions) -> None:
+        for name, size in (("f", o.key_size), ("g", o.value_size)):
+            if name in self.narrow:
+                self[f"{name}_a_proj"] = Linear(o.hidden_size, o.value_dim, bias=False)
+                self[f"{name}_b_proj"] = Linear(o.value_dim, size, bias=False)
+            else:
+                self[f"{name}_proj"] = Linear(o.hidden_size, size, bias=False)
+        self.b_proj = Linear(o.hidden_size, o.value_heads, bias=False)
+        self.dt_bias = mx.ones((o.key_size,))
+
+    def _log_decay(self, steps: mx.array) -> mx.array:
+        """(B, L, H, D), float32."""
+        steps = steps.astype(mx.float32) + self.dt_bias.astype(mx.float32)
+        steps = mx.unflatten(steps, -1, (self._options.key_heads, -1))
+        rate, bound = mx.exp(self.A_log.astype(mx.float32)).reshape(-1, 1), self.lower_bound
+        return -rate * nn.softplus(steps) if bound is None else bound * mx.sigmoid(rate * steps)
 
 
 def delta_state_dtype() -> mx.Dtype:
