@@ -160,6 +160,12 @@ def test_args_are_dataclasses_without_a_decorator() -> None:
         Plain.from_dict({})
 
 
+def test_a_field_comes_from_the_first_base_that_declares_it() -> None:
+    config = {"model_type": "gemma3_text", "hidden_size": 1152, "num_attention_heads": 4, "num_key_value_heads": 1}
+    args = get_classes(config)[1].from_dict(config)
+    assert (args.head_dim, args.sliding_window, args.tie_word_embeddings) == (256, 4096, True)
+
+
 def test_the_decorator_does_no_harm() -> None:
     assert Decorated.from_dict({"depth": 3}) == Decorated(depth=3, kinds=[])
     assert Decorated(kinds=["x"]).depth == 2

@@ -6,6 +6,7 @@ a field of the family's `ModelArgs`, or has its neutral value, or is refused by 
 """
 
 import dataclasses
+import inspect
 import math
 import types
 import typing
@@ -17,7 +18,10 @@ from ..errors import ConfigError
 from ..kernels import ACTIVATIONS
 from ..nn import RopeParameters
 
-__all__ = ["EXPERT_COUNTS", "BaseModelArgs", "DecoderArgs", "check_kinds", "check_numbers", "flatten_config", "refuse"]
+__all__ = [
+    "EXPERT_COUNTS", "BaseModelArgs", "BiasArgs", "DecoderArgs", "LlamaArgs", "check_kinds", "check_numbers",
+    "flatten_config", "refuse",
+]  # fmt: skip
 
 EXPERT_COUNTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 """The names that configs have for the number of experts."""
@@ -100,6 +104,8 @@ _COUNTS = frozenset((
     "num_kv_shared_layers", "num_local_experts", "num_shared_experts", "shared_intermediate_size",
 ))  # fmt: skip
 
+_ABOVE_ZERO = ("dim_model_base", "query_pre_attn_scalar")  # numbers that need not be whole
+
 _LARGEST = {"num_hidden_layers": 4096, "num_attention_heads": 65536, "num_key_value_heads": 65536}
 
 
@@ -166,6 +172,8 @@ class BaseModelArgs:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if len(cls.__bases__) > 1:
+            _redeclare(cls)
         made = {name: spec for name, spec in vars(cls).items() if isinstance(spec, dataclasses.Field)}
         dataclass(kw_only=True)(cls)
         for name, spec in made.items():
@@ -216,6 +224,22 @@ class BaseModelArgs:
         return cls(**values)
 
 
+def _redeclare(cls: type) -> None:
+    """Gives `cls` each field as the first class in its order of bases declares it.
+
+    A dataclass alone would take a field that two bases have from the first base, even where that one only inherits it.
+    """
+    own, kinds = inspect.get_annotations(cls), {}
+    for base in (b for b in reversed(cls.__mro__[1:]) if dataclasses.is_dataclass(b)):
+        declared = inspect.get_annotations(base)
+        kinds |= {spec.name: (declared[spec.name], spec) for spec in dataclasses.fields(base) if spec.name in declared}
+    for name, (kind, spec) in kinds.items():
+        if name not in own:
+            own[name] = kind
+            setattr(cls, name, field(default=spec.default, default_factory=spec.default_factory))
+    cls.__annotations__ = own
+
+
 def _all_full(key: str, value: Any) -> bool:
     return key == "layer_types" and isinstance(value, list) and set(value) <= {"full_attention"}
 
@@ -242,6 +266,7 @@ class DecoderArgs(BaseModelArgs):
     feed_forward_ratio: ClassVar[int] = 0  # to `hidden_size`, where a config says no `intermediate_size`
 
     def __post_init__(self) -> None:
+        self.hidden_act = getattr(self, "hidden_activation", None) or self.hidden_act
         if self.feed_forward_ratio and not self.intermediate_size:
             self.intermediate_size = self.feed_forward_ratio * self.hidden_size
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
@@ -267,6 +292,10 @@ class DecoderArgs(BaseModelArgs):
             raise ConfigError(
                 f"config.json: hidden_act={self.hidden_act!r} is not known; known: {sorted(ACTIVATIONS)}."
             )
+        for name in _ABOVE_ZERO:
+            value = getattr(self, name, 1)
+            refuse(not value > 0, f"{name} must be positive, not {value!r}")
+        refuse(getattr(self, "logits_scaling", 1) == 0, "logits_scaling must not be 0")
         if getattr(self, "mlp_layer_types", None) is not None:
             check_kinds(self, "mlp_layer_types", self.feed_forward_kinds)
 
@@ -291,10 +320,20 @@ class DecoderArgs(BaseModelArgs):
         step, dense = getattr(self, "decoder_sparse_step", 1), getattr(self, "mlp_only_layers", None) or ()
         return index >= first and index % every == 0 and (index + 1) % step == 0 and index not in dense
 
+    def attention_scale(self) -> float | None:
+        """Factor on the scores; None is the usual one."""
+        scalar = getattr(self, "query_pre_attn_scalar", None)
+        return getattr(self, "attention_multiplier", None) if scalar is None else scalar**-0.5
+
     def is_linear(self, index: int) -> bool:
         """Whether `layer_types` has "linear_attention" for layer `index`."""
         kinds = getattr(self, "layer_types", None)
         return kinds is not None and kinds[index] == "linear_attention"
+
+    def has_rope(self, index: int) -> bool:
+        """Whether layer `index` has positions: `no_rope_layers` has 1 and `layer_rope_theta` a base where one has."""
+        listed = getattr(self, "no_rope_layers", None) or getattr(self, "layer_rope_theta", None)
+        return listed is None or listed[index] > 0
 
     def layer_rope(self, index: int) -> RopeParameters:
         """The rotary embedding of layer `index`."""
@@ -303,6 +342,8 @@ class DecoderArgs(BaseModelArgs):
     def rope_parameters(self, layer_type: str | None = None) -> RopeParameters:
         """The rotary embedding, for families that have several, of one layer type."""
         theta, partial, scaling = (self.rope_theta, getattr(self, "partial_rotary_factor", 1.0), self.rope_scaling)
+        if turned := getattr(self, "rotary_dim", None):
+            partial = turned / self.heads[2]
         if layer_type is not None and self.rope_by_layer_type is not None:
             if layer_type not in self.rope_by_layer_type:
                 raise ConfigError(f"config.json: rope_parameters has no entry for layer type {layer_type!r}.")
@@ -310,6 +351,18 @@ class DecoderArgs(BaseModelArgs):
             theta, partial = (own.get("rope_theta", theta), own.get("partial_rotary_factor", partial))
             scaling = own["rope_scaling"]
         return rope_parameters(theta, partial, scaling, self.max_position_embeddings, self)
+
+
+class BiasArgs(DecoderArgs):
+    """Queries, keys, values and the attention's output may have biases."""
+
+    attention_bias: bool = False
+
+
+class LlamaArgs(BiasArgs):
+    """Feed-forwards may have biases, too."""
+
+    mlp_bias: bool = False
 
 
 def refuse(condition: Any, message: str) -> None:
