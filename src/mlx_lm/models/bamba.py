@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from ..nn import LayerNames, Mamba2, Mamba2Options
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel, LinearArgs
-from .mamba2 import parse_limit
+from .mamba2 import mamba2_options
 
 
 class Mamba2Args(DecoderArgs):
@@ -39,21 +39,7 @@ class Mamba2Args(DecoderArgs):
                 f"config.json: {self.mamba_n_heads} Mamba heads of {size!r} in {self.mamba_n_groups} groups do not "
                 f"make {inner} channels."
             )
-        usual = {
-            "hidden_size": self.hidden_size,
-            "num_heads": self.mamba_n_heads,
-            "head_dim": size,
-            "groups": self.mamba_n_groups,
-            "state_size": self.mamba_d_state,
-            "kernel": self.mamba_d_conv,
-            "bias": self.mamba_proj_bias,
-            "conv_bias": self.mamba_conv_bias,
-            "time_step_limit": parse_limit(self.time_step_limit),
-            "norm_groups": self.mamba_n_groups,
-            "norm_eps": self.rms_norm_eps,
-            "act": self.hidden_act,
-        }
-        return Mamba2Options(**(usual | changes))
+        return mamba2_options(self, head_dim=size, **changes)
 
 
 class ModelArgs(Mamba2Args, LinearArgs):

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..nn import Attention, AttentionOptions, DecoderLayer, LayerNames, Mamba2
+from ..nn import Attention, DecoderLayer, LayerNames, Mamba2
 from ..state import LayerState, ListSpec, StateSpec, part
 from .bamba import Mamba2Args
 from .base import ModelNames
@@ -34,6 +34,10 @@ class ModelArgs(Mamba2Args):
     ssm_out_multiplier: float = 1.0
     mlp_multipliers: list[float] = field(default_factory=lambda: [1.0, 1.0])
     ssm_multipliers: list[float] = field(default_factory=lambda: [1.0] * 5)
+
+    def is_linear(self, index: int) -> bool:
+        """Every layer has a state space; attention stands beside it."""
+        return True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,10 +84,8 @@ class FoldPublished:
 class ScaledAttention(Attention):
     """Attention with the two multipliers that mlx-lm's checkpoints do not hold in the weights."""
 
-    def __init__(self, options: AttentionOptions, *, key_scale: float, value_scale: float):
-        super().__init__(options)
-        self.key_scale = key_scale
-        self.value_scale = value_scale
+    def add(self, args: Any, index: int) -> None:
+        self.key_scale, self.value_scale = args.key_multiplier, args.attention_in_multiplier
 
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
         queries, keys, values, gate = super()._project(x)
@@ -107,6 +109,7 @@ class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
     layer_names = LayerNames("mamba", "feed_forward", pre_feed_forward="pre_ff_layernorm")
     layer_type = Layer
+    attention_type = ScaledAttention
 
     def weight_rules(self) -> tuple[Rule, ...]:
         a = self.args
@@ -128,19 +131,12 @@ class Model(DenseModel):
 
     def layer(self, args: Any, index: int) -> DecoderLayer:
         layer = super().layer(args, index)
-        options = self.attention_options(args, index)
-        scales = {"key_scale": args.key_multiplier, "value_scale": args.attention_in_multiplier}
-        layer.self_attn = ScaledAttention(options, **scales)
+        layer.self_attn = self.mixer(args, index)
         return layer
 
-    def mixer(self, args: Any, index: int) -> nn.Module | None:
-        return Mamba2(
-            args.mamba_options(
-                norm=args.mamba_rms_norm,
-                norm_first=args.mamba_norm_before_gate,
-                out_bias=args.projectors_bias,
-            )
-        )
+    def linear_mixer(self, args: Any, index: int) -> nn.Module | None:
+        norm = {"norm": args.mamba_rms_norm, "norm_first": args.mamba_norm_before_gate}
+        return Mamba2(args.mamba_options(**norm, out_bias=args.projectors_bias))
 
     def embed_scale(self, args: Any) -> float:
         return 1.0  # the weights hold it

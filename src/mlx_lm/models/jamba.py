@@ -10,6 +10,7 @@ from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm
 from .base import ModelNames
 from .dense import DenseModel, LinearArgs
 from .mamba import step_rank
+from .mamba2 import mamba_options
 from .weights import Rename, expert_rules
 
 
@@ -71,7 +72,5 @@ class Model(DenseModel):
         return False
 
     def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        inner, biases = int(args.mamba_expand * args.hidden_size), (args.mamba_proj_bias, args.mamba_conv_bias)
-        sizes = args.hidden_size, inner, args.mamba_d_state, args.mamba_dt_rank, args.mamba_d_conv
-        options = MambaOptions(*sizes, bias=biases[0], conv_bias=biases[1], act=args.hidden_act)
+        options = mamba_options(args, inner_size=int(args.mamba_expand * args.hidden_size))
         return NormedMamba(options, args.rms_norm_eps)

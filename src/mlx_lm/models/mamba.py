@@ -3,11 +3,9 @@
 import math
 from typing import Any
 
-from ..nn import DecoderLayer, Mamba, MambaOptions, RMSNorm
-from .base import CausalLM, ModelNames
-from .config import BaseModelArgs, refuse
-from .mamba2 import mixer_layer
-from .weights import Rename
+from ..nn import Mamba, MambaOptions
+from . import mamba2
+from .config import refuse
 
 
 def step_rank(args: Any, name: str) -> int:
@@ -18,19 +16,10 @@ def step_rank(args: Any, name: str) -> int:
     return rank
 
 
-class ModelArgs(BaseModelArgs):
-    hidden_size: int
-    num_hidden_layers: int
-    vocab_size: int
+class ModelArgs(mamba2.StateSpaceArgs):
     intermediate_size: int = 0  # expand * hidden_size
-    expand: float = 2
     state_size: int = 16
-    conv_kernel: int = 4
     time_step_rank: int | str = "auto"
-    use_bias: bool = False
-    use_conv_bias: bool = True
-    hidden_act: str = "silu"
-    layer_norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
@@ -38,19 +27,9 @@ class ModelArgs(BaseModelArgs):
         self.time_step_rank = step_rank(self, "time_step_rank")
 
 
-class Model(CausalLM):
-    names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
-    rules = (Rename(r"\bembedding\.", "embeddings."),)
-
-    def layer(self, args: Any, index: int) -> DecoderLayer:
-        return mixer_layer(self.mixer(args), args)
-
+class Model(mamba2.Model):
     def mixer(self, args: Any) -> Mamba:
         return Mamba(self.options(args))
 
     def options(self, args: Any) -> MambaOptions:
-        sizes = args.hidden_size, args.intermediate_size, args.state_size, args.time_step_rank, args.conv_kernel
-        return MambaOptions(*sizes, bias=args.use_bias, conv_bias=args.use_conv_bias, act=args.hidden_act)
-
-    def final_norm(self, args: Any) -> RMSNorm:
-        return RMSNorm(args.hidden_size, args.layer_norm_epsilon)
+        return mamba2.mamba_options(args, inner_size=args.intermediate_size)

@@ -1,14 +1,50 @@
 """Mamba-2: state spaces only. Source: https://arxiv.org/abs/2405.21060."""
 
 import math
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any
 
+from mlx import nn
+
 from ..errors import ConfigError
-from ..nn import DecoderLayer, LayerNames, Mamba2, Mamba2Options, RMSNorm
+from ..nn import DecoderLayer, LayerNames, Mamba2, Mamba2Options, MambaOptions, RMSNorm
 from .base import CausalLM, ModelNames
 from .config import BaseModelArgs, refuse
 from .weights import Rename
+
+# What configs call the options of a state space.
+_NAMES = {
+    "hidden_size": ("hidden_size",),
+    "num_heads": ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads", "num_heads"),
+    "head_dim": ("mamba_head_dim", "head_dim"),
+    "groups": ("mamba_n_groups", "mamba_ngroups", "n_groups"),
+    "state_size": ("mamba_d_state", "ssm_state_size", "state_size"),
+    "rank": ("mamba_dt_rank", "time_step_rank"),
+    "kernel": ("mamba_d_conv", "conv_kernel"),
+    "bias": ("mamba_proj_bias", "use_bias", "add_bias_linear"),
+    "conv_bias": ("mamba_conv_bias", "use_conv_bias"),
+    "norm_groups": ("mamba_n_groups", "mamba_ngroups", "n_groups"),
+    "norm_eps": ("rms_norm_eps", "layer_norm_epsilon"),
+    "act": ("mamba_hidden_act", "hidden_mamba_act", "hidden_act"),
+}
+
+
+def mamba_options(args: Any, **changes: Any) -> MambaOptions:
+    """Mamba-1 layers from any of the names that configs have; `changes` are what a family has otherwise."""
+    return MambaOptions(**(_usual(MambaOptions, args) | changes))
+
+
+def mamba2_options(args: Any, **changes: Any) -> Mamba2Options:
+    """Mamba-2 layers from any of the names that configs have; `changes` are what a family has otherwise."""
+    lists = hasattr(args, "time_step_limit")
+    limit = parse_limit(args.time_step_limit) if lists else (args.time_step_min, math.inf)
+    return Mamba2Options(**(_usual(Mamba2Options, args) | {"time_step_limit": limit} | changes))
+
+
+def _usual(kind: type[Any], args: Any) -> dict[str, Any]:
+    options = [spec.name for spec in fields(kind) if spec.name in _NAMES]
+    found = {option: [getattr(args, name) for name in _NAMES[option] if hasattr(args, name)] for option in options}
+    return {option: values[0] for option, values in found.items() if values}
 
 
 def parse_limit(value: Any) -> tuple[float, float]:
@@ -22,21 +58,26 @@ def parse_limit(value: Any) -> tuple[float, float]:
     return low, high
 
 
-class ModelArgs(BaseModelArgs):
+class StateSpaceArgs(BaseModelArgs):
+    """What both Mambas' configs have."""
+
     hidden_size: int
     num_hidden_layers: int
     vocab_size: int
-    num_heads: int = 128
-    head_dim: int = 64
-    state_size: int = 128
-    n_groups: int = 8
     conv_kernel: int = 4
     expand: float = 2
-    intermediate_size: int | None = None
     use_bias: bool = False
     use_conv_bias: bool = True
     hidden_act: str = "silu"
     layer_norm_epsilon: float = 1e-5
+
+
+class ModelArgs(StateSpaceArgs):
+    num_heads: int = 128
+    head_dim: int = 64
+    state_size: int = 128
+    n_groups: int = 8
+    intermediate_size: int | None = None
     time_step_limit: list[Any] = field(default_factory=lambda: [0.0, math.inf])
     tie_word_embeddings: bool = False
 
@@ -51,33 +92,17 @@ class ModelArgs(BaseModelArgs):
 
 
 class Model(CausalLM):
+    """Each layer is a mixer only: x + mixer(norm(x))."""
+
     names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
     rules = (Rename(r"\bembedding\.", "embeddings."),)
 
     def layer(self, args: Any, index: int) -> DecoderLayer:
-        options = Mamba2Options(
-            args.hidden_size,
-            args.num_heads,
-            args.head_dim,
-            args.n_groups,
-            args.state_size,
-            args.conv_kernel,
-            bias=args.use_bias,
-            conv_bias=args.use_conv_bias,
-            time_step_limit=parse_limit(args.time_step_limit),
-            norm_groups=args.n_groups,
-            norm_eps=args.layer_norm_epsilon,
-            act=args.hidden_act,
-        )
-        return mixer_layer(Mamba2(options), args)
+        names = LayerNames("mixer", None, pre_mixer="norm", pre_feed_forward=None)
+        return DecoderLayer(mixer=self.mixer(args), feed_forward=None, norm=lambda: self.final_norm(args), names=names)
+
+    def mixer(self, args: Any) -> nn.Module:
+        return Mamba2(mamba2_options(args))
 
     def final_norm(self, args: Any) -> RMSNorm:
         return RMSNorm(args.hidden_size, args.layer_norm_epsilon)
-
-
-def mixer_layer(mixer: Any, args: Any) -> DecoderLayer:
-    """A layer of a mixer only: x + mixer(norm(x))."""
-    names = LayerNames("mixer", None, pre_mixer="norm", pre_feed_forward=None)
-    return DecoderLayer(
-        mixer=mixer, feed_forward=None, norm=lambda: RMSNorm(args.hidden_size, args.layer_norm_epsilon), names=names
-    )

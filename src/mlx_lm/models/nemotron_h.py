@@ -3,25 +3,17 @@
 Source: https://arxiv.org/abs/2504.03624.
 """
 
-import math
 from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import (
-    MLP,
-    LayerNames,
-    Linear,
-    Mamba2,
-    Mamba2Options,
-    MoE,
-    SwitchMLP,
-)
+from ..nn import MLP, LayerNames, Linear, Mamba2, MoE, SwitchMLP
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .experts import grouped_routing
+from .mamba2 import mamba2_options
 from .weights import Drop, Rename, Stack
 
 _LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
@@ -70,6 +62,9 @@ class ModelArgs(DecoderArgs):
         self.num_hidden_layers = len(self.kinds)
         super().__post_init__()
 
+    def is_linear(self, index: int) -> bool:
+        return self.kinds[index] == "linear_attention"
+
 
 class LatentMoE(MoE):
     """Experts that work on a smaller projection of the hidden state."""
@@ -107,25 +102,10 @@ class Model(DenseModel):
         return LayerNames("mixer", None, "norm", None, None) if mixes else LayerNames(None, "mixer", None, None, "norm")
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
-        kind = args.kinds[index]
-        if kind != "linear_attention":
-            return super().mixer(args, index) if kind == "full_attention" else None
-        return Mamba2(
-            Mamba2Options(
-                args.hidden_size,
-                args.mamba_num_heads,
-                args.mamba_head_dim,
-                args.n_groups,
-                args.ssm_state_size,
-                args.conv_kernel,
-                bias=args.use_bias,
-                conv_bias=args.use_conv_bias,
-                time_step_limit=(args.time_step_min, math.inf),
-                norm_groups=args.n_groups,
-                norm_eps=args.rms_norm_eps,
-                act=args.mamba_hidden_act,
-            )
-        )
+        return super().mixer(args, index) if args.kinds[index] == "full_attention" else None
+
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        return Mamba2(mamba2_options(args))
 
     def feed_forward(self, args: Any, index: int) -> nn.Module | None:
         kind = args.kinds[index]

@@ -5,6 +5,7 @@ calling layer keeps keys and values of its own. Source: https://arxiv.org/abs/24
 """
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -13,10 +14,12 @@ import mlx.nn as nn
 from .. import kernels
 from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, GatedMLP, HeadLinear, Linear, Mamba, MambaOptions, RMSNorm, Rope
-from ..state import LayerState, ListSpec, StateSpec, gather_slot, part, scatter_slots
+from ..nn.decoder import DecoderLayer, LayerNames
+from ..state import LayerState, ListSpec, StateSpec, part
 from .base import Backbone, Cache, CausalLM, ModelNames, layer_state
 from .config import DecoderArgs, check_kinds
 from .mamba import step_rank
+from .mamba2 import mamba_options
 from .weights import Drop, Rename, Rule
 
 _KINDS = {"mamba": "linear_attention"}
@@ -46,6 +49,11 @@ class SharedArgs(DecoderArgs, ABC):
     def usual_layers(self) -> list[str]:
         """Kinds of layers where the config lists none."""
 
+    @property
+    def inner_size(self) -> int:
+        """Channels of the state space."""
+        return int(self.mamba_expand * self.hidden_size)
+
     def calls(self) -> list[int]:
         """Layers that call a shared block, in order."""
         return [i for i, kind in enumerate(self.layers_block_type or ()) if kind == "hybrid"]
@@ -74,10 +82,6 @@ class ModelArgs(SharedArgs):
         if self.attention_hidden_size not in (None, 2 * self.hidden_size):
             raise ConfigError(f"config.json: attention_hidden_size={self.attention_hidden_size} is not 2*hidden_size.")
 
-    @property
-    def inner_size(self) -> int:
-        return int(self.mamba_expand * self.hidden_size)
-
     def usual_layers(self) -> list[str]:
         rest = range(self.num_hidden_layers - 3)
         calls = [i % self.attn_layer_period == self.attn_layer_offset for i in rest]
@@ -97,25 +101,23 @@ class HeadedMamba(Mamba):
         self.A_log = self.A_log.reshape(heads, size, o.state_size)
         self.D = self.D.reshape(heads, size)
 
-    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
+    def _halves(self, both: mx.array) -> tuple[mx.array, mx.array]:
+        both = mx.unflatten(both, -1, (-1, 2))
+        return both[..., 0], both[..., 1]
+
+    def _scan(self, values: mx.array, memory: mx.array | None) -> tuple[mx.array, mx.array]:
         o = self._options
-        both = mx.unflatten(self.in_proj(x), -1, (-1, 2))
-        values, gate = both[..., 0], both[..., 1]
-        values, tail = self.conv1d(values, gather_slot(state, 0))
-        values = kernels.activation(values, o.act)
         heads = mx.unflatten(values, -1, (self._heads, -1)).transpose(0, 2, 1, 3)  # (B, H, L, C/H)
         dt, b, c = mx.split(self.x_proj(heads), [o.rank, o.rank + o.state_size], axis=-1)
         dt = self.dt_proj(dt).astype(mx.float32) + self.dt_proj_bias[:, None].astype(mx.float32)
         dt, decay = nn.softplus(dt), -mx.exp(self.A_log.astype(mx.float32))
-        memory = gather_slot(state, 1)
         memories = [None] * self._heads if memory is None else mx.split(memory, self._heads, axis=1)
         ys, after = [], []
         for h, held in enumerate(memories):
             y, held = kernels.diagonal_scan(heads[:, h], dt[:, h], decay[h], b[:, h], c[:, h], self.D[h], held)
             ys.append(y)
             after.append(held)
-        scatter_slots(state, [tail, mx.concatenate(after, axis=1)], x.shape[1])
-        return self.out_proj(mx.concatenate(ys, axis=-1) * kernels.activation(gate, o.act))
+        return mx.concatenate(ys, axis=-1), mx.concatenate(after, axis=1)
 
 
 class WideAttention(Attention):
@@ -142,19 +144,12 @@ class SharedBlock(nn.Module):
         return self.feed_forward(self.pre_ff_layernorm(self.self_attn(self.input_layernorm(x), state)))
 
 
-class MambaLayer(nn.Module):
-    """x + mamba(norm(x + heard))."""
+class MambaLayer(DecoderLayer):
+    """x + mamba(norm(x)); what it hears goes only through the mixer."""
 
-    def __init__(self, mamba: nn.Module, args: SharedArgs):
-        super().__init__()
-        self.mamba = mamba
-        self.input_layernorm = RMSNorm(args.hidden_size, args.rms_norm_eps)
-
-    def state_spec(self) -> StateSpec:
-        return self.mamba.state_spec()
-
-    def __call__(self, x: mx.array, state: LayerState = None, heard: mx.array | None = None) -> mx.array:
-        return x + self.mamba(self.input_layernorm(x if heard is None else x + heard), state)
+    def hearing(self, x: mx.array, state: LayerState, heard: mx.array) -> mx.array:
+        """x + mamba(norm(x + heard))."""
+        return x + self._mix(self["input_layernorm"](x + heard), state)
 
 
 class HybridLayer(nn.Module):
@@ -189,7 +184,7 @@ class SharingBackbone(Backbone):
                 continue
             owner, call = self._owners[i]
             heard = layers[owner][self._block_name](mx.concatenate([h, start], axis=-1), part(state, 1), call)
-            h = layer.mamba_decoder(h, part(state, 0), layer.linear(heard))
+            h = layer.mamba_decoder.hearing(h, part(state, 0), layer.linear(heard))
         return self[self._names.norm](h)
 
 
@@ -205,7 +200,8 @@ class Model(CausalLM):
         return (*super().weight_rules(), Drop(rf"layers\.({others or 'none'})\.{self.block_name}\."))
 
     def layer(self, args: Any, index: int) -> nn.Module:
-        mamba = MambaLayer(self.mamba(args), args)
+        names, norm = LayerNames("mamba", None, pre_feed_forward=None), partial(self.final_norm, args)
+        mamba = MambaLayer(mixer=self.mamba(args), feed_forward=None, norm=norm, names=names)
         if index not in args.calls():
             return mamba
         heads, kv_heads, size = args.heads
@@ -216,9 +212,7 @@ class Model(CausalLM):
         return HybridLayer(mamba, self.block_name, owned, spec, args.hidden_size)
 
     def mamba(self, args: Any) -> nn.Module:
-        sizes = args.hidden_size, args.inner_size, args.mamba_d_state, args.mamba_dt_rank, args.mamba_d_conv
-        biases = {"bias": args.mamba_proj_bias, "conv_bias": args.mamba_conv_bias}
-        return HeadedMamba(MambaOptions(*sizes, **biases, act=args.hidden_mamba_act), args.n_mamba_heads)
+        return HeadedMamba(mamba_options(args, inner_size=args.inner_size), args.n_mamba_heads)
 
     def rope(self, args: Any) -> Rope | None:
         return None

@@ -3,7 +3,6 @@
 Source: https://arxiv.org/abs/2411.15242.
 """
 
-import math
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -11,9 +10,10 @@ import mlx.nn as nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import AttentionOptions, GatedMLP, Linear, Mamba2, Mamba2Options, Rope, make_rope
+from ..nn import AttentionOptions, GatedMLP, Linear, Mamba2, Rope, make_rope
 from ..state import LayerState, attend_states, offsets
 from . import zamba
+from .mamba2 import mamba2_options
 from .weights import Rename
 
 
@@ -33,7 +33,7 @@ class ModelArgs(zamba.SharedArgs):
     def __post_init__(self) -> None:
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
         super().__post_init__()
-        inner = int(self.mamba_expand * self.hidden_size)
+        inner = self.inner_size
         if inner % self.n_mamba_heads or self.n_mamba_heads % self.mamba_ngroups:
             raise ConfigError(
                 f"config.json: {inner} channels are not n_mamba_heads={self.n_mamba_heads} heads in "
@@ -120,19 +120,8 @@ class Model(zamba.Model):
     )
 
     def mamba(self, args: Any) -> nn.Module:
-        inner, heads = int(args.mamba_expand * args.hidden_size), args.n_mamba_heads
-        options = Mamba2Options(
-            args.hidden_size,
-            heads,
-            inner // heads,
-            args.mamba_ngroups,
-            args.mamba_d_state,
-            args.mamba_d_conv,
-            bias=args.add_bias_linear,
-            time_step_limit=(args.time_step_min, math.inf),
-            norm_groups=args.mamba_ngroups,
-        )
-        return Mamba2(options)
+        size = args.inner_size // args.n_mamba_heads
+        return Mamba2(mamba2_options(args, head_dim=size, norm_eps=1e-5, act="silu"))
 
     def rope(self, args: Any) -> Rope | None:
         return make_rope(args.head_dim, args.rope_parameters()) if args.use_mem_rope else None

@@ -145,21 +145,24 @@ class Mamba(nn.Module):
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         o = self._options
-        values, gate = mx.split(self.in_proj(x), 2, axis=-1)
+        values, gate = self._halves(self.in_proj(x))
         values, tail = self.conv1d(values, gather_slot(state, 0))
         values = kernels.activation(values, o.act)
-        dt, b, c = self.normed(*mx.split(self.x_proj(values), [o.rank, o.rank + o.state_size], axis=-1))
-        y, memory = kernels.diagonal_scan(
-            values,
-            nn.softplus(self.dt_proj(dt).astype(mx.float32)),
-            -mx.exp(self.A_log.astype(mx.float32)),
-            b,
-            c,
-            self.D,
-            gather_slot(state, 1),
-        )
+        y, memory = self._scan(values, gather_slot(state, 1))
         scatter_slots(state, [tail, memory], x.shape[1])
         return self.out_proj(y * kernels.activation(gate, o.act))
+
+    def _halves(self, both: mx.array) -> tuple[mx.array, mx.array]:
+        """Values and gate (B, L, C)."""
+        values, gate = mx.split(both, 2, axis=-1)
+        return values, gate
+
+    def _scan(self, values: mx.array, memory: mx.array | None) -> tuple[mx.array, mx.array]:
+        """What the state space makes of values (B, L, C), and the next memory."""
+        o = self._options
+        dt, b, c = self.normed(*mx.split(self.x_proj(values), [o.rank, o.rank + o.state_size], axis=-1))
+        dt, decay = nn.softplus(self.dt_proj(dt).astype(mx.float32)), -mx.exp(self.A_log.astype(mx.float32))
+        return kernels.diagonal_scan(values, dt, decay, b, c, self.D, memory)
 
 
 def time_steps(dt: mx.array, bias: mx.array, limit: tuple[float, float]) -> mx.array:
