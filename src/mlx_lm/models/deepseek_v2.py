@@ -111,4 +111,5 @@ class Model(DenseModel):
 
     def experts(self, args: Any) -> nn.Module:
         routing = args.routing()
-        return gated_moe(args, routing, correction=routing.score == "sigmoid")
+        correction = routing.score == "sigmoid"
+        return gated_moe(args, routing, self.moe_type, act=self.activation(args), correction=correction)

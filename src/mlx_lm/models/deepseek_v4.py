@@ -3,6 +3,7 @@
 Source: https://huggingface.co/deepseek-ai/DeepSeek-V4-Pro.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Self
@@ -19,6 +20,7 @@ from ..state import LayerState
 from .base import Backbone, Cache, CausalLM, layer_state
 from .config import DecoderArgs, check_kinds, flatten_config, refuse
 from .dense import DenseModel
+from .experts import usual_routing
 from .weights import Drop, DropLayers, Rename, Rule, Transform, expert_rules
 
 _SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
@@ -106,6 +108,9 @@ class ModelArgs(DecoderArgs):
             "main": nested.get("main") or {"rope_theta": self.rope_theta},
             "compress": nested.get("compress") or {"rope_theta": self.compress_rope_theta, **scaling},
         }
+
+    def routing(self) -> Routing:
+        return usual_routing(self, score=self.scoring_func, epsilon=1e-20)
 
     def turns(self, index: int) -> tuple[Rope, Rope]:
         """The rope of layer `index`, and the one that undoes it."""
@@ -224,7 +229,7 @@ class Model(DenseModel):
         return CompressedAttention(options, back)
 
     def feed_forward(self, args: Any, index: int) -> HashedMoE:
-        top = Routing(args.num_experts_per_tok, args.scoring_func, scale=args.routed_scaling_factor, epsilon=1e-20)
         sizes = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts
+        limit = args.swiglu_limit if args.swiglu_limit > 0 else math.inf
         ids = args.vocab_size if args.mlp_layer_types[index] == "hash_moe" else 0
-        return HashedMoE(*sizes, top, act=args.hidden_act, limit=args.swiglu_limit, ids=ids)
+        return HashedMoE(*sizes, args.routing(), act=args.hidden_act, limit=limit, ids=ids)

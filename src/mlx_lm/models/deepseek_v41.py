@@ -4,8 +4,8 @@ Each block's streams are collapsed by weights that the block before it has compu
 the image tower are dropped. Source: https://huggingface.co/deepseek-ai/DeepSeek-V4.1-Flash.
 """
 
-import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import mlx.core as mx
@@ -15,7 +15,6 @@ from ..errors import ConfigError
 from ..nn import Routing
 from ..nn.compressed import CompressedOptions
 from ..nn.entry_index import Shared, Sharing
-from ..nn.hashed import HashedMoE
 from ..nn.hyper import weighted
 from ..nn.ngram import Engram, HashOptions, prime_sizes
 from ..nn.shared_entries import SharedEntryAttention
@@ -115,6 +114,9 @@ class ModelArgs(deepseek_v4.ModelArgs):
             f"engram_compressed_vocab_size={folded}": not 1 <= (folded or 0) <= self.vocab_size,
         }
 
+    def routing(self) -> Routing:
+        return replace(super().routing(), normalize=self.num_experts_per_tok > 1, factor=1 / self.gate_temp)
+
     def sharing(self, index: int) -> Sharing:
         """What layer `index` does for those after it."""
         pool, chooses = self.candidate_source_layer_id, index in (self.index_source_layer_ids or [])
@@ -135,15 +137,6 @@ class ModelArgs(deepseek_v4.ModelArgs):
         most = max(1, (2**63 - 1) // (self.engram_compressed_vocab_size or 1) // 2)
         drawn = np.random.default_rng(10007 * index).integers(0, most, size=size, dtype=np.int64)
         return HashOptions(sizes, tuple(2 * int(n) + 1 for n in drawn), rows, self.engram_head_dim, hidden=-1)
-
-
-class Experts(HashedMoE):
-    """The router's logits are divided by a temperature."""
-
-    temperature = 1.0
-
-    def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
-        return super().choose(logits if self.temperature == 1.0 else logits / self.temperature)
 
 
 class Layer(deepseek_v4.Layer):
@@ -231,12 +224,3 @@ class Model(deepseek_v4.Model):
             index_topk=args.index_topk,
         )
         return SharedEntryAttention(options, back, args.sharing(index))
-
-    def feed_forward(self, args: Any, index: int) -> Experts:
-        count, scale = args.num_experts_per_tok, args.routed_scaling_factor
-        top = Routing(count, args.scoring_func, normalize=count > 1, scale=scale, epsilon=1e-20)
-        limit = args.swiglu_limit if args.swiglu_limit > 0 else math.inf
-        sizes = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts
-        experts = Experts(*sizes, top, act=args.hidden_act, limit=limit)
-        experts.temperature = args.gate_temp
-        return experts

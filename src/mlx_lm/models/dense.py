@@ -24,6 +24,7 @@ from ..nn import (
     RopeParameters,
     make_rope,
 )
+from ..nn.mlp import GatedActivation
 from .base import CausalLM, flag
 from .config import DecoderArgs, check_kinds, refuse, rope_parameters
 from .experts import gated_moe, usual_routing
@@ -189,11 +190,16 @@ class DenseModel(CausalLM):
         if args.has_experts(index):
             return self.experts(args)
         options = {"bias": getattr(args, "mlp_bias", getattr(args, "use_bias", False)), **self.feed_forward_options}
-        return self.feed_forward_type(args.hidden_size, args.intermediate_size, args.hidden_act, **options)
+        return self.feed_forward_type(args.hidden_size, args.intermediate_size, self.activation(args), **options)
+
+    def activation(self, args: Any) -> GatedActivation:
+        """Of feed-forwards and experts."""
+        return args.hidden_act
 
     def experts(self, args: Any) -> nn.Module:
         """What a layer has in place of a feed-forward where `args.has_experts`."""
-        return gated_moe(args, usual_routing(args, **self.routing_options), self.moe_type, **self.moe_options)
+        routing = usual_routing(args, **self.routing_options)
+        return gated_moe(args, routing, self.moe_type, act=self.activation(args), **self.moe_options)
 
     def norm(self, args: Any) -> nn.Module:
         return self.norm_of(args, args.hidden_size)

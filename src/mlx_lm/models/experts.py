@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..nn import GatedMLP, MoE, Routing, SwitchGLU
+from ..nn.mlp import GatedActivation
 from .config import EXPERT_COUNTS
 
 __all__ = ["gated_moe", "grouped_routing", "usual_routing"]
@@ -15,7 +16,14 @@ _Kind = TypeVar("_Kind", bound=MoE)
 
 
 def gated_moe(
-    args: Any, routing: Routing, kind: type[_Kind] = MoE, *, shared: int | None = None, **options: Any
+    args: Any,
+    routing: Routing,
+    kind: type[_Kind] = MoE,
+    *,
+    shared: int | None = None,
+    act: GatedActivation | None = None,
+    inner: int | None = None,
+    **options: Any,
 ) -> _Kind:
     """A router and gated experts, as many and as large as the config says in any of the usual names.
 
@@ -25,15 +33,17 @@ def gated_moe(
         kind: with the parameters' names, see `MoE`; `options` are its further options.
         shared: size of the feed-forward that every token visits as well, 0 for none; None is
             `shared_expert_intermediate_size`, or as many times an expert's size as the config counts shared experts.
+        act: of all experts; None is `hidden_act`.
+        inner: features that the chosen experts read; None is `hidden_size`.
     """
-    width, act = args.hidden_size, args.hidden_act
+    width, activation = args.hidden_size, act or args.hidden_act
     count = next(getattr(args, name) for name in EXPERT_COUNTS if hasattr(args, name))
     size = args.moe_intermediate_size if hasattr(args, "moe_intermediate_size") else args.intermediate_size
     if shared is None:
         times = next((getattr(args, name) or 0 for name in _SHARED if hasattr(args, name)), 0)
         shared = getattr(args, "shared_expert_intermediate_size", size * times)
-    always = GatedMLP(width, shared, act, bias=getattr(args, "mlp_bias", False)) if shared else None
-    return kind(width, count, routing, SwitchGLU(width, size, count, act=act), shared=always, **options)
+    always = GatedMLP(width, shared, activation, bias=getattr(args, "mlp_bias", False)) if shared else None
+    return kind(width, count, routing, SwitchGLU(inner or width, size, count, act=activation), shared=always, **options)
 
 
 def usual_routing(args: Any, **options: Any) -> Routing:

@@ -11,12 +11,13 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import AttentionOptions, LayerNames, Linear, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import AttentionOptions, LayerNames, Linear, RMSNorm, Routing
 from ..nn.relative import Heads, RelativeAttention, RelativeOptions, ResidualConv, Sources
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, part, scatter_slots
 from . import inkling_text
 from .base import Cache, layer_state
 from .config import refuse
+from .experts import gated_moe
 from .weights import Rename, Weights
 
 
@@ -224,14 +225,13 @@ class Model(inkling_text.Model):
         return Attention(options, args.relative(index), args)
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
-        width, size, count = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts
         linear, above = args.mlp_gate_softcap, args.mlp_up_softcap
 
         def capped(gate: mx.array, up: mx.array) -> mx.array:
             return linear * mx.tanh(gate / linear) * mx.sigmoid(gate) * (above * mx.tanh(up / above))
 
         routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.route_scale, epsilon=1e-20)
-        return MoE(width, count, routing, SwitchGLU(width, size, count, act=capped), correction=True)
+        return gated_moe(args, routing, act=capped, shared=0, correction=True)
 
     def names_at(self, args: Any, index: int) -> LayerNames:
         return LayerNames(pre_mixer="input_layernorm" if args.slides(index) else None)

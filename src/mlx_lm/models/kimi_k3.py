@@ -11,11 +11,13 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import ChannelDelta, DecoderLayer, GatedMLP, LatentAttention, LatentOptions, Linear, MoE, RMSNorm, SwitchGLU
+from ..nn import ChannelDelta, DecoderLayer, LatentAttention, LatentOptions, Linear, MoE, RMSNorm
+from ..nn.mlp import GatedActivation
 from ..state import LayerState, attend_states, offsets
 from . import kimi_linear
 from .base import Backbone, Cache, CausalLM, layer_state
 from .config import flatten_config, refuse
+from .experts import gated_moe
 from .multimodal import TextTower
 from .weights import Rename, Rule, Split
 
@@ -58,32 +60,16 @@ def situ(gate: mx.array, up: mx.array, *, beta: float | None, linear_beta: float
     return (beta * mx.tanh(raw / beta) * mx.sigmoid(raw) * wide).astype(up.dtype)
 
 
-class BoundedMLP(GatedMLP):
-    def __init__(self, hidden_size: int, intermediate_size: int, args: ModelArgs):
-        super().__init__(hidden_size, intermediate_size)
-        self._beta, self._linear_beta = args.activation_situ_beta, args.activation_situ_linear_beta
-
-    def __call__(self, x: mx.array) -> mx.array:
-        gate, up = self.gate_proj(x), self.up_proj(x)
-        return self.down_proj(situ(gate, up, beta=self._beta, linear_beta=self._linear_beta))
-
-
 class NarrowMoE(MoE):
     """Experts read and write a narrower space, where their sum is normed."""
 
-    def __init__(self, args: ModelArgs):
-        width, narrow, size = args.hidden_size, args.routed_expert_hidden_size, args.moe_intermediate_size
-        count, shared = args.n_routed_experts or 1, None
-        act = partial(situ, beta=args.activation_situ_beta, linear_beta=args.activation_situ_linear_beta)
-        if args.n_shared_experts:
-            shared = BoundedMLP(width, size * args.n_shared_experts, args)
-        experts = SwitchGLU(narrow or width, size, count, act=act)
-        super().__init__(width, count, args.routing(), experts, correction=True, shared=shared)
+    def __init__(self, width: int, *sizes: Any, narrow: int | None, norm_eps: float | None, **options: Any):
+        super().__init__(width, *sizes, **options)
         if narrow:
             self.routed_expert_down_proj = Linear(width, narrow, bias=False)
             self.routed_expert_up_proj = Linear(narrow, width, bias=False)
-            if args.latent_moe_use_norm:
-                self.routed_expert_norm = RMSNorm(narrow, args.rms_norm_eps)
+            if norm_eps is not None:
+                self.routed_expert_norm = RMSNorm(narrow, norm_eps)
 
     def _visit(self, flat: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
         if "routed_expert_down_proj" not in self:
@@ -177,9 +163,13 @@ class TextModel(kimi_linear.Model):
         mixer.lower_bound = args.gate_lower_bound
         return mixer
 
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        sparse = args.has_experts(index)
-        return NarrowMoE(args) if sparse else BoundedMLP(args.hidden_size, args.intermediate_size, args)
+    def activation(self, args: Any) -> GatedActivation:
+        return partial(situ, beta=args.activation_situ_beta, linear_beta=args.activation_situ_linear_beta)
+
+    def experts(self, args: Any) -> nn.Module:
+        narrow, act = args.routed_expert_hidden_size, self.activation(args)
+        own = {"narrow": narrow, "norm_eps": args.rms_norm_eps if args.latent_moe_use_norm else None}
+        return gated_moe(args, args.routing(), NarrowMoE, act=act, inner=narrow, correction=True, **own)
 
 
 class Model(TextTower):

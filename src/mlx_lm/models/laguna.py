@@ -79,12 +79,6 @@ class SoftplusGates(Attention):
 
 class Experts(MoE):
     shared_name = "shared_expert"
-    softcap = 0.0
-
-    def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
-        if self.softcap > 0:
-            logits = self.softcap * mx.tanh(logits.astype(mx.float32) / self.softcap)
-        return super().choose(logits)
 
 
 class Model(DenseModel):
@@ -102,7 +96,6 @@ class Model(DenseModel):
         return super().attention_options(args, index, num_heads=heads, **changes)
 
     def experts(self, args: Any) -> nn.Module:
-        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.moe_routed_scaling_factor)
-        moe = gated_moe(args, routing, Experts, correction=True, shared=args.shared_expert_intermediate_size)
-        moe.softcap = args.moe_router_logit_softcapping
-        return moe
+        scale, softcap = args.moe_routed_scaling_factor, max(args.moe_router_logit_softcapping, 0)
+        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=scale, softcap=softcap)
+        return gated_moe(args, routing, Experts, correction=True)

@@ -6,14 +6,14 @@ A small indexer scores all keys; for each of its heads a query keeps the blocks 
 from functools import partial
 from typing import Any, ClassVar
 
-import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import GatedMLP, LayerNames, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import GatedMLP, LayerNames, MoE, RMSNorm
 from ..nn.block_sparse import BlockAttention, BlockOptions
 from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
+from .experts import gated_moe, usual_routing
 from .gpt_oss import clamped_swiglu
 from .weights import Drop, Rename, Split, expert_rules
 
@@ -67,14 +67,6 @@ class ModelArgs(DecoderArgs):
             raise ConfigError("config.json: the index_... sizes must be positive and fit num_attention_heads.")
 
 
-class ClampedMLP(GatedMLP):
-    alpha, limit = 1.702, 7.0
-
-    def __call__(self, x: mx.array) -> mx.array:
-        gate, up = self.gate_proj(x), self.up_proj(x)
-        return self.down_proj(clamped_swiglu(gate, up, alpha=self.alpha, limit=self.limit))
-
-
 class Experts(MoE):
     correction_on_router = False
 
@@ -103,26 +95,12 @@ class Model(DenseModel):
         )
 
     def blocks(self, args: Any) -> BlockOptions:
-        return BlockOptions(
-            args.index_n_heads,
-            args.index_head_dim,
-            args.index_block_size,
-            args.index_topk_blocks,
-            args.index_local_blocks,
-            args.rms_norm_eps,
-        )
+        choice = args.index_block_size, args.index_topk_blocks, args.index_local_blocks
+        return BlockOptions(args.index_n_heads, args.index_head_dim, *choice, args.rms_norm_eps)
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
-        width, count = args.hidden_size, args.num_local_experts
-        if args.mlp_layer_types[index] == "dense":
-            return self.clamped(args, args.dense_intermediate_size)
         act = partial(clamped_swiglu, alpha=args.swiglu_alpha, limit=args.swiglu_limit)
-        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.routed_scaling_factor)
-        experts = SwitchGLU(width, args.intermediate_size, count, act=act)
-        shared = self.clamped(args, args.shared_intermediate_size)
-        return Experts(width, count, routing, experts, correction=True, shared=shared)
-
-    def clamped(self, args: Any, size: int) -> nn.Module:
-        mlp = ClampedMLP(args.hidden_size, size)
-        mlp.alpha, mlp.limit = args.swiglu_alpha, args.swiglu_limit
-        return mlp
+        if not args.has_experts(index):
+            return GatedMLP(args.hidden_size, args.dense_intermediate_size, act)
+        routing = usual_routing(args, score="sigmoid")
+        return gated_moe(args, routing, Experts, act=act, shared=args.shared_intermediate_size, correction=True)

@@ -11,9 +11,10 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import SANDWICH_NORM, DecoderLayer, Linear, MoE, RMSNorm, Routing, SwitchGLU, UnitRMSNorm
+from ..nn import SANDWICH_NORM, DecoderLayer, Linear, MoE, RMSNorm, SwitchGLU, UnitRMSNorm
 from ..state import LayerState
 from . import muse_glimmer
+from .experts import usual_routing
 from .multimodal import TextTower
 from .weights import Rename, expert_rules
 
@@ -72,15 +73,11 @@ class PooledMoE(MoE):
     """The experts read and write a narrower space."""
 
     def __init__(self, args: ModelArgs):
-        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.routed_scaling_factor, epsilon=1e-15)
+        routing = usual_routing(args, score="sigmoid", epsilon=1e-15, factor=args.output_multiplier)
         super().__init__(args.hidden_size, args.num_local_experts, routing, NormedExperts(args), correction=True)
-        self._multiplier = args.output_multiplier
         self.pre_expert_proj = Linear(args.hidden_size, args.moe_hidden_size, bias=False)
         self.pre_expert_norm = RMSNorm(args.moe_hidden_size, args.rms_norm_eps, offset=1.0)
         self.post_expert_proj = Linear(args.moe_hidden_size, args.hidden_size, bias=False)
-
-    def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
-        return super().choose(logits.astype(mx.float32) * self._multiplier)
 
     def _visit(self, flat: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
         narrow = self.pre_expert_norm(self.pre_expert_proj(flat))

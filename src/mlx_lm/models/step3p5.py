@@ -13,6 +13,7 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..nn import Attention, GatedAttention, GatedMLP, MoE, RopeParameters, Routing, SwitchGLU
+from ..nn.mlp import GatedActivation
 from .config import flatten_config, rope_parameters
 from .dense import DenseModel, SlidingArgs
 from .weights import Rename
@@ -92,24 +93,15 @@ class ModelArgs(SlidingArgs):
     def has_experts(self, index: int) -> bool:
         return index in self.moe_layers_enum if isinstance(self.moe_layers_enum, list) else index >= 1
 
-    def limit(self, index: int, *, shared: bool) -> float:
-        """What the feed-forward's parts are limited to; infinity for none."""
-        limits = self.swiglu_limits_shared if shared else self.swiglu_limits
-        return (limits[index] if limits else None) or float("inf")
+    def activation(self, limits: list[float | None] | None, index: int) -> GatedActivation:
+        """Of layer `index`, whose parts may have a limit."""
+        limit = limits[index] if limits else None
+        return partial(limited, limit=limit) if limit else "silu"
 
 
 def limited(gate: mx.array, up: mx.array, *, limit: float) -> mx.array:
     """silu(gate), at most `limit`, times `up` within +-`limit`."""
     return mx.minimum(kernels.activation(gate, "silu"), limit) * mx.clip(up, -limit, limit)
-
-
-class LimitedMLP(GatedMLP):
-    limit = float("inf")
-
-    def __call__(self, x: mx.array) -> mx.array:
-        if self.limit == float("inf"):
-            return super().__call__(x)
-        return self.down_proj(limited(self.gate_proj(x), self.up_proj(x), limit=self.limit))
 
 
 class HeadGates(GatedAttention):
@@ -139,14 +131,13 @@ class Model(DenseModel):
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         sparse, width, count = args.has_experts(index), args.hidden_size, args.moe_num_experts
-        mlp = LimitedMLP(width, args.share_expert_dim if sparse else args.intermediate_size)
-        mlp.limit = args.limit(index, shared=True)
+        size = args.share_expert_dim if sparse else args.intermediate_size
+        mlp = GatedMLP(width, size, args.activation(args.swiglu_limits_shared, index))
         if not sparse:
             return mlp
         sigmoid = args.use_moe_router_bias or args.moe_router_activation == "sigmoid"
         score, scale = "sigmoid" if sigmoid else "softmax", args.moe_router_scaling_factor
         routing = Routing(args.moe_top_k, score, normalize=sigmoid, scale=scale, epsilon=1e-20)
-        limit = args.limit(index, shared=False)
-        act = "silu" if limit == float("inf") else partial(limited, limit=limit)
+        act = args.activation(args.swiglu_limits, index)
         experts = SwitchGLU(width, args.moe_intermediate_size, count, act=act)
         return Experts(width, count, routing, experts, shared=mlp, correction=args.use_moe_router_bias)

@@ -11,22 +11,12 @@ from .. import kernels
 from .mlp import GatedMLP
 from .moe import MoE, Routing, SwitchGLU, score_experts
 
-__all__ = ["HashedMoE", "LimitedMLP"]
+__all__ = ["HashedMoE", "limited"]
 
 
 def limited(gate: mx.array, up: mx.array, *, act: str, limit: float) -> mx.array:
     """act(gate) * up, with `gate` at most `limit` and `up` within +-`limit`."""
     return kernels.gated_activation(mx.minimum(gate, limit), mx.clip(up, -limit, limit), act)
-
-
-class LimitedMLP(GatedMLP):
-    """Gate and up are limited before they are multiplied."""
-
-    limit = 10.0
-
-    def __call__(self, x: mx.array) -> mx.array:
-        gate, up = self[self.gate_name](x), self[self.up_name](x)
-        return self[self.down_name](limited(gate, up, act=self.act, limit=self.limit))
 
 
 class HashedMoE(MoE):
@@ -36,9 +26,8 @@ class HashedMoE(MoE):
         self, hidden_size: int, size: int, num_experts: int, routing: Routing, *, act: str, limit: float, ids: int = 0
     ):
         """`ids` is the number of token ids in the table, 0 for a layer that routes by scores."""
-        experts = SwitchGLU(hidden_size, size, num_experts, act=partial(limited, act=act, limit=limit))
-        shared = LimitedMLP(hidden_size, size, act)
-        shared.limit = limit
+        within = partial(limited, act=act, limit=limit)
+        experts, shared = SwitchGLU(hidden_size, size, num_experts, act=within), GatedMLP(hidden_size, size, within)
         super().__init__(hidden_size, num_experts, routing, experts, correction=not ids, shared=shared)
         if ids:
             self.gate.tid2eid = mx.zeros((ids, routing.top_k), mx.int32)

@@ -1,5 +1,8 @@
 """Dense feed-forward blocks."""
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -7,7 +10,10 @@ from .. import kernels
 from ..errors import ConfigError
 from .linear import Linear
 
-__all__ = ["MLP", "GatedMLP"]
+__all__ = ["MLP", "GatedActivation", "GatedMLP", "gated"]
+
+GatedActivation: TypeAlias = str | Callable[[mx.array, mx.array], mx.array]
+"""The name of the gate's activation, or a function of gate and up that gives what goes down."""
 
 
 def checked_width(intermediate_size: int) -> int:
@@ -15,6 +21,11 @@ def checked_width(intermediate_size: int) -> int:
     if intermediate_size < 1:
         raise ConfigError(f"config.json: the intermediate_size of a layer must be at least 1, not {intermediate_size}.")
     return intermediate_size
+
+
+def gated(gate: mx.array, up: mx.array, act: GatedActivation) -> mx.array:
+    """act(gate) * up, or what `act` makes of both."""
+    return kernels.gated_activation(gate, up, act) if isinstance(act, str) else act(gate, up)
 
 
 class GatedMLP(nn.Module):
@@ -29,7 +40,13 @@ class GatedMLP(nn.Module):
     fused_name = "gate_up_proj"
 
     def __init__(
-        self, hidden_size: int, intermediate_size: int, act: str = "silu", *, bias: bool = False, fused: bool = False
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        act: GatedActivation = "silu",
+        *,
+        bias: bool = False,
+        fused: bool = False,
     ):
         super().__init__()
         checked_width(intermediate_size)
@@ -46,7 +63,7 @@ class GatedMLP(nn.Module):
             gate, up = mx.split(self[self.fused_name](x), 2, axis=-1)
         else:
             gate, up = self[self.gate_name](x), self[self.up_name](x)
-        return self[self.down_name](kernels.gated_activation(gate, up, self.act))
+        return self[self.down_name](gated(gate, up, self.act))
 
 
 class MLP(nn.Module):

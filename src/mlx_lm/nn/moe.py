@@ -12,7 +12,7 @@ import mlx.nn as nn
 
 from .. import kernels
 from .linear import Linear, SwitchLinear
-from .mlp import checked_width
+from .mlp import GatedActivation, checked_width, gated
 
 __all__ = ["MoE", "NestedRouter", "Routing", "SwitchGLU", "SwitchMLP", "in_expert_order", "route", "score_experts"]
 
@@ -28,6 +28,7 @@ class Routing:
         scale: factor on the weights at the end.
         num_groups, top_groups: experts in groups, of which the best `top_groups` take part.
         group_score: a group's rank is its best score ("max") or the sum of its two best ("top2").
+        factor: on the logits, which `softcap` c then replaces by c*tanh(logit/c).
     """
 
     top_k: int
@@ -38,6 +39,8 @@ class Routing:
     top_groups: int = 1
     group_score: str = "max"
     epsilon: float = 0.0
+    factor: float = 1.0
+    softcap: float = 0.0
 
 
 def route(logits: mx.array, routing: Routing, correction: mx.array | None = None) -> tuple[mx.array, mx.array]:
@@ -63,6 +66,9 @@ def route(logits: mx.array, routing: Routing, correction: mx.array | None = None
 def score_experts(logits: mx.array, routing: Routing) -> mx.array:
     """Scores (..., E), float32; those of "softmax_topk" are the logits."""
     logits = logits.astype(mx.float32)
+    logits = logits if routing.factor == 1.0 else logits * routing.factor
+    if routing.softcap:
+        logits = routing.softcap * mx.tanh(logits / routing.softcap)
     if routing.score == "sigmoid":
         return mx.sigmoid(logits)
     if routing.score == "softmax":
@@ -109,7 +115,7 @@ class SwitchGLU(nn.Module):
         intermediate_size: int,
         num_experts: int,
         *,
-        act: str | Callable[[mx.array, mx.array], mx.array] = "silu",
+        act: GatedActivation = "silu",
         bias: bool = False,
     ):
         super().__init__()
@@ -124,8 +130,7 @@ class SwitchGLU(nn.Module):
 
     def _experts(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
         gate, up = self.gate_proj(x, indices, in_order), self.up_proj(x, indices, in_order)
-        hidden = kernels.gated_activation(gate, up, self.act) if isinstance(self.act, str) else self.act(gate, up)
-        return self.down_proj(hidden, indices, in_order)
+        return self.down_proj(gated(gate, up, self.act), indices, in_order)
 
 
 class SwitchMLP(nn.Module):
