@@ -8,13 +8,12 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..nn import GatedMLP, Linear, MoE, Routing, SwitchGLU
-from .config import DecoderArgs
+from .config import BiasArgs
 from .dense import DenseModel
 from .weights import expert_rules
 
 
-class ModelArgs(DecoderArgs):
-    attention_bias: bool = False
+class ModelArgs(BiasArgs):
     mlp_only_layers: list[int] = field(default_factory=list)
     decoder_sparse_step: int = 1
     num_experts: int = 256

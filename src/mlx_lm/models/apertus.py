@@ -6,14 +6,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..nn import MLP, LayerNames
-from .config import DecoderArgs
+from .config import BiasArgs
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(BiasArgs):
     fixed: ClassVar = {"hidden_act": ("xielu",)}
     rms_norm_eps: float = 1e-5
-    attention_bias: bool = False
 
     def __post_init__(self) -> None:
         self.hidden_act = "silu"  # unused

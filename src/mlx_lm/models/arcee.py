@@ -1,16 +1,14 @@
 """Arcee AFM: a feed-forward without gate, squared ReLU. Source: https://huggingface.co/arcee-ai/AFM-4.5B."""
 
 from ..nn import MLP
-from .config import DecoderArgs
+from .config import LlamaArgs
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LlamaArgs):
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096
     hidden_act: str = "relu2"
-    attention_bias: bool = False
-    mlp_bias: bool = False
 
 
 class Model(DenseModel):

@@ -3,14 +3,12 @@
 from typing import ClassVar
 
 from ..nn import MoE
-from .config import DecoderArgs
+from .config import LlamaArgs
 from .dense import DenseModel
 from .weights import Rename, Split, Transform
 
 
-class ModelArgs(DecoderArgs):
-    attention_bias: bool = False
-    mlp_bias: bool = False
+class ModelArgs(LlamaArgs):
     moe_num_experts: int = 8
     moe_topk: int = 2
     moe_num_shared_experts: int = 2

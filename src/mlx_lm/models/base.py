@@ -17,12 +17,12 @@ from ..nn.fuse import LayerRunner
 from ..nn.interleaved import interleave_weights
 from ..nn.parameters import flat_parameters
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec, dtype_name
-from .config import BaseModelArgs, DecoderArgs
+from .config import BaseModelArgs, BiasArgs, DecoderArgs, LlamaArgs
 from .weights import COMMON_RULES, LAST_RULES, TEXT_TOWER_RULES, Drop, DropLayers, Rule, Weights, apply_rules
 
 __all__ = [
-    "Backbone", "BaseModelArgs", "Cache", "CausalLM", "DecoderArgs", "ModelNames", "PassingBackbone", "PassingLayer",
-    "flag", "layer_state", "state_dtype",
+    "Backbone", "BaseModelArgs", "BiasArgs", "Cache", "CausalLM", "DecoderArgs", "LlamaArgs", "ModelNames",
+    "PassingBackbone", "PassingLayer", "flag", "layer_state", "state_dtype",
 ]  # fmt: skip
 
 Cache = Sequence[LayerState] | None
@@ -157,7 +157,7 @@ class CausalLM(nn.Module):
         return getattr(args, "embedding_multiplier", None) or 1.0
 
     def logit_scale(self, args: Any) -> float:
-        return 1.0
+        return getattr(args, "logit_scale", 1.0) / getattr(args, "logits_scaling", 1.0)
 
     def logit_softcap(self, args: Any) -> float | None:
         return getattr(args, "final_logit_softcapping", None) or None

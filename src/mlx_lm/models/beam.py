@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 
-from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, GatedAttention, RopeParameters
+from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, GatedAttention
 from ..state import LayerState
-from .dense import DenseModel, SlidingArgs
+from .dense import DenseModel, KindRopeArgs
 from .weights import expert_rules
 
 
-class ModelArgs(SlidingArgs):
+class ModelArgs(KindRopeArgs):
     head_dim: int | None = 128
     max_position_embeddings: int = 8192
     attention_bias: bool = False
@@ -24,23 +24,19 @@ class ModelArgs(SlidingArgs):
     num_experts_per_tok: int = 8
     norm_topk_prob: bool = True
     mlp_layer_types: list[str] | None = None
+    first_k_dense_replace: ClassVar = 3  # without `mlp_layer_types`
     n_group: int = 8
     topk_group: int = 4
     routed_scaling_factor: float = 2.5
     final_logit_softcapping: float | None = 30.0
 
     def __post_init__(self) -> None:
-        count = self.num_hidden_layers
-        self.mlp_layer_types = self.mlp_layer_types or [("sparse", "dense")[i < 3] for i in range(count)]
         super().__post_init__()
         if self.rope_by_layer_type is None:
             self.rope_by_layer_type = {"sliding_attention": {"rope_theta": self.rope_theta}}
 
     def slides(self, index: int) -> bool:
         return (index + 1) % 6 != 0 and index + 1 < self.num_hidden_layers
-
-    def layer_rope(self, index: int) -> RopeParameters:
-        return self.rope_parameters(self.layer_type(index))
 
 
 class BeamAttention(GatedAttention):
@@ -83,6 +79,3 @@ class Model(DenseModel):
     qk_norm = True
     moe_options: ClassVar = {"correction": True}
     rules = expert_rules()
-
-    def has_rope(self, args: Any, index: int) -> bool:
-        return args.layer_type(index) in args.rope_by_layer_type

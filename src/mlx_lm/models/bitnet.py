@@ -11,16 +11,15 @@ from mlx import nn
 from .. import kernels
 from ..kernels import KVView
 from ..nn import Attention, GatedMLP, RMSNorm
-from .config import DecoderArgs
+from .config import BiasArgs
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(BiasArgs):
     rms_norm_eps: float = 1e-5
     hidden_act: str = "relu2"
     rope_theta: float = 500000.0
     tie_word_embeddings: bool = True
-    attention_bias: bool = False
 
 
 class NormedOutput(Attention):

@@ -5,13 +5,12 @@ from typing import Any, ClassVar
 import mlx.core as mx
 
 from ..nn import Attention, AttentionOptions
+from . import gptj
 from .base import ModelNames
 from .config import refuse
-from .gptj import Model as Gptj
-from .gptj import ModelArgs
 from .weights import Rename
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = gptj.ModelArgs
 
 _BLOCKS = 4  # of queries, values and keys, in this order: what one device of the training held
 
@@ -26,7 +25,7 @@ class BlockwiseAttention(Attention):
         return queries, keys, values, None
 
 
-class Model(Gptj):
+class Model(gptj.Model):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     attention_type = BlockwiseAttention
     attention: ClassVar = {"fused": True}

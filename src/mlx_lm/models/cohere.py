@@ -1,16 +1,15 @@
 """Command R: one norm feeds attention and feed-forward in parallel. https://huggingface.co/CohereLabs/c4ai-command-r-v01."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..nn import Attention, AttentionOptions, HeadNorm, LayerNames
-from .config import DecoderArgs
+from .config import BiasArgs
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(BiasArgs):
     layer_norm_eps: float = 1e-5
     logit_scale: float = 0.0625
-    attention_bias: bool = False
     use_qk_norm: bool = False
     max_position_embeddings: int = 8192
     tie_word_embeddings: bool = True
@@ -31,6 +30,3 @@ class Model(DenseModel):
     qk_norm = "use_qk_norm"
     norm_options: ClassVar = {"bias": False}
     parallel = True
-
-    def logit_scale(self, args: Any) -> float:
-        return args.logit_scale

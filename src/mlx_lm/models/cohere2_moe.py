@@ -6,13 +6,12 @@ import mlx.core as mx
 from mlx import nn
 
 from ..nn import GatedMLP, MoE, RMSNorm, Routing
-from .cohere2 import Model as Cohere2
-from .cohere2 import ModelArgs as Cohere2Args
+from . import cohere2
 from .experts import gated_moe
 from .weights import expert_rules
 
 
-class ModelArgs(Cohere2Args):
+class ModelArgs(cohere2.ModelArgs):
     fixed: ClassVar = {
         "expert_selection_fn": ("softmax", "sigmoid"),
         "shared_expert_combination_strategy": ("average", "sum"),
@@ -36,7 +35,6 @@ class ModelArgs(Cohere2Args):
             patterns += [(i, self.sliding_window_pattern or 4) for i in range(count - first)]
             kinds = ("full_attention", "sliding_attention")
             self.layer_types = [kinds[(i + 1) % max(every, 1) != 0] for i, every in patterns]
-        self.mlp_layer_types = self.mlp_layer_types or ["dense"] * first + ["sparse"] * (count - first)
         super().__post_init__()
 
 
@@ -47,20 +45,23 @@ class AveragedExperts(MoE):
         return super().__call__(x) * 0.5
 
 
-class Model(Cohere2):
+class Model(cohere2.Model):
     rules = expert_rules()
 
     def has_rope(self, args: Any, index: int) -> bool:
-        prefix = args.mlp_layer_types[index] == "dense" and args.prefix_dense_sliding_window_pattern == 1
+        prefix = not args.has_experts(index) and args.prefix_dense_sliding_window_pattern == 1
         return prefix or super().has_rope(args, index)
 
     def norm(self, args: Any) -> nn.Module:
         return super().norm(args) if args.rms_norm_eps is None else RMSNorm(args.hidden_size, args.rms_norm_eps)
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
-        if args.mlp_layer_types[index] == "dense":
-            size = args.prefix_dense_intermediate_size or args.intermediate_size
-            return GatedMLP(args.hidden_size, size, args.hidden_act)
+        if args.has_experts(index):
+            return self.experts(args)
+        size = args.prefix_dense_intermediate_size or args.intermediate_size
+        return GatedMLP(args.hidden_size, size, args.hidden_act)
+
+    def experts(self, args: Any) -> nn.Module:
         score = "softmax_topk" if args.expert_selection_fn == "softmax" else "sigmoid"
         routing = Routing(args.num_experts_per_tok, score, normalize=args.norm_topk_prob)
         averaged = args.num_shared_experts and args.shared_expert_combination_strategy == "average"

@@ -1,10 +1,6 @@
 """Compass, Cohere's vision models: the text tower."""
 
 from . import cohere_compass_text
-from .multimodal import TextTower
+from .multimodal import text_tower
 
-ModelArgs = cohere_compass_text.ModelArgs
-
-
-class Model(TextTower):
-    text_model = cohere_compass_text.Model
+Model, ModelArgs = text_tower(__name__, cohere_compass_text)

@@ -3,15 +3,12 @@
 Source: https://huggingface.co/CohereLabs/North-Micro-Vision-Instruct.
 """
 
-from typing import Any
-
-from ..nn import RopeParameters
-from . import cohere2
-from .cohere import Model as Cohere
+from . import cohere, cohere2
 from .config import refuse
+from .dense import KindRopeArgs
 
 
-class ModelArgs(cohere2.ModelArgs):
+class ModelArgs(KindRopeArgs, cohere2.ModelArgs):
     logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -19,12 +16,6 @@ class ModelArgs(cohere2.ModelArgs):
         super().__post_init__()
         refuse(self.rope_by_layer_type is None, "rope_parameters must have an entry for each kind in layer_types")
 
-    def layer_rope(self, index: int) -> RopeParameters:
-        return self.rope_parameters(self.layer_type(index))
 
-
-class Model(Cohere):
+class Model(cohere.Model):
     traditional_rope = False
-
-    def has_rope(self, args: Any, index: int) -> bool:
-        return args.layer_type(index) in args.rope_by_layer_type

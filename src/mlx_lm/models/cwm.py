@@ -15,5 +15,4 @@ class ModelArgs(SlidingArgs):
         return index % 4 != 0
 
 
-class Model(DenseModel):
-    pass
+Model = DenseModel

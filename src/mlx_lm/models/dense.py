@@ -29,7 +29,7 @@ from .base import CausalLM, flag
 from .config import DecoderArgs, check_kinds, refuse, rope_parameters
 from .experts import gated_moe, usual_routing
 
-__all__ = ["DenseModel", "LinearArgs", "SlidingArgs", "TwoRopeArgs"]
+__all__ = ["DenseModel", "KindRopeArgs", "LinearArgs", "SlidingArgs", "TwoRopeArgs"]
 
 _KINDS = ("linear_attention", "full_attention")
 _OTHER_KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
@@ -97,6 +97,16 @@ class SlidingArgs(DecoderArgs):
     def window(self, index: int) -> int | None:
         return self.sliding_window if self.layer_type(index) == "sliding_attention" else None
 
+    def layer_rope(self, index: int) -> RopeParameters:
+        return self.rope_parameters(self.layer_type(index))
+
+
+class KindRopeArgs(SlidingArgs):
+    """Layers of a kind for which `rope_parameters` has no entry have no positions."""
+
+    def has_rope(self, index: int) -> bool:
+        return self.layer_type(index) in (self.rope_by_layer_type or {})
+
 
 class TwoRopeArgs(SlidingArgs):
     """Sliding layers have a rope of their own, without scaling."""
@@ -128,7 +138,9 @@ class DenseModel(CausalLM):
     qk_norm: ClassVar[bool | str] = False  # norms on queries and keys, of the layers' kind
     parallel: ClassVar[bool | str] = False  # the feed-forward reads what the mixer reads
     norm_options: ClassVar[Mapping[str, Any]] = {}  # of the layers' norms
-    rope_where_sliding: ClassVar[bool] = False  # layers that see everything have no positions
+    # Layers that see everything have no positions; `rope_unless_sliding`: where others slide.
+    rope_where_sliding: ClassVar[bool] = False
+    rope_unless_sliding: ClassVar[bool] = False
 
     def layer(self, args: Any, index: int) -> Any:
         layer = self.layer_type_at(args, index)(
@@ -168,7 +180,8 @@ class DenseModel(CausalLM):
             "num_kv_heads": kv_heads,
             "head_dim": head_dim,
             "rope": self.rope(args, index),
-            "scale": getattr(args, "attention_multiplier", None),
+            "scale": args.attention_scale(),
+            "softcap": getattr(args, "attn_logit_softcapping", None) or None,
             "window": args.window(index),
             "bias": bias,
             "out_bias": getattr(args, "attention_out_bias", bias),
@@ -184,7 +197,8 @@ class DenseModel(CausalLM):
 
     def has_rope(self, args: Any, index: int) -> bool:
         """Whether layer `index` has positions."""
-        return not (self.rope_where_sliding and args.window(index) is None)
+        only = self.rope_where_sliding or (self.rope_unless_sliding and args.sliding_window is not None)
+        return args.has_rope(index) and not (only and args.window(index) is None)
 
     def feed_forward(self, args: Any, index: int) -> nn.Module | None:
         if args.has_experts(index):

@@ -9,13 +9,12 @@ import mlx.core as mx
 from .. import kernels
 from ..kernels import KVView, QuantizedTensor
 from ..nn import Attention
-from .config import DecoderArgs, refuse
+from .config import BiasArgs, refuse
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(BiasArgs):
     rms_norm_eps: float = 1e-5
-    attention_bias: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,16 +7,14 @@ from mlx import nn
 
 from ..nn import AttentionOptions, GatedMLP, LayerNames, OutProjAttention
 from ..state import LayerState, StateSpec
-from .base import DecoderArgs, ModelNames
+from .base import LlamaArgs, ModelNames
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LlamaArgs):
     aliases: ClassVar = {"num_layers": "num_hidden_layers", "layer_norm_epsilon": "rms_norm_eps"}
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
-    attention_bias: bool = False
-    mlp_bias: bool = False
 
 
 class Nested(nn.Module):

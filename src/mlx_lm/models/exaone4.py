@@ -1,7 +1,5 @@
 """EXAONE 4: norms after the branches; full layers have no rope where others slide. https://arxiv.org/abs/2507.11407."""
 
-from typing import Any
-
 from ..nn import POST_NORM
 from .dense import DenseModel, SlidingArgs
 
@@ -26,7 +24,4 @@ class ModelArgs(SlidingArgs):
 
 class Model(DenseModel):
     layer_names = POST_NORM
-    qk_norm = True
-
-    def has_rope(self, args: Any, index: int) -> bool:
-        return args.sliding_window is None or args.layer_type(index) == "sliding_attention"
+    qk_norm = rope_unless_sliding = True

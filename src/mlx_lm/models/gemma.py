@@ -5,15 +5,14 @@ The later Gemma families derive from this one.
 
 from typing import ClassVar
 
-from .config import DecoderArgs
+from .config import BiasArgs
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(BiasArgs):
     head_dim: int | None = 256
     hidden_act: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 8192
-    attention_bias: bool = False
     tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:

@@ -1,10 +1,6 @@
 """Gemma 3's multimodal checkpoints: the text tower. Source: https://arxiv.org/abs/2503.19786."""
 
 from . import gemma3_text
-from .multimodal import TextTower
+from .multimodal import text_tower
 
-ModelArgs = gemma3_text.ModelArgs
-
-
-class Model(TextTower):
-    text_model = gemma3_text.Model
+Model, ModelArgs = text_tower(__name__, gemma3_text)

@@ -1,12 +1,11 @@
 """Gemma 3: five sliding layers to a full one, each kind with its own rope. Source: https://arxiv.org/abs/2503.19786."""
 
+from . import gemma2
 from .config import refuse
 from .dense import TwoRopeArgs
-from .gemma2 import Model as Gemma2
-from .gemma2 import ModelArgs as Gemma2Args
 
 
-class ModelArgs(TwoRopeArgs, Gemma2Args):
+class ModelArgs(TwoRopeArgs, gemma2.ModelArgs):
     """Published text configs leave out what equals the defaults."""
 
     hidden_size: int = 2304
@@ -28,5 +27,5 @@ class ModelArgs(TwoRopeArgs, Gemma2Args):
         super().__post_init__()
 
 
-class Model(Gemma2):
+class Model(gemma2.Model):
     qk_norm = True

@@ -1,10 +1,6 @@
 """Gemma 4's multimodal checkpoints: the text tower. Source: https://ai.google.dev/gemma/docs/core/model_card_4."""
 
 from . import gemma4_text
-from .multimodal import TextTower
+from .multimodal import text_tower
 
-ModelArgs = gemma4_text.ModelArgs
-
-
-class Model(TextTower):
-    text_model = gemma4_text.Model
+Model, ModelArgs = text_tower(__name__, gemma4_text)

@@ -1,10 +1,6 @@
 """Gemma 4's checkpoints without towers, whose images and sounds are embedded like text: what reads and writes text."""
 
 from . import gemma4_unified_text
-from .multimodal import TextTower
+from .multimodal import text_tower
 
-ModelArgs = gemma4_unified_text.ModelArgs
-
-
-class Model(TextTower):
-    text_model = gemma4_unified_text.Model
+Model, ModelArgs = text_tower(__name__, gemma4_unified_text)

@@ -1,9 +1,8 @@
 """Gemma 4 with one tower for all modalities: Gemma 4's text model without experts and inputs of each layer's own."""
 
 from . import gemma4_text
-from .gemma4_text import Model
 
-__all__ = ["Model", "ModelArgs"]
+Model = gemma4_text.Model
 
 
 class ModelArgs(gemma4_text.ModelArgs):

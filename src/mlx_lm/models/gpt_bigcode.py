@@ -3,13 +3,11 @@
 from typing import Any
 
 from ..nn import Attention, HeadwiseAttention
+from . import gpt2
 from .base import ModelNames
-from .gpt2 import FusedAttention
-from .gpt2 import Model as Gpt2
-from .gpt2 import ModelArgs as Gpt2Args
 
 
-class ModelArgs(Gpt2Args):
+class ModelArgs(gpt2.ModelArgs):
     hidden_act: str = "gelu_pytorch_tanh"
     multi_query: bool = True
 
@@ -22,10 +20,10 @@ class Headwise(HeadwiseAttention):
     qkv_name, out_name = "c_attn", "c_proj"
 
 
-class Model(Gpt2):
+class Model(gpt2.Model):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     rules = ()
 
     def mixer(self, args: Any, index: int) -> Attention:
-        kind = FusedAttention if args.multi_query else Headwise
+        kind = gpt2.FusedAttention if args.multi_query else Headwise
         return kind(self.attention_options(args, index))

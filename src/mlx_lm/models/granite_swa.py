@@ -1,13 +1,12 @@
 """Granite with windows and sinks, and a rope base for each layer. Source: https://huggingface.co/ibm-granite."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..errors import ConfigError
 from ..nn import RopeParameters
+from . import granite
 from .config import rope_parameters
 from .dense import DenseModel, SlidingArgs
-from .granite import Model as Granite
-from .granite import ModelArgs as GraniteArgs
 
 
 class WindowArgs(SlidingArgs):
@@ -37,15 +36,11 @@ class Sinks(DenseModel):
 
     attention: ClassVar = {"sinks": True}
 
-    def has_rope(self, args: Any, index: int) -> bool:
-        return args.layer_rope_theta[index] > 0
 
-
-class ModelArgs(WindowArgs, GraniteArgs):
+class ModelArgs(WindowArgs, granite.ModelArgs):
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
     max_position_embeddings: int = 8192
 
 
-class Model(Sinks, Granite):
-    pass
+Model = Sinks

@@ -3,12 +3,11 @@
 from typing import ClassVar
 
 from ..nn import LayerNames, MoE
-from .granite import Model as Granite
-from .granite import ModelArgs as GraniteArgs
+from . import granite
 from .weights import Rename, expert_rules
 
 
-class ModelArgs(GraniteArgs):
+class ModelArgs(granite.ModelArgs):
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
 
@@ -17,7 +16,7 @@ class Experts(MoE):
     router_name, router_layer = "router", "layer"
 
 
-class Model(Granite):
+class Model(granite.Model):
     layer_names = LayerNames(feed_forward="block_sparse_moe")
     moe_type = Experts
     routing_options: ClassVar = {"score": "softmax_topk"}

@@ -1,13 +1,12 @@
 """Granite with experts, windows and sinks. Source: https://huggingface.co/ibm-granite."""
 
+from . import granitemoeshared
 from .granite_swa import Sinks, WindowArgs
-from .granitemoeshared import Model as GraniteMoeShared
-from .granitemoeshared import ModelArgs as GraniteMoeSharedArgs
 
 
-class ModelArgs(WindowArgs, GraniteMoeSharedArgs):
+class ModelArgs(WindowArgs, granitemoeshared.ModelArgs):
     pass
 
 
-class Model(Sinks, GraniteMoeShared):
+class Model(Sinks, granitemoeshared.Model):
     pass

@@ -5,20 +5,19 @@ from typing import Any
 import mlx.nn as nn
 
 from ..nn import GatedMLP, MoE
-from .granitemoe import Model as GraniteMoe
-from .granitemoe import ModelArgs as GraniteMoeArgs
+from . import granitemoe
 from .weights import Rename
 
 
-class ModelArgs(GraniteMoeArgs):
+class ModelArgs(granitemoe.ModelArgs):
     shared_intermediate_size: int = 0
 
 
-class Model(GraniteMoe):
+class Model(granitemoe.Model):
     rules = (
         Rename(r"(layers\.\d+\.)shared_mlp\.input_linear\.", r"\1block_sparse_moe.shared_experts.gate_up_proj."),
         Rename(r"(layers\.\d+\.)shared_mlp\.output_linear\.", r"\1block_sparse_moe.shared_experts.down_proj."),
-        *GraniteMoe.rules,
+        *granitemoe.Model.rules,
     )
 
     def experts(self, args: Any) -> nn.Module:

@@ -2,17 +2,15 @@
 
 from typing import ClassVar
 
-from .config import DecoderArgs
+from .config import LlamaArgs
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LlamaArgs):
     head_dim: int | None = 128
     rms_norm_eps: float = 1e-8
     max_position_embeddings: int = 4096
     rope_theta: float = 100000.0
-    attention_bias: bool = False
-    mlp_bias: bool = False
 
 
 class Model(DenseModel):

@@ -3,16 +3,15 @@
 from typing import Any
 
 from ..nn import LayerNames
-from .granite import Model as Granite
-from .granite import ModelArgs as GraniteArgs
+from . import granite
 
 
-class ModelArgs(GraniteArgs):
+class ModelArgs(granite.ModelArgs):
     attention_multiplier: float | None = None  # type: ignore[assignment]
     use_post_norm: bool = True
 
 
-class Model(Granite):
+class Model(granite.Model):
     def names_at(self, args: Any, index: int) -> LayerNames:
         if not args.use_post_norm:
             return LayerNames()

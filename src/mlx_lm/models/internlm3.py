@@ -2,18 +2,15 @@
 
 from typing import ClassVar
 
-from .config import DecoderArgs
+from .config import LlamaArgs
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LlamaArgs):
     head_dim: int | None = 128
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 32768
-    attention_bias: bool = False
-    mlp_bias: bool = False
     aliases: ClassVar = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
 
 
-class Model(DenseModel):
-    pass
+Model = DenseModel

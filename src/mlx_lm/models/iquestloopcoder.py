@@ -11,16 +11,14 @@ from mlx import nn
 from ..kernels import KVView
 from ..nn import Attention, DecoderLayer
 from ..state import KVSpec, LayerState, ListSpec, StateSpec, attend_states, offsets, part
-from .base import Backbone, Cache, CausalLM, DecoderArgs, layer_state
+from .base import Backbone, Cache, CausalLM, LlamaArgs, layer_state
 from .dense import DenseModel
 from .weights import Rename
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LlamaArgs):
     max_position_embeddings: int = 131072
     rope_theta: float = 500000.0
-    attention_bias: bool = False
-    mlp_bias: bool = False
     loop_num: int = 2
     loop_window_size: int = 64
 

@@ -1,12 +1,11 @@
 """Jais 2: layer norms, squared ReLU without gate, biases everywhere. Source: https://huggingface.co/inceptionai."""
 
-from .arcee import Model
-from .arcee import ModelArgs as ArceeArgs
+from . import arcee
 
-__all__ = ["Model", "ModelArgs"]
+Model = arcee.Model
 
 
-class ModelArgs(ArceeArgs):
+class ModelArgs(arcee.ModelArgs):
     layer_norm_eps: float = 1e-5
     max_position_embeddings: int = 8192
     attention_bias: bool = True

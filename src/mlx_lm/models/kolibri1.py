@@ -3,7 +3,7 @@
 Source: https://huggingface.co/docs/transformers/model_doc/kolibri1.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import mlx.core as mx
 
@@ -37,7 +37,7 @@ class LogitChoice(MoE):
 
 class Model(DenseModel):
     layer_names = LayerNames(post_mixer="post_attn_norm", post_feed_forward="post_ffn_norm")
-    qk_norm = True
+    qk_norm = rope_unless_sliding = True
     moe_type = LogitChoice
     moe_options: ClassVar = {"correction": True}
     routing_options: ClassVar = {"score": "sigmoid"}
@@ -47,6 +47,3 @@ class Model(DenseModel):
         Rename(r"\.post_mlp_layernorm\.", ".post_ffn_norm."),
         *expert_rules(),
     )
-
-    def has_rope(self, args: Any, index: int) -> bool:
-        return args.sliding_window is None or args.layer_type(index) == "sliding_attention"

@@ -12,5 +12,4 @@ class ModelArgs(SlidingArgs):
         return None if self.layer_types is None else super().window(index)
 
 
-class Model(DenseModel):
-    pass
+Model = DenseModel

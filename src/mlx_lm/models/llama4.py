@@ -1,10 +1,6 @@
 """Llama 4's multimodal checkpoints: the text tower."""
 
 from . import llama4_text
-from .multimodal import TextTower
+from .multimodal import text_tower
 
-ModelArgs = llama4_text.ModelArgs
-
-
-class Model(TextTower):
-    text_model = llama4_text.Model
+Model, ModelArgs = text_tower(__name__, llama4_text)

@@ -118,9 +118,6 @@ class Model(DenseModel):
         chunked.eps = args.rms_norm_eps if args.use_qk_norm else None
         return chunked
 
-    def has_rope(self, args: Any, index: int) -> bool:
-        return bool(args.no_rope_layers[index])
-
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         if index not in args.moe_layers:
             return GatedMLP(args.hidden_size, args.intermediate_size_mlp, args.hidden_act)

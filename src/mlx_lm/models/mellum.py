@@ -21,7 +21,6 @@ class ModelArgs(LayerTypeArgs):
     norm_topk_prob: bool = True
 
     def __post_init__(self) -> None:
-        self.mlp_layer_types = self.mlp_layer_types or ["sparse"] * self.num_hidden_layers
         super().__post_init__()
         self.rope_by_layer_type = self.rope_by_layer_type or _ROPES
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .config import DecoderArgs, refuse
+from .config import DecoderArgs
 from .dense import DenseModel
 
 
@@ -12,10 +12,6 @@ class ModelArgs(DecoderArgs):
     scale_emb: float = 1.0
     scale_depth: float = 1.0
     dim_model_base: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse(self.dim_model_base <= 0, f"dim_model_base must be positive, not {self.dim_model_base!r}")
 
 
 class ScaledModel(DenseModel):

@@ -8,5 +8,4 @@ class ModelArgs(SlidingArgs):
     max_position_embeddings: int = 131072
 
 
-class Model(DenseModel):
-    pass
+Model = DenseModel

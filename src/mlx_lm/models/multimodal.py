@@ -16,7 +16,7 @@ from .base import CausalLM
 from .config import BaseModelArgs, refuse
 from .weights import Drop, Rename, Rule
 
-__all__ = ["NamedText", "NamedTextTower", "TextTower"]
+__all__ = ["NamedText", "NamedTextTower", "TextTower", "text_tower"]
 
 
 class TextTower(CausalLM):
@@ -65,6 +65,11 @@ class TextTower(CausalLM):
     @property
     def context_length(self) -> int | None:
         return self.language_model.context_length
+
+
+def text_tower(module: str, family: ModuleType) -> tuple[type[TextTower], Any]:
+    """`Model` and `ModelArgs` of `module`, whose checkpoints have a text model of `family`."""
+    return type("Model", (TextTower,), {"text_model": family.Model, "__module__": module}), family.ModelArgs
 
 
 class NamedText(BaseModelArgs):

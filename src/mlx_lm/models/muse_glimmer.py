@@ -77,9 +77,6 @@ class TextModel(DenseModel):
         unit = {"qk_norm": lambda _: UnitRMSNorm(args.rms_norm_eps)}
         return super().attention_options(args, index, scale=scale, **unit, **changes)
 
-    def has_rope(self, args: Any, index: int) -> bool:
-        return args.layer_rope_theta[index] > 0
-
     def final_norm(self, args: Any) -> nn.Module:
         return RMSNorm(args.hidden_size, args.rms_norm_eps)
 

@@ -10,16 +10,14 @@ import mlx.core as mx
 from ..nn import DecoderLayer
 from ..state import ListSpec, StateSpec, part
 from . import llama
-from .base import Backbone, Cache, CausalLM, DecoderArgs, layer_state
+from .base import Backbone, Cache, CausalLM, LlamaArgs, layer_state
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LlamaArgs):
     fixed: ClassVar = dict.fromkeys((  # variants that no published checkpoint has
         "enable_depth_attention", "enable_double_loop_split", "loop_share_kv", "use_depth_attention", "use_loop_split",
         "use_mhc", "use_ngram",
     ), (False,))  # fmt: skip
-    attention_bias: bool = False
-    mlp_bias: bool = False
     num_loops: int = 1
     skip_loop_final_norm: bool = False
 

@@ -7,16 +7,15 @@ from mlx import nn
 
 from .. import kernels
 from ..nn import Attention, LayerNames, Rope, UnitRMSNorm
-from .base import Backbone, DecoderArgs, ModelNames
+from .base import Backbone, BiasArgs, ModelNames
 from .config import refuse
 from .dense import DenseModel
 from .starcoder2 import FeedForward
 from .weights import Rename
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(BiasArgs):
     hidden_act: str = "relu2"
-    attention_bias: bool = False
     final_logit_softcapping: float | None = 15.0
 
 

@@ -7,11 +7,10 @@ import mlx.nn as nn
 
 from .. import kernels
 from ..nn import LayerNorm
-from .arcee import Model as Arcee
-from .arcee import ModelArgs as ArceeArgs
+from . import arcee
 
 
-class ModelArgs(ArceeArgs):
+class ModelArgs(arcee.ModelArgs):
     norm_eps: float = 1e-5
     partial_rotary_factor: float = 0.5
 
@@ -23,6 +22,6 @@ class LayerNorm1P(LayerNorm):
         return kernels.layer_norm(x, self["weight"] + 1, self["bias"], self.eps)
 
 
-class Model(Arcee):
+class Model(arcee.Model):
     def norm(self, args: Any) -> nn.Module:
         return LayerNorm1P(args.hidden_size, args.norm_eps)

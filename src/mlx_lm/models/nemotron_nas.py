@@ -11,7 +11,7 @@ from mlx import nn
 from ..errors import ConfigError
 from ..nn import GatedMLP, LayerNames, Linear
 from ..state import LayerState, NoSpec, StateSpec
-from .config import DecoderArgs, refuse
+from .config import LlamaArgs, refuse
 from .dense import DenseModel
 from .weights import Rename
 
@@ -24,13 +24,11 @@ _NOT_SUPPORTED = (
 )
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LlamaArgs):
     block_configs: list[Any]
     rms_norm_eps: float = 1e-5
     rope_theta: float = 500000.0
     max_position_embeddings: int = 131072
-    attention_bias: bool = False
-    mlp_bias: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,12 +5,11 @@ from typing import Any
 import mlx.nn as nn
 
 from ..nn import LayerNorm
-from .config import DecoderArgs
+from .config import BiasArgs
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
-    attention_bias: bool = False
+class ModelArgs(BiasArgs):
     clip_qkv: float | None = None
 
 

@@ -3,13 +3,12 @@
 from typing import ClassVar
 
 from ..nn import POST_NORM
-from .config import DecoderArgs
+from .config import BiasArgs
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(BiasArgs):
     rms_norm_eps: float = 1e-5
-    attention_bias: bool = False
 
 
 class Model(DenseModel):

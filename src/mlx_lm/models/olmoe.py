@@ -2,15 +2,14 @@
 
 from typing import ClassVar
 
-from .config import DecoderArgs
+from .config import BiasArgs
 from .dense import DenseModel
 from .weights import expert_rules
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(BiasArgs):
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096
-    attention_bias: bool = False
     clip_qkv: float | None = None
     num_experts: int = 64
     num_experts_per_tok: int = 8

@@ -5,14 +5,13 @@ from typing import Any, ClassVar
 import mlx.nn as nn
 
 from ..nn import DecoderLayer, LayerNames, NormedSumLayer
+from . import gpt2
 from .base import ModelNames
-from .gpt2 import Model as Gpt2
-from .gpt2 import ModelArgs as Gpt2Args
 from .positions import LearnedPositions
 from .weights import Rename, Transform
 
 
-class ModelArgs(Gpt2Args):
+class ModelArgs(gpt2.ModelArgs):
     aliases: ClassVar = {"afn": "hidden_act"}
     hidden_act: str = "gelu"
     max_position_embeddings: int = 512
@@ -26,7 +25,7 @@ class Positions(LearnedPositions):
     position_name = "positions_embed"
 
 
-class Model(Gpt2):
+class Model(gpt2.Model):
     names = ModelNames(embed="tokens_embed", layers="h")
     layer_names = LayerNames("attn", "mlp", None, "ln_1", None, "ln_2")
     layer_type: ClassVar[type[DecoderLayer]] = NormedSumLayer

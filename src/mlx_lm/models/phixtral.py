@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..nn import Attention, LayerNames, MoE, RopeParameters, Routing, SwitchMLP
+from ..nn import Attention, LayerNames, MoE, Routing, SwitchMLP
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .weights import Rename, Stack
@@ -24,9 +24,6 @@ class ModelArgs(DecoderArgs):
     rotary_dim: int = 32
     num_local_experts: int = 4
     num_experts_per_tok: int = 2
-
-    def layer_rope(self, index: int) -> RopeParameters:
-        return RopeParameters(partial=self.rotary_dim / self.heads[2])
 
 
 class FusedAttention(Attention):

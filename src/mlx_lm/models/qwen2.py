@@ -5,7 +5,7 @@ from typing import ClassVar
 from .dense import DenseModel, SlidingArgs
 
 
-class QwenArgs(SlidingArgs):
+class ModelArgs(SlidingArgs):
     """Windows on the layers from `max_window_layers` on, when `use_sliding_window` says so."""
 
     use_sliding_window: bool = False
@@ -15,10 +15,6 @@ class QwenArgs(SlidingArgs):
 
     def slides(self, index: int) -> bool:
         return index >= self.max_window_layers
-
-
-class ModelArgs(QwenArgs):
-    pass
 
 
 class Model(DenseModel):

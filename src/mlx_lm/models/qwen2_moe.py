@@ -3,12 +3,12 @@
 from typing import Any, ClassVar
 
 from ..nn import AttentionOptions, MoE
+from . import qwen3_moe
 from .dense import DenseModel
-from .qwen3_moe import ModelArgs as Qwen3MoeArgs
 from .weights import expert_rules
 
 
-class ModelArgs(Qwen3MoeArgs):
+class ModelArgs(qwen3_moe.ModelArgs):
     qkv_bias: bool = True
     num_experts: int = 60
     num_experts_per_tok: int = 4

@@ -1,10 +1,10 @@
 """Qwen 3: norms on the heads of queries and keys. Source: https://arxiv.org/abs/2505.09388."""
 
+from . import qwen2
 from .dense import DenseModel
-from .qwen2 import QwenArgs
 
 
-class ModelArgs(QwenArgs):
+class ModelArgs(qwen2.ModelArgs):
     head_dim: int | None = 128
     attention_bias: bool = False
 

@@ -2,8 +2,8 @@
 
 from dataclasses import field
 
+from . import qwen3
 from .dense import SlidingArgs
-from .qwen3 import Model as Qwen3
 from .weights import expert_rules
 
 
@@ -20,5 +20,5 @@ class ModelArgs(SlidingArgs):
     norm_topk_prob: bool = False
 
 
-class Model(Qwen3):
+class Model(qwen3.Model):
     rules = expert_rules()

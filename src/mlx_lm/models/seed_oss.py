@@ -12,5 +12,4 @@ class ModelArgs(DecoderArgs):
     max_position_embeddings: int = 524288
 
 
-class Model(DenseModel):
-    pass
+Model = DenseModel

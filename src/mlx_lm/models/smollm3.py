@@ -1,7 +1,5 @@
 """SmolLM3: Llama with no rope in every fourth layer. Source: https://huggingface.co/blog/smollm3."""
 
-from typing import Any
-
 from ..errors import ConfigError
 from .dense import DenseModel, SlidingArgs
 
@@ -28,6 +26,4 @@ class ModelArgs(SlidingArgs):
         return None if self.sliding_window is None or self.no_rope_layers is None else not self.no_rope_layers[index]
 
 
-class Model(DenseModel):
-    def has_rope(self, args: Any, index: int) -> bool:
-        return bool(args.no_rope_layers[index])
+Model = DenseModel

@@ -6,7 +6,6 @@ Source: https://huggingface.co/XHToken/Spark-X2.5-4B.
 from typing import ClassVar
 
 from ..errors import ConfigError
-from ..nn import RopeParameters
 from .base import ModelNames
 from .dense import DenseModel, SlidingArgs
 from .step3p5 import HeadGates
@@ -26,9 +25,6 @@ class ModelArgs(SlidingArgs):
         super().__post_init__()
         if not self.headwise_attn_output_gate or self.gate_attn_act_mode != "sigmoid" or self.hidden_act != "gelu":
             raise ConfigError("config.json: 'spark2_5' needs gelu, and headwise gates with a sigmoid.")
-
-    def layer_rope(self, index: int) -> RopeParameters:
-        return self.rope_parameters(self.layer_type(index))
 
 
 class FusedHeadGates(HeadGates):

@@ -6,16 +6,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..nn import PRE_NORM, Attention, AttentionOptions, LayerNames, LayerNorm
-from .config import DecoderArgs
+from .config import BiasArgs
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(BiasArgs):
     aliases: ClassVar = {"use_qkv_bias": "attention_bias"}
     layer_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096
     partial_rotary_factor: float = 0.25
-    attention_bias: bool = False
     qk_layernorm: bool = False
     use_parallel_residual: bool = False
 

@@ -2,10 +2,4 @@
 
 from . import llama
 
-
-class ModelArgs(llama.ModelArgs):
-    pass
-
-
-class Model(llama.Model):
-    pass
+Model, ModelArgs = llama.Model, llama.ModelArgs

@@ -1,11 +1,10 @@
 """VaultGemma: Gemma 2 with norms only before the branches. Source: https://arxiv.org/abs/2510.15001."""
 
 from ..nn import LayerNames
-from .gemma2 import Model as Gemma2
-from .gemma2 import ModelArgs
+from . import gemma2
 
-__all__ = ["Model", "ModelArgs"]
+ModelArgs = gemma2.ModelArgs
 
 
-class Model(Gemma2):
+class Model(gemma2.Model):
     layer_names = LayerNames(pre_feed_forward="pre_feedforward_layernorm")
