@@ -19,8 +19,8 @@ from ..kernels import ACTIVATIONS
 from ..nn import RopeParameters
 
 __all__ = [
-    "EXPERT_COUNTS", "BaseModelArgs", "BiasArgs", "DecoderArgs", "LlamaArgs", "check_kinds", "check_numbers",
-    "flatten_config", "refuse",
+    "EXPERT_COUNTS", "BaseModelArgs", "BiasArgs", "DecoderArgs", "LanguageArgs", "LlamaArgs", "check_kinds",
+    "check_numbers", "flatten_config", "refuse",
 ]  # fmt: skip
 
 EXPERT_COUNTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
@@ -244,20 +244,25 @@ def _all_full(key: str, value: Any) -> bool:
     return key == "layer_types" and isinstance(value, list) and set(value) <= {"full_attention"}
 
 
-class DecoderArgs(BaseModelArgs):
-    """What nearly every decoder's config has. A family overrides defaults by redeclaring a field."""
+class LanguageArgs(BaseModelArgs):
+    """What every language model's config has, whatever its layers are."""
 
     hidden_size: int
     num_hidden_layers: int
-    num_attention_heads: int
     vocab_size: int
+    tie_word_embeddings: bool = False
+
+
+class DecoderArgs(LanguageArgs):
+    """What nearly every decoder's config has. A family overrides defaults by redeclaring a field."""
+
+    num_attention_heads: int
     intermediate_size: int = 0
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 2048
-    tie_word_embeddings: bool = False
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None
     rope_by_layer_type: dict[str, Any] | None = None
@@ -304,6 +309,14 @@ class DecoderArgs(BaseModelArgs):
         """Query heads, key-value heads and head size."""
         assert self.num_key_value_heads is not None and self.head_dim is not None
         return self.num_attention_heads, self.num_key_value_heads, self.head_dim
+
+    def layer_heads(self, index: int) -> tuple[int, int, int]:
+        """`heads` of layer `index`."""
+        return self.heads
+
+    def layer_width(self, index: int) -> int:
+        """Hidden features of the feed-forward of layer `index`."""
+        return self.intermediate_size
 
     def window(self, index: int) -> int | None:
         """Positions that a query of layer `index` sees, itself included; None for all."""

@@ -9,7 +9,7 @@ from mlx import nn
 from ..errors import ConfigError
 from ..nn import DecoderLayer, LayerNames, Mamba2, Mamba2Options, MambaOptions, RMSNorm
 from .base import CausalLM, ModelNames
-from .config import BaseModelArgs, refuse
+from .config import LanguageArgs, refuse
 from .weights import Rename
 
 # What configs call the options of a state space.
@@ -58,12 +58,9 @@ def parse_limit(value: Any) -> tuple[float, float]:
     return low, high
 
 
-class StateSpaceArgs(BaseModelArgs):
+class StateSpaceArgs(LanguageArgs):
     """What both Mambas' configs have."""
 
-    hidden_size: int
-    num_hidden_layers: int
-    vocab_size: int
     conv_kernel: int = 4
     expand: float = 2
     use_bias: bool = False
@@ -79,7 +76,6 @@ class ModelArgs(StateSpaceArgs):
     n_groups: int = 8
     intermediate_size: int | None = None
     time_step_limit: list[Any] = field(default_factory=lambda: [0.0, math.inf])
-    tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:
         inner = int(self.expand * self.hidden_size)

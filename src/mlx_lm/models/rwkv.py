@@ -4,6 +4,7 @@
 only through the norms' epsilon.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -12,20 +13,16 @@ import mlx.nn as nn
 from ..errors import ConfigError
 from ..nn import LayerNorm, Linear
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
-from .base import CausalLM, ModelNames
-from .config import BaseModelArgs
+from .base import CausalLM, ModelNames, PassingBackbone
+from .config import LanguageArgs
 
 _LEAST = -1e38  # the exponent of an empty average
 
 
-class ModelArgs(BaseModelArgs):
-    hidden_size: int
-    num_hidden_layers: int
-    vocab_size: int
+class ModelArgs(LanguageArgs):
     attention_hidden_size: int | None = None
     intermediate_size: int | None = None
     layer_norm_epsilon: float = 1e-5
-    tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
@@ -89,14 +86,20 @@ class TimeMix(nn.Module):
             self[name] = Linear(hidden_size, inner, bias=False)
         self.output = Linear(inner, hidden_size, bias=False)
 
-    def __call__(self, x: mx.array, last: mx.array | None, averages: mx.array | None) -> tuple[mx.array, mx.array]:
+    def slot(self) -> ArraySlot:
+        """The averages."""
+        return ArraySlot((3, self.time_decay.shape[0]), mx.float32)
+
+    def __call__(
+        self, x: mx.array, last: mx.array | None, averages: mx.array | None, passed: None
+    ) -> tuple[mx.array, mx.array, None]:
         before = shifted(x, last)
         keys, values, receptance = (
             self[name](before + (x - before) * self[f"time_mix_{name}"]) for name in ("key", "value", "receptance")
         )
         decay = -mx.exp(self.time_decay.astype(mx.float32))
         y, averages = fading_average(keys, values, decay, self.time_first.astype(mx.float32), averages)
-        return self.output(mx.sigmoid(receptance) * y.astype(x.dtype)), averages
+        return self.output(mx.sigmoid(receptance) * y.astype(x.dtype)), averages, None
 
 
 class ChannelMix(nn.Module):
@@ -117,40 +120,49 @@ class ChannelMix(nn.Module):
         return mx.sigmoid(receptance) * self.value(hidden)
 
 
-class Layer(nn.Module):
-    """x + attention(ln1(x)), then x + feed_forward(ln2(x)); both look one step back."""
+class ShiftedLayer(nn.Module):
+    """x + mixer(norm(x)), then x + feed_forward(norm(x)); both look one step back. The first layer norms its input.
 
-    def __init__(self, args: ModelArgs, index: int):
+    The mixer's `slot` is its memory, and `mixer(x, last, memory, passed)` gives y, the next memory and what the next
+    layer gets as `passed`.
+    """
+
+    part_names = "attention", "feed_forward"
+    norm_names = "pre_ln", "ln1", "ln2"
+
+    def __init__(self, index: int, width: int, parts: tuple[nn.Module, nn.Module], norm: Callable[[], nn.Module]):
         super().__init__()
-        assert args.attention_hidden_size is not None and args.intermediate_size is not None
-        self._sizes = args.hidden_size, args.attention_hidden_size
-        for name in ("pre_ln", "ln1", "ln2")[index > 0 :]:
-            self[name] = LayerNorm(args.hidden_size, args.layer_norm_epsilon)
-        self.attention = TimeMix(*self._sizes)
-        self.feed_forward = ChannelMix(args.hidden_size, args.intermediate_size)
+        self._width = width
+        for name in self.norm_names[index > 0 :]:
+            self[name] = norm()
+        for name, part in zip(self.part_names, parts, strict=True):
+            self[name] = part
 
     def state_spec(self) -> StateSpec:
-        """What the layer keeps for a sequence: the last input of both parts and the averages."""
-        hidden, inner = self._sizes
-        return RecurrentSpec((ArraySlot((hidden,)), ArraySlot((hidden,)), ArraySlot((3, inner), mx.float32)))
+        """What the layer keeps for a sequence: the last input of both parts and the mixer's memory."""
+        last = ArraySlot((self._width,))
+        return RecurrentSpec((last, self[self.part_names[0]].slot(), last))
 
-    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        if "pre_ln" in self:
-            x = self["pre_ln"](x)
-        first = self["ln1"](x)
-        y, averages = self.attention(first, gather_slot(state, 0), gather_slot(state, 2))
+    def pass_on(self, x: mx.array, state: LayerState, passed: Any) -> tuple[mx.array, Any]:
+        (mixer, feed_forward), (before, first, second) = self.part_names, self.norm_names
+        x = self[before](x) if before in self else x
+        mixed = self[first](x)
+        y, memory, passed = self[mixer](mixed, gather_slot(state, 0), gather_slot(state, 1), passed)
         x = x + y
-        second = self["ln2"](x)
-        x = x + self.feed_forward(second, gather_slot(state, 1))
-        scatter_slots(state, [first[:, -1], second[:, -1], averages], x.shape[1])
-        return x
+        fed = self[second](x)
+        x = x + self[feed_forward](fed, gather_slot(state, 2))
+        scatter_slots(state, [mixed[:, -1], memory, fed[:, -1]], x.shape[1])
+        return x, passed
 
 
 class Model(CausalLM):
     names = ModelNames("rwkv", "embeddings", "blocks", "ln_out", "head")
+    backbone_type = PassingBackbone
 
-    def layer(self, args: Any, index: int) -> Layer:
-        return Layer(args, index)
+    def layer(self, args: Any, index: int) -> ShiftedLayer:
+        width = args.hidden_size
+        parts = TimeMix(width, args.attention_hidden_size), ChannelMix(width, args.intermediate_size)
+        return ShiftedLayer(index, width, parts, lambda: LayerNorm(width, args.layer_norm_epsilon))
 
     def final_norm(self, args: Any) -> nn.Module:
         return LayerNorm(args.hidden_size, 1e-5)

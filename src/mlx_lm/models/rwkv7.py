@@ -5,23 +5,19 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from .. import kernels
 from ..errors import ConfigError
-from ..nn import LayerNorm, Linear
-from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
+from ..nn import HeadNorm, LayerNorm, Linear
+from ..state import ArraySlot
 from .base import CausalLM, ModelNames, PassingBackbone
-from .config import BaseModelArgs
-from .rwkv import shifted
+from .config import LanguageArgs
+from .rwkv import ShiftedLayer, shifted
 from .weights import Rule, Transform
 
 _CHUNK = 16  # a channel fades to exp(-0.61 * 16) at most, so dividing by it stays exact enough
 _RANKS = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_dim", "g": "gate_low_rank_dim"}
 
 
-class ModelArgs(BaseModelArgs):
-    hidden_size: int
-    num_hidden_layers: int
-    vocab_size: int
+class ModelArgs(LanguageArgs):
     intermediate_size: int | None = None
     hidden_ratio: float = 4.0
     head_dim: int = 64
@@ -35,7 +31,6 @@ class ModelArgs(BaseModelArgs):
     gate_low_rank_dim: int = 128
     a_low_rank_dim: int = 64
     v_low_rank_dim: int = 16
-    tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:
         if self.intermediate_size is None:
@@ -102,7 +97,7 @@ class TimeMix(nn.Module):
     def __init__(self, args: ModelArgs, index: int):
         super().__init__()
         width, self._size = args.hidden_size, args.head_dim
-        self._heads, self._eps = width // args.head_dim, args.norm_eps * args.head_dim
+        self._heads = width // args.head_dim
         for name in "rwkvag":
             self[f"x_{name}"] = mx.zeros((1, 1, width))
         for name in ("k_k", "k_a", "r_k"):
@@ -113,8 +108,11 @@ class TimeMix(nn.Module):
         for name, rank in _RANKS.items():
             if name != "v" or index:
                 self[f"{name}_lora"] = Narrow(width, getattr(args, rank), acts.get(name), name != "g")
-        self.g_norm = LayerNorm(width)
-        self.g_norm.weight, self.g_norm.bias = (self.g_norm[n].reshape(self._heads, -1) for n in ("weight", "bias"))
+        self.g_norm = HeadNorm(self._heads, self._size, args.norm_eps * self._size, bias=True)
+
+    def slot(self) -> ArraySlot:
+        """The matrix of each head."""
+        return ArraySlot((self._heads, self._size, self._size), mx.float32)
 
     def __call__(
         self, x: mx.array, last: mx.array | None, memory: mx.array | None, first: mx.array | None
@@ -141,8 +139,7 @@ class TimeMix(nn.Module):
             memory = mx.zeros((x.shape[0], self._heads, self._size, self._size), mx.float32)
         rows = (m.swapaxes(1, 2) for m in (r, decay, k, values_, -seek, seek * rate))
         y, memory = fading_recall(*rows, memory)
-        y = kernels.layer_norm(y.swapaxes(1, 2), None, None, self._eps)
-        y = y * self.g_norm.weight.astype(mx.float32) + self.g_norm.bias.astype(mx.float32)
+        y = self.g_norm(y).swapaxes(1, 2)
         y = y + (r * k * self["r_k"].astype(mx.float32)).sum(axis=-1, keepdims=True) * values_
         y = y.flatten(2).astype(x.dtype)
         return self["o_proj"](y * gate), memory, first  # type: ignore[return-value]
@@ -161,30 +158,9 @@ class ChannelMix(nn.Module):
         return self.value(mx.square(nn.relu(self.key(x + (shifted(x, last) - x) * self.x_k))))
 
 
-class Layer(nn.Module):
-    def __init__(self, args: ModelArgs, index: int):
-        super().__init__()
-        self._args = (args.hidden_size, args.hidden_size // args.head_dim, args.head_dim)
-        for name in ("pre_norm", "attn_norm", "ffn_norm")[index > 0 :]:
-            self[name] = LayerNorm(args.hidden_size, args.norm_eps, bias=args.norm_bias)
-        self.attn = TimeMix(args, index)
-        self.ffn = ChannelMix(args)
-
-    def state_spec(self) -> StateSpec:
-        """What the layer keeps for a sequence: the last input of both parts and the matrices."""
-        width, heads, size = self._args
-        return RecurrentSpec((ArraySlot((width,)), ArraySlot((heads, size, size), mx.float32), ArraySlot((width,))))
-
-    def pass_on(self, x: mx.array, state: LayerState, first: mx.array | None) -> tuple[mx.array, mx.array]:
-        """Hidden states, and the first layer's values."""
-        x = self["pre_norm"](x) if "pre_norm" in self else x
-        mixed = self["attn_norm"](x)
-        y, memory, first = self.attn(mixed, gather_slot(state, 0), gather_slot(state, 1), first)
-        x = x + y
-        fed = self["ffn_norm"](x)
-        x = x + self.ffn(fed, gather_slot(state, 2))
-        scatter_slots(state, [mixed[:, -1], memory, fed[:, -1]], x.shape[1])
-        return x, first
+class Layer(ShiftedLayer):
+    part_names = "attn", "ffn"
+    norm_names = "pre_norm", "attn_norm", "ffn_norm"
 
 
 class Model(CausalLM):
@@ -197,7 +173,7 @@ class Model(CausalLM):
         return (*super().weight_rules(), Transform(self.by_head, lambda a: a.reshape(-1, size)))
 
     def layer(self, args: Any, index: int) -> Layer:
-        return Layer(args, index)
+        return Layer(index, args.hidden_size, (TimeMix(args, index), ChannelMix(args)), lambda: self.final_norm(args))
 
     def final_norm(self, args: Any) -> nn.Module:
         return LayerNorm(args.hidden_size, args.norm_eps, bias=args.norm_bias)

@@ -77,12 +77,15 @@ class GatedRMSNorm(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """A layer norm with a weight of its own for each head, (H, D), of x (B, H, L, D)."""
+    """A layer norm with a weight, and where asked a bias, of its own for each head, (H, D), of x (B, H, L, D)."""
 
-    def __init__(self, num_heads: int, head_dim: int, eps: float):
+    def __init__(self, num_heads: int, head_dim: int, eps: float, *, bias: bool = False):
         super().__init__()
         self.weight = mx.ones((num_heads, head_dim))
+        if bias:
+            self.bias = mx.zeros((num_heads, head_dim))
         self.eps = eps
 
     def __call__(self, x: mx.array) -> mx.array:
-        return kernels.layer_norm(x, None, None, self.eps) * self.weight[:, None]
+        y = kernels.layer_norm(x, None, None, self.eps) * self.weight[:, None]
+        return y + self.bias[:, None] if "bias" in self else y
