@@ -1,12 +1,12 @@
 """Baichuan M1: keys and values are mixed with those of the token before, head by head. https://arxiv.org/abs/2502.12671."""
 
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import mlx.core as mx
 
 from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, make_rope
+from ..nn import Attention, AttentionOptions
 from ..state import (
     ArraySlot,
     LayerState,
@@ -36,7 +36,7 @@ class ModelArgs(DecoderArgs):
         super().__post_init__()
         refuse(self.sliding_window < 1, f"sliding_window must be at least 1, not {self.sliding_window}")
         for index in range(self.num_hidden_layers):
-            heads, kv_heads = self.layer_heads(index)
+            heads, kv_heads, _ = self.layer_heads(index)
             if min(heads, kv_heads) < 1 or heads % kv_heads or self.hidden_size % heads:
                 raise ConfigError(f"config.json: num_swa_attention_heads={heads} and {kv_heads} key heads do not fit.")
 
@@ -46,12 +46,11 @@ class ModelArgs(DecoderArgs):
     def window(self, index: int) -> int | None:
         return self.sliding_window if self.slides(index) else None
 
-    def layer_heads(self, index: int) -> tuple[int, int]:
-        """Query heads and key heads of layer `index`."""
+    def layer_heads(self, index: int) -> tuple[int, int, int]:
         heads, kv_heads, _ = self.heads
-        if not self.slides(index):
-            return heads, kv_heads
-        return self.num_swa_attention_heads or heads, self.num_swa_key_value_heads or kv_heads
+        if self.slides(index):
+            heads, kv_heads = self.num_swa_attention_heads or heads, self.num_swa_key_value_heads or kv_heads
+        return heads, kv_heads, self.hidden_size // max(heads, 1)
 
 
 class MixedKeysAttention(Attention):
@@ -90,11 +89,5 @@ class MixedKeysAttention(Attention):
 
 class Model(DenseModel):
     attention_type = MixedKeysAttention
+    attention: ClassVar = {"fused": True}
     rules = (unit_head,)
-
-    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        heads, kv_heads = args.layer_heads(index)
-        size = args.hidden_size // heads
-        rope = make_rope(size, args.rope_parameters())
-        own = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": size, "rope": rope, "fused": True}
-        return super().attention_options(args, index, **own, **changes)

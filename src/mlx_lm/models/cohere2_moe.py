@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import GatedMLP, MoE, RMSNorm, Routing
+from ..nn import MoE, RMSNorm, Routing
 from . import cohere2
 from .experts import gated_moe
 from .weights import expert_rules
@@ -37,6 +37,9 @@ class ModelArgs(cohere2.ModelArgs):
             self.layer_types = [kinds[(i + 1) % max(every, 1) != 0] for i, every in patterns]
         super().__post_init__()
 
+    def layer_width(self, index: int) -> int:
+        return self.prefix_dense_intermediate_size or self.intermediate_size
+
 
 class AveragedExperts(MoE):
     """The mean of the routed and the shared experts' results."""
@@ -54,12 +57,6 @@ class Model(cohere2.Model):
 
     def norm(self, args: Any) -> nn.Module:
         return super().norm(args) if args.rms_norm_eps is None else RMSNorm(args.hidden_size, args.rms_norm_eps)
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        if args.has_experts(index):
-            return self.experts(args)
-        size = args.prefix_dense_intermediate_size or args.intermediate_size
-        return GatedMLP(args.hidden_size, size, args.hidden_act)
 
     def experts(self, args: Any) -> nn.Module:
         score = "softmax_topk" if args.expert_selection_fn == "softmax" else "sigmoid"

@@ -172,7 +172,7 @@ class DenseModel(CausalLM):
 
     def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         """The attention of layer `index`; `changes` are what a family has otherwise."""
-        heads, kv_heads, head_dim = args.heads
+        heads, kv_heads, head_dim = args.layer_heads(index)
         bias = getattr(args, "attention_bias", getattr(args, "use_bias", False))
         usual = {
             "hidden_size": args.hidden_size,
@@ -193,7 +193,7 @@ class DenseModel(CausalLM):
     def rope(self, args: Any, index: int) -> Rope | None:
         if not self.has_rope(args, index):
             return None
-        return make_rope(args.heads[2], args.layer_rope(index), traditional=self.traditional_rope)
+        return make_rope(args.layer_heads(index)[2], args.layer_rope(index), traditional=self.traditional_rope)
 
     def has_rope(self, args: Any, index: int) -> bool:
         """Whether layer `index` has positions."""
@@ -204,7 +204,7 @@ class DenseModel(CausalLM):
         if args.has_experts(index):
             return self.experts(args)
         options = {"bias": getattr(args, "mlp_bias", getattr(args, "use_bias", False)), **self.feed_forward_options}
-        return self.feed_forward_type(args.hidden_size, args.intermediate_size, self.activation(args), **options)
+        return self.feed_forward_type(args.hidden_size, args.layer_width(index), self.activation(args), **options)
 
     def activation(self, args: Any) -> GatedActivation:
         """Of feed-forwards and experts."""

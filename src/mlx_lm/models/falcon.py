@@ -16,12 +16,12 @@ from .weights import Rename
 
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
-    aliases: ClassVar = {"activation": "hidden_act", "ffn_hidden_size": "intermediate_size"}
+    aliases: ClassVar = {"activation": "hidden_act", "ffn_hidden_size": "intermediate_size", "bias": "use_bias"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = "gelu"
     tie_word_embeddings: bool = True
     alibi: bool = False
-    bias: bool = False
+    use_bias: bool = False
     multi_query: bool = True
     parallel_attn: bool = True
     new_decoder_architecture: bool = False
@@ -57,6 +57,8 @@ class FalconAlibi(FalconAttention, AlibiAttention):
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="word_embeddings", layers="h", norm="ln_f")
     parallel = "parallel_attn"
+    attention: ClassVar = {"fused": True}
+    feed_forward_type = FeedForward
     rules = (Rename(r"^(h|word_embeddings|ln_f)\.", r"transformer.\1."),)
 
     def names_at(self, args: Any, index: int) -> LayerNames:
@@ -67,12 +69,8 @@ class Model(DenseModel):
         return LayerNames("self_attention", pre_feed_forward=None)
 
     def mixer(self, args: Any, index: int) -> nn.Module:
-        bias = {"bias": args.bias, "out_bias": args.bias}
         if not args.alibi:
-            return FalconAttention(self.attention_options(args, index, fused=True, **bias))
-        options: AttentionOptions = self.attention_options(args, index, fused=True, rope=None, **bias)
+            return FalconAttention(self.attention_options(args, index))
+        options: AttentionOptions = self.attention_options(args, index, rope=None)
         # The bias is scaled with the scores, unlike elsewhere.
         return FalconAlibi(options, tuple(s * options.head_dim**-0.5 for s in alibi_slopes(options.num_heads)))
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.bias)

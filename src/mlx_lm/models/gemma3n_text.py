@@ -4,36 +4,28 @@ Sources: https://ai.google.dev/gemma/docs/gemma-3n, AltUp https://arxiv.org/abs/
 https://arxiv.org/abs/2411.07501.
 """
 
-from functools import partial
 from statistics import NormalDist
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
-from .. import kernels
 from ..errors import ConfigError
-from ..nn import SANDWICH_NORM, DecoderLayer, GatedMLP, Linear, RMSNorm
+from ..nn import Linear
 from ..nn.altup import AltUp, Laurel, SparseMLP
 from .base import CausalLM
 from .config import refuse
 from .dense import TwoRopeArgs
-from .per_layer import PerLayerInputs, PerLayerModel, Shared, SharingAttention, check_sharing
+from .per_layer import PerLayer, PerLayerArgs, PerLayerInputs, PerLayerModel, Shared
 
 
-class ModelArgs(TwoRopeArgs):
+class ModelArgs(PerLayerArgs, TwoRopeArgs):
     intermediate_size: int | list[int] = 16384
-    head_dim: int | None = 256
-    hidden_activation: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 32768
-    tie_word_embeddings: bool = True
     rope_theta: float = 1000000.0
     rope_local_base_freq: float | None = 10000.0
-    sliding_window: int | None = 512
     sliding_window_pattern: int | None = 5
-    attention_bias: bool = False
     final_logit_softcapping: float | None = 30.0
-    vocab_size_per_layer_input: int = 262144
     hidden_size_per_layer_input: int = 256
     num_kv_shared_layers: int = 15
     altup_active_idx: int = 0
@@ -43,7 +35,7 @@ class ModelArgs(TwoRopeArgs):
     activation_sparsity_pattern: float | list[float] | None = None
 
     def __post_init__(self) -> None:
-        self.hidden_act, layers = self.hidden_activation, self.num_hidden_layers
+        layers = self.num_hidden_layers
         super().__post_init__()
         share = self.activation_sparsity_pattern
         if share is None:
@@ -60,26 +52,21 @@ class ModelArgs(TwoRopeArgs):
         self.activation_sparsity_pattern = shares
         if not 0 <= self.altup_active_idx < self.altup_num_inputs:
             raise ConfigError(f"config.json: altup_active_idx={self.altup_active_idx} is not an input.")
-        check_sharing(self)
 
-    def reads(self, index: int) -> bool:
-        """Whether layer `index` has no keys and values of its own."""
-        return index >= self.num_hidden_layers - self.num_kv_shared_layers
+    def layer_width(self, index: int) -> int:
+        assert isinstance(self.intermediate_size, list)
+        return self.intermediate_size[index]
 
 
-class Layer(DecoderLayer):
+class Layer(PerLayer):
     """Gets and gives all streams (B, L, S, D)."""
 
     def add(self, args: Any, index: int) -> None:
-        """The parts beside attention, feed-forward and their norms."""
-        size, width = args.hidden_size_per_layer_input, args.hidden_size
-        self.act, self._active, self._rescale = args.hidden_act, args.altup_active_idx, args.altup_correct_scale
-        eps = args.rms_norm_eps
+        super().add(args, index)
+        self._active, self._rescale = args.altup_active_idx, args.altup_correct_scale
+        width, eps = args.hidden_size, args.rms_norm_eps
         self.altup = AltUp(width, args.altup_num_inputs, active=args.altup_active_idx, eps=eps)
         self.laurel = Laurel(width, args.laurel_rank, eps)
-        self.per_layer_input_gate = Linear(width, size, bias=False)
-        self.per_layer_projection = Linear(size, width, bias=False)
-        self.post_per_layer_input_norm = RMSNorm(width, args.rms_norm_eps)
 
     def __call__(
         self, x: mx.array, state: Any = None, extra: mx.array | None = None, shared: Shared | None = None
@@ -95,8 +82,7 @@ class Layer(DecoderLayer):
         first = streams[:, :, self._active]
         if self._rescale:
             first = first * self.altup.correct_output_scale
-        first = kernels.gated_activation(self.per_layer_input_gate(first), extra, self.act)
-        first = self.post_per_layer_input_norm(self.per_layer_projection(first))
+        first = self.own_input(first, extra)
         return mx.concatenate([streams[:, :, :1], streams[:, :, 1:] + first[:, :, None]], axis=2)
 
 
@@ -124,20 +110,13 @@ def _as_large(x: mx.array, model: mx.array) -> mx.array:
 
 
 class Model(PerLayerModel):
-    layer_names = SANDWICH_NORM
     layer_type = Layer
     backbone_type = Streams
 
-    def mixer(self, args: Any, index: int) -> nn.Module:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps)
-        options = self.attention_options(args, index, scale=1.0, qk_norm=norm)
-        kind, reads = args.layer_type(index), args.reads(index)
-        return SharingAttention(options, kind=kind, reads=reads, eps=args.rms_norm_eps)
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        sizes, share = (args.hidden_size, args.intermediate_size[index]), args.activation_sparsity_pattern[index]
+    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
+        share = args.activation_sparsity_pattern[index]
         if not share:
-            return GatedMLP(*sizes, args.hidden_act)
-        mlp = SparseMLP(*sizes, args.hidden_act)
+            return super().feed_forward(args, index)
+        mlp = SparseMLP(args.hidden_size, args.layer_width(index), args.hidden_act)
         mlp.deviations = NormalDist().inv_cdf(share)
         return mlp

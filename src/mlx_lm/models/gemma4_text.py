@@ -11,9 +11,8 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import SANDWICH_NORM, DecoderLayer, GatedMLP, Linear, RMSNorm, Rope, Routing, SwitchGLU, make_rope, route
-from .dense import SlidingArgs
-from .per_layer import PerLayerInputs, PerLayerModel, Shared, SharingAttention, check_sharing
+from ..nn import Linear, RMSNorm, Routing, SwitchGLU, route
+from .per_layer import PerLayer, PerLayerArgs, PerLayerModel, Shared
 from .weights import expert_rules
 
 _ROPES = {
@@ -22,22 +21,13 @@ _ROPES = {
 }
 
 
-class ModelArgs(SlidingArgs):
+class ModelArgs(PerLayerArgs):
     """Full layers have heads of another size, given by layer (`per_layer_config`) or for all (`global_...`)."""
 
-    head_dim: int | None = 256
-    hidden_activation: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 131072
-    tie_word_embeddings: bool = True
-    sliding_window: int | None = 512
     sliding_window_pattern: int | None = 6
-    attention_bias: bool = False
-    final_logit_softcapping: float | None = None
     use_bidirectional_attention: str | bool | None = None
-    vocab_size_per_layer_input: int = 262144
-    hidden_size_per_layer_input: int | None = 256
     attention_k_eq_v: bool = False
-    num_kv_shared_layers: int = 0
     enable_moe_block: bool = False
     use_double_wide_mlp: bool = False
     num_experts: int | None = None
@@ -48,7 +38,6 @@ class ModelArgs(SlidingArgs):
     per_layer_config: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        self.hidden_act = self.hidden_activation
         super().__post_init__()
         self.rope_by_layer_type = self.rope_by_layer_type or _ROPES
         if self.use_bidirectional_attention == "all":
@@ -64,17 +53,20 @@ class ModelArgs(SlidingArgs):
                 raise ConfigError(f"config.json: per_layer_config has the unknown entry {index}: {entry!r}.")
         if self.enable_moe_block and not (self.num_experts and self.top_k_experts and self.moe_intermediate_size):
             raise ConfigError("config.json: enable_moe_block needs num_experts, top_k_experts, moe_intermediate_size.")
-        check_sharing(self)
 
     def layer_heads(self, index: int) -> tuple[int, int, int]:
-        """Query heads, key-value heads and head size of layer `index`."""
         heads, kv_heads, head_dim = self.heads
         own = (self.per_layer_config or {}).get(str(index), {})
         return heads, own.get("num_key_value_heads", kv_heads), own.get("head_dim", head_dim)
 
-    def reads(self, index: int) -> bool:
-        """Whether layer `index` has no keys and values of its own."""
-        return index >= self.num_hidden_layers - self.num_kv_shared_layers
+    def layer_width(self, index: int) -> int:
+        return self.intermediate_size * (2 if self.use_double_wide_mlp and self.reads(index) else 1)
+
+    def values_are_keys(self, index: int) -> bool:
+        return self.attention_k_eq_v and self.window(index) is None
+
+    def has_experts(self, index: int) -> bool:
+        return False  # experts stand beside the feed-forward
 
 
 class ExpertRouter(nn.Module):
@@ -107,23 +99,18 @@ class Experts(nn.Module):
         return (y * weights[..., None].astype(y.dtype)).sum(axis=-2)
 
 
-class Layer(DecoderLayer):
+class Layer(PerLayer):
     """Norms around attention and around the feed-forward, experts beside it, then the layer's own input."""
 
     def add(self, args: Any, index: int) -> None:
-        """The parts that not every model has."""
+        super().add(args, index)
         norm = partial(RMSNorm, args.hidden_size, args.rms_norm_eps)
-        self.act = args.hidden_act
         self.layer_scalar = mx.ones((1,))
         if args.enable_moe_block:
             self.router, self.experts = ExpertRouter(args), Experts(args)
             self.post_feedforward_layernorm_1 = norm()
             self.post_feedforward_layernorm_2 = norm()
             self.pre_feedforward_layernorm_2 = norm()
-        if size := args.hidden_size_per_layer_input:
-            self.per_layer_input_gate = Linear(args.hidden_size, size, bias=False)
-            self.per_layer_projection = Linear(size, args.hidden_size, bias=False)
-            self.post_per_layer_input_norm = norm()
 
     def __call__(
         self, x: mx.array, state: Any = None, extra: mx.array | None = None, shared: Shared | None = None
@@ -137,33 +124,10 @@ class Layer(DecoderLayer):
             h = self.post_feedforward_layernorm_1(h) + self.post_feedforward_layernorm_2(chosen)
         x = x + self.post_feedforward_layernorm(h)
         if extra is not None:
-            h = kernels.gated_activation(self.per_layer_input_gate(x), extra, self.act)
-            x = x + self.post_per_layer_input_norm(self.per_layer_projection(h))
+            x = x + self.own_input(x, extra)
         return x * self.layer_scalar
 
 
 class Model(PerLayerModel):
-    layer_names = SANDWICH_NORM
     layer_type = Layer
-    backbone_type = PerLayerInputs
     rules = expert_rules(r"layers\.\d+", target="experts.switch_glu")
-
-    def mixer(self, args: Any, index: int) -> nn.Module:
-        heads, kv_heads, head_dim = args.layer_heads(index)
-        norm = partial(RMSNorm, eps=args.rms_norm_eps)
-        sizes = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
-        options = self.attention_options(args, index, **sizes, scale=1.0, qk_norm=norm)
-        return SharingAttention(
-            options,
-            kind=args.layer_type(index),
-            reads=args.reads(index),
-            eps=args.rms_norm_eps,
-            values_are_keys=args.attention_k_eq_v and args.window(index) is None and not args.reads(index),
-        )
-
-    def rope(self, args: Any, index: int) -> Rope | None:
-        return make_rope(args.layer_heads(index)[2], args.rope_parameters(args.layer_type(index)))
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        width = args.intermediate_size * (2 if args.use_double_wide_mlp and args.reads(index) else 1)
-        return GatedMLP(args.hidden_size, width, args.hidden_act)

@@ -9,19 +9,15 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import GatedMLP, LayerNames, Linear
+from ..nn import LayerNames, Linear
 from ..state import LayerState, NoSpec, StateSpec
 from .config import LlamaArgs, refuse
 from .dense import DenseModel
 from .weights import Rename
 
 _NOT_SUPPORTED = (
-    "num_sink_tokens",
-    "sparsify",
-    "unshifted_sink",
-    "use_prefill_window_in_sink_attention",
-    "window_length",
-)
+    "num_sink_tokens", "sparsify", "unshifted_sink", "use_prefill_window_in_sink_attention", "window_length",
+)  # fmt: skip
 
 
 class ModelArgs(LlamaArgs):
@@ -45,6 +41,14 @@ class ModelArgs(LlamaArgs):
                 raise ConfigError(f"config.json: n_heads_in_group={share!r} in block_configs[{i}] is not possible.")
             if self.kind("ffn", i) == "full" and (not isinstance(wide, int | float) or wide <= 0):
                 raise ConfigError(f"config.json: ffn_mult={wide!r} in block_configs[{i}] is not possible.")
+
+    def layer_heads(self, index: int) -> tuple[int, int, int]:
+        heads, _, size = self.heads
+        return heads, heads // self.block_configs[index]["attention"]["n_heads_in_group"], size
+
+    def layer_width(self, index: int) -> int:
+        size = int(2 * self.block_configs[index]["ffn"]["ffn_mult"] * self.hidden_size / 3)
+        return -(-size // 256) * 256
 
     def kind(self, part: str, index: int) -> str:
         """What layer `index` has for "attention" or "ffn": "none", "linear" or "full"."""
@@ -76,15 +80,11 @@ class Model(DenseModel):
         return LayerNames(first[0], second[0], first[1], None, second[1])
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
-        kind = args.kind("attention", index)
-        if kind != "full":
+        if (kind := args.kind("attention", index)) != "full":
             return LinearPart(args.hidden_size) if kind == "linear" else None
-        share = args.block_configs[index]["attention"]["n_heads_in_group"]
-        return self.attention_type(self.attention_options(args, index, num_kv_heads=args.num_attention_heads // share))
+        return super().mixer(args, index)
 
     def feed_forward(self, args: Any, index: int) -> nn.Module | None:
-        kind = args.kind("ffn", index)
-        if kind != "full":
+        if (kind := args.kind("ffn", index)) != "full":
             return LinearPart(args.hidden_size) if kind == "linear" else None
-        size = int(2 * args.block_configs[index]["ffn"]["ffn_mult"] * args.hidden_size / 3)
-        return GatedMLP(args.hidden_size, -(-size // 256) * 256, args.hidden_act, bias=args.mlp_bias)
+        return super().feed_forward(args, index)

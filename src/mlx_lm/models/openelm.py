@@ -1,9 +1,9 @@
 """OpenELM: each layer has its own numbers of heads and its own width. Source: https://arxiv.org/abs/2404.14619."""
 
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ..nn import AttentionOptions, GatedMLP, LayerNames, OutProjAttention
+from ..nn import GatedMLP, LayerNames, OutProjAttention
 from .base import ModelNames
 from .config import DecoderArgs, check_numbers, refuse
 from .dense import DenseModel
@@ -32,8 +32,11 @@ class ModelArgs(DecoderArgs):
         heads = zip(self.num_query_heads, self.num_kv_heads, strict=True)
         refuse(any(q % k for q, k in heads), "num_query_heads must be multiples of num_kv_heads")
 
-    def width(self, index: int) -> int:
-        """The feed-forward's width in layer `index`: the nearest multiple, at most a tenth too small."""
+    def layer_heads(self, index: int) -> tuple[int, int, int]:
+        return self.num_query_heads[index], self.num_kv_heads[index], self.heads[2]
+
+    def layer_width(self, index: int) -> int:
+        """The nearest multiple, at most a tenth too small."""
         by, wanted = self.ffn_dim_divisor, self.ffn_multipliers[index] * self.hidden_size
         size = max(by, int(wanted + by / 2) // by * by)
         return size + by if size < 0.9 * wanted else size
@@ -49,10 +52,5 @@ class Model(DenseModel):
     attention_type = OutProjAttention
     attention: ClassVar = {"fused": True}
     qk_norm = "normalize_qk_projections"
-
-    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        heads = {"num_heads": args.num_query_heads[index], "num_kv_heads": args.num_kv_heads[index]}
-        return super().attention_options(args, index, **heads, **changes)
-
-    def feed_forward(self, args: Any, index: int) -> FeedForward:
-        return FeedForward(args.hidden_size, args.width(index), args.hidden_act, fused=True)
+    feed_forward_type = FeedForward
+    feed_forward_options: ClassVar = {"fused": True}

@@ -6,16 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ConfigError
-from ..nn import (
-    AttentionOptions,
-    DecoderLayer,
-    Embedding,
-    LayerNames,
-    LayerNorm,
-    Linear,
-    NormedSumLayer,
-    OutProjAttention,
-)
+from ..nn import DecoderLayer, Embedding, LayerNames, LayerNorm, Linear, NormedSumLayer, OutProjAttention
 from .base import Cache, CausalLM, DecoderArgs, ModelNames
 from .dense import DenseModel
 from .phi import FeedForward
@@ -24,11 +15,11 @@ from .weights import Rename
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"_remove_final_layer_norm": "remove_final_layer_norm"}
+    aliases: ClassVar = {"_remove_final_layer_norm": "remove_final_layer_norm", "enable_bias": "use_bias"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = "relu"
     tie_word_embeddings: bool = True
-    enable_bias: bool = True
+    use_bias: bool = True
     do_layer_norm_before: bool = True
     remove_final_layer_norm: bool = False
     layer_norm_elementwise_affine: bool = True
@@ -68,6 +59,8 @@ class Model(DenseModel):
     names = ModelNames(norm="final_layer_norm")
     attention_type = OutProjAttention
     backbone_type = OptBackbone
+    attention: ClassVar = {"rope": None}
+    feed_forward_type = FeedForward
     rules = (
         Rename(r"^(model\.)?decoder\.", "model."),
         Rename(r"^(model\.layers\.\d+)\.(fc1|fc2)\.", r"\1.mlp.\2."),
@@ -80,13 +73,6 @@ class Model(DenseModel):
         first, second = "self_attn_layer_norm", "final_layer_norm"
         before = LayerNames(pre_mixer=first, pre_feed_forward=second)
         return before if args.do_layer_norm_before else LayerNames("self_attn", "mlp", None, first, None, second)
-
-    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        bias = args.enable_bias
-        return super().attention_options(args, index, rope=None, bias=bias, out_bias=bias, **changes)
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.enable_bias)
 
     def norm(self, args: Any) -> nn.Module:
         return LayerNorm(args.hidden_size, args.layer_norm_eps, affine=args.layer_norm_elementwise_affine)

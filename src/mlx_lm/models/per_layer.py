@@ -5,40 +5,35 @@ embedding. The last layers keep no keys and values: they read those of the last 
 This module knows no family.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
 from .. import kernels
 from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import Attention, AttentionOptions, Embedding, Linear, RMSNorm
+from ..nn import SANDWICH_NORM, Attention, DecoderLayer, Embedding, Linear, RMSNorm
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
 from .base import Backbone, Cache, CausalLM, layer_state
-from .dense import DenseModel
+from .dense import DenseModel, SlidingArgs
 from .weights import Drop, Rule
 
-__all__ = ["PerLayerInputs", "PerLayerModel", "Shared", "SharingAttention", "check_sharing"]
+__all__ = ["PerLayer", "PerLayerArgs", "PerLayerInputs", "PerLayerModel", "Shared", "SharingAttention"]
 
 Shared = dict[str, tuple[tuple[KVView, ...], int | mx.array]]
 """By kind of layer: the views and the first query's position of the last layer that keeps keys and values."""
 
 
 class SharingAttention(Attention):
-    """Attention with normalized values, which hands its keys and values on, or only reads.
+    """Attention with normalized values, which hands its keys and values on to layers of its kind, or only reads.
 
-    Args:
-        kind: layers share with their own kind only.
-        reads: has no keys and values of its own.
-        eps: of the values' norm, which has no weight.
-        values_are_keys: has no value projection; values are the keys before norm and rope.
+    Where values are keys, there is no value projection; values are the keys before norm and rope.
     """
 
-    def __init__(self, options: AttentionOptions, *, kind: str, reads: bool, eps: float, values_are_keys: bool = False):
-        super().__init__(options)
-        self._kind, self._reads, self._eps = kind, reads, eps
-        names = ("k_proj", "v_proj", self.k_norm_name) if reads else ("v_proj",) if values_are_keys else ()
-        for name in names:
+    def add(self, args: Any, index: int) -> None:
+        self._kind, self._reads, self._eps = args.layer_type(index), args.reads(index), args.rms_norm_eps
+        names = ("k_proj", "v_proj", self.k_norm_name) if self._reads else ()
+        for name in names or (("v_proj",) if args.values_are_keys(index) else ()):
             del self[name]
 
     def state_spec(self) -> StateSpec:
@@ -62,6 +57,55 @@ class SharingAttention(Attention):
 
     def _split(self, x: mx.array) -> mx.array:
         return mx.unflatten(x, -1, (-1, self._options.head_dim)).transpose(0, 2, 1, 3)
+
+
+class PerLayerArgs(SlidingArgs):
+    """What both families' configs have."""
+
+    head_dim: int | None = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    tie_word_embeddings: bool = True
+    sliding_window: int | None = 512
+    attention_bias: bool = False
+    final_logit_softcapping: float | None = None
+    vocab_size_per_layer_input: int = 262144
+    hidden_size_per_layer_input: int | None = 256
+    num_kv_shared_layers: int = 0
+
+    def __post_init__(self) -> None:
+        """Every layer that reads has one of its kind to read from, or ConfigError."""
+        super().__post_init__()
+        first = self.num_hidden_layers - self.num_kv_shared_layers
+        kinds = [self.layer_type(i) for i in range(self.num_hidden_layers)]
+        if not 0 <= self.num_kv_shared_layers < self.num_hidden_layers or not set(kinds[first:]) <= set(kinds[:first]):
+            raise ConfigError(
+                f"config.json: num_kv_shared_layers={self.num_kv_shared_layers} leaves layers with nothing to read."
+            )
+
+    def reads(self, index: int) -> bool:
+        """Whether layer `index` has no keys and values of its own."""
+        return index >= self.num_hidden_layers - self.num_kv_shared_layers
+
+    def values_are_keys(self, index: int) -> bool:
+        """Whether layer `index`, which does not only read, has no value projection."""
+        return False
+
+
+class PerLayer(DecoderLayer):
+    """Norms around attention and feed-forward; a family says where the layer's own input is read."""
+
+    def add(self, args: Any, index: int) -> None:
+        """The parts that read the layer's own input."""
+        self.act, width = args.hidden_act, args.hidden_size
+        if size := args.hidden_size_per_layer_input:
+            self.per_layer_input_gate = Linear(width, size, bias=False)
+            self.per_layer_projection = Linear(size, width, bias=False)
+            self.post_per_layer_input_norm = RMSNorm(width, args.rms_norm_eps)
+
+    def own_input(self, x: mx.array, extra: mx.array) -> mx.array:
+        """What hidden states (B, L, D) make of the layer's input (B, L, P): (B, L, D)."""
+        h = kernels.gated_activation(self.per_layer_input_gate(x), extra, self.act)
+        return self.post_per_layer_input_norm(self.per_layer_projection(h))
 
 
 class PerLayerInputs(Backbone):
@@ -111,17 +155,11 @@ def drop_unread(args: Any) -> Rule:
 class PerLayerModel(DenseModel):
     """The model around `PerLayerInputs`."""
 
-    scaled_embedding = True
+    scaled_embedding = qk_norm = True
+    layer_names = SANDWICH_NORM
+    attention_type = SharingAttention
+    attention: ClassVar = {"scale": 1.0}
+    backbone_type = PerLayerInputs
 
     def weight_rules(self) -> tuple[Rule, ...]:
         return (*super().weight_rules(), drop_unread(self.args))
-
-
-def check_sharing(args: Any) -> None:
-    """Every layer that reads has one of its kind to read from, or ConfigError."""
-    first = args.num_hidden_layers - args.num_kv_shared_layers
-    kinds = [args.layer_type(i) for i in range(args.num_hidden_layers)]
-    if not 0 <= args.num_kv_shared_layers < args.num_hidden_layers or not set(kinds[first:]) <= set(kinds[:first]):
-        raise ConfigError(
-            f"config.json: num_kv_shared_layers={args.num_kv_shared_layers} leaves layers with nothing to read."
-        )

@@ -1,8 +1,6 @@
 """Qwen 1: one projection with biases, a gate under the name `w2`. Source: https://arxiv.org/abs/2309.16609."""
 
-from typing import Any, ClassVar
-
-from mlx import nn
+from typing import ClassVar
 
 from ..nn import GatedMLP, LayerNames
 from .base import DecoderArgs, ModelNames
@@ -19,6 +17,9 @@ class ModelArgs(DecoderArgs):
     intermediate_size: int = 22016
     partial_rotary_factor: float = 1.0
 
+    def layer_width(self, index: int) -> int:
+        return self.intermediate_size // 2
+
 
 class FeedForward(GatedMLP):
     gate_name, up_name, down_name = "w2", "w1", "c_proj"
@@ -29,6 +30,4 @@ class Model(DenseModel):
     layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
     attention_type = FusedAttention
     attention: ClassVar = {"fused": True, "bias": True}
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.intermediate_size // 2, args.hidden_act)
+    feed_forward_type = FeedForward
