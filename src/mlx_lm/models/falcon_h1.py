@@ -4,7 +4,6 @@ mlx-lm's checkpoints hold most multipliers inside the weights, so the model does
 loading. Source: https://arxiv.org/abs/2507.22448.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from .bamba import Mamba2Args
 from .base import ModelNames
 from .config import refuse
 from .dense import DenseModel
-from .weights import Rule, Weights, apply_rules
+from .weights import Rule, Transform, Weights, apply_rules
 
 
 class ModelArgs(Mamba2Args):
@@ -46,33 +45,18 @@ class ModelArgs(Mamba2Args):
             refuse(len(getattr(self, name)) != count, f"{name} must have {count} numbers, not {getattr(self, name)!r}")
 
 
-@dataclass(frozen=True)
-class Fold:
-    """Multiplies a layer of a published checkpoint, which shows in the layout of its convolutions.
-
-    `weight` and `bias` are numbers, or tuples with one number for each row.
-    """
-
-    pattern: str
-    weight: float | tuple[float, ...]
-    bias: float | tuple[float, ...] = 1.0
-
-    def __call__(self, weights: Weights) -> Weights:
-        found = re.compile(self.pattern).search
-        result = dict(weights)
-        for name, value in weights.items():
-            if found(name):
-                factor = mx.array(self.bias if name.endswith(".bias") else self.weight, mx.float32)
-                factor = factor[:, None] if factor.ndim and value.ndim == 2 else factor
-                result[name] = (value * factor).astype(value.dtype)
-        return result
+def fold(pattern: str, factor: float | tuple[float, ...]) -> Transform:
+    """Multiplies what matches by a number, or by one for each row."""
+    factors = mx.array(factor, mx.float32)
+    by_row = factors[:, None] if factors.ndim else factors
+    return Transform(pattern, lambda v: (v * (by_row if v.ndim == 2 else factors)).astype(v.dtype))
 
 
 @dataclass(frozen=True)
 class FoldPublished:
-    """Runs the folds on published checkpoints only."""
+    """Runs the folds on published checkpoints only, which show in the layout of their convolutions."""
 
-    folds: tuple[Fold, ...]
+    folds: tuple[Rule, ...]
 
     def __call__(self, weights: Weights) -> Weights:
         kernels = [v for k, v in weights.items() if k.endswith("conv1d.weight")]
@@ -118,14 +102,15 @@ class Model(DenseModel):
         sizes = (inner, inner, maps, maps, options.num_heads)
         rows = tuple(m for m, n in zip(a.ssm_multipliers, sizes, strict=True) for _ in range(n))
         folds = (
-            Fold(r"embed_tokens\.weight$", a.embedding_multiplier),
-            Fold(r"^lm_head\.weight$", a.lm_head_multiplier),
-            Fold(r"self_attn\.[qk]_proj\.weight$", a.attention_in_multiplier),
-            Fold(r"self_attn\.o_proj\.", a.attention_out_multiplier, a.attention_out_multiplier),
-            Fold(r"feed_forward\.gate_proj\.", gate, gate),
-            Fold(r"feed_forward\.down_proj\.", down, down),
-            Fold(r"mamba\.in_proj\.", tuple(m * a.ssm_in_multiplier for m in rows), rows),
-            Fold(r"mamba\.out_proj\.", a.ssm_out_multiplier, a.ssm_out_multiplier),
+            fold(r"embed_tokens\.weight$", a.embedding_multiplier),
+            fold(r"^lm_head\.weight$", a.lm_head_multiplier),
+            fold(r"self_attn\.[qk]_proj\.weight$", a.attention_in_multiplier),
+            fold(r"self_attn\.o_proj\.", a.attention_out_multiplier),
+            fold(r"feed_forward\.gate_proj\.", gate),
+            fold(r"feed_forward\.down_proj\.", down),
+            fold(r"mamba\.in_proj\.weight$", tuple(m * a.ssm_in_multiplier for m in rows)),
+            fold(r"mamba\.in_proj\.bias$", rows),
+            fold(r"mamba\.out_proj\.", a.ssm_out_multiplier),
         )
         return (FoldPublished(folds), *super().weight_rules())
 

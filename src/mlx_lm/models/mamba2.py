@@ -37,7 +37,7 @@ def mamba_options(args: Any, **changes: Any) -> MambaOptions:
 def mamba2_options(args: Any, **changes: Any) -> Mamba2Options:
     """Mamba-2 layers from any of the names that configs have; `changes` are what a family has otherwise."""
     lists = hasattr(args, "time_step_limit")
-    limit = parse_limit(args.time_step_limit) if lists else (args.time_step_min, math.inf)
+    limit = parse_limit(args.time_step_limit) if lists else (getattr(args, "time_step_min", 0.0), math.inf)
     return Mamba2Options(**(_usual(Mamba2Options, args) | {"time_step_limit": limit} | changes))
 
 

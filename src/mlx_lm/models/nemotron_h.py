@@ -69,8 +69,8 @@ class ModelArgs(DecoderArgs):
 class LatentMoE(MoE):
     """Experts that work on a smaller projection of the hidden state."""
 
-    def __init__(self, *args: Any, hidden_size: int, latent_size: int, latent_bias: bool, **kwargs: Any):
-        super().__init__(hidden_size, *args, **kwargs)
+    def __init__(self, hidden_size: int, *parts: Any, latent_size: int, latent_bias: bool, **options: Any):
+        super().__init__(hidden_size, *parts, **options)
         self.fc1_latent_proj = Linear(hidden_size, latent_size, bias=latent_bias)
         self.fc2_latent_proj = Linear(latent_size, hidden_size, bias=latent_bias)
 
@@ -114,15 +114,12 @@ class Model(DenseModel):
         return MLP(args.hidden_size, args.intermediate_size, args.mlp_hidden_act, bias=args.mlp_bias)
 
     def experts(self, args: Any) -> nn.Module:
-        routing = grouped_routing(args)
-        act, count = args.mlp_hidden_act, args.n_routed_experts
-        width = args.moe_latent_size or args.hidden_size
-        experts = SwitchMLP(width, args.moe_intermediate_size, count, act=act)
-        shared = None
+        width, act, shared = args.hidden_size, args.mlp_hidden_act, None
         if args.n_shared_experts:
-            shared = MLP(args.hidden_size, args.moe_shared_expert_intermediate_size, act, bias=args.mlp_bias)
-        usual: dict[str, Any] = {"correction": True, "shared": shared, "hidden_size": args.hidden_size}
+            shared = MLP(width, args.moe_shared_expert_intermediate_size, act, bias=args.mlp_bias)
+        inner = args.moe_latent_size or width
+        experts = SwitchMLP(inner, args.moe_intermediate_size, args.n_routed_experts, act=act)
+        parts = width, args.n_routed_experts, grouped_routing(args), experts
         if args.moe_latent_size is None:
-            return MoE(num_experts=count, routing=routing, experts=experts, **usual)
-        latent = {"latent_size": width, "latent_bias": args.mlp_bias}
-        return LatentMoE(num_experts=count, routing=routing, experts=experts, **usual, **latent)
+            return MoE(*parts, shared=shared, correction=True)
+        return LatentMoE(*parts, shared=shared, correction=True, latent_size=inner, latent_bias=args.mlp_bias)

@@ -6,10 +6,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from ..nn import Attention, AttentionOptions, CausalConv, DecoderLayer, LayerNames, Linear, RMSNorm
-from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
+from ..nn import Attention, AttentionOptions, CausalConv, DecoderLayer, LayerNames, Linear, Mamba2, RMSNorm
 from .config import DecoderArgs
 from .dense import DenseModel
+from .mamba2 import mamba2_options
 from .weights import Rename
 
 OFFSETS = {"pre_mixer_norm": 1.0, "post_mixer_norm": 1 / 5, "pre_mlp_norm": 1.0, "post_mlp_norm": 5**-1.5}
@@ -41,48 +41,30 @@ class ModelArgs(DecoderArgs):
         return None if index in (self.full_attention_idx or ()) else self.attention_window_size + 1
 
 
-class NormedMamba(nn.Module):
-    """Mamba-2 with one group, whose maps come from the convolved values, normalized; gate and values go by head."""
+class NormedMamba(Mamba2):
+    """One group, whose maps and steps come from the convolved values, normalized; gate and values go by head."""
 
     def __init__(self, args: ModelArgs):
-        super().__init__()
-        heads, size, states = args.mamba_num_heads, args.head_dim or 0, args.mamba_d_state
-        inner, rank = heads * size, max(64, args.hidden_size // 16)
-        self._sizes, self._eps = (heads, size, states), args.rms_norm_eps
+        o = mamba2_options(args, groups=1, norm=False, act="silu")
+        super().__init__(o)
+        inner, rank = o.num_heads * o.head_dim, max(64, args.hidden_size // 16)
+        self._eps = args.rms_norm_eps
         self.in_proj = Linear(args.hidden_size, 2 * inner, bias=False)
-        self.conv1d = CausalConv(inner, args.mamba_d_conv, bias=False)
-        self.bcdt_proj = Linear(inner, rank + 2 * states, bias=False)
-        self.dt_proj = Linear(rank, heads, bias=False)
-        for name in ("dt_bias", "A_log", "D"):
-            self[name] = mx.ones((heads,))
-        for name, width in (("B", states), ("C", states), ("dt", rank)):
+        self.conv1d = CausalConv(inner, o.kernel, bias=False)
+        self.bcdt_proj = Linear(inner, rank + 2 * o.state_size, bias=False)
+        self.dt_proj = Linear(rank, o.num_heads, bias=False)
+        for name, width in (("B", o.state_size), ("C", o.state_size), ("dt", rank)):
             self[f"{name}_norm_weight"] = mx.ones((width,))
-        self.out_proj = Linear(inner, args.hidden_size, bias=False)
 
-    def state_spec(self) -> StateSpec:
-        """What the layer keeps for a sequence: the convolution's last inputs and the state space."""
-        return RecurrentSpec((self.conv1d.slot(), ArraySlot(self._sizes, mx.float32)))
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array | None]:
+        gate, values = mx.split(mx.unflatten(self.in_proj(x), -1, (self._options.num_heads, -1)), 2, axis=-1)
+        return gate.flatten(2), values.flatten(2), None
 
-    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        heads, size, states = self._sizes
-        gate, values = mx.split(mx.unflatten(self.in_proj(x), -1, (heads, -1)), 2, axis=-1)
-        values, tail = self.conv1d(values.flatten(2), gather_slot(state, 0))
-        values = kernels.activation(values, "silu")
-        parts = mx.split(self.bcdt_proj(values), [states, 2 * states], axis=-1)
-        named = zip(("B", "C", "dt"), parts, strict=True)
-        b, c, dt = (kernels.rms_norm(part, self[f"{name}_norm_weight"], self._eps) for name, part in named)
-        dt = self.dt_proj(dt).astype(mx.float32) + self["dt_bias"].astype(mx.float32)
-        y, memory = kernels.selective_scan(
-            mx.unflatten(values, -1, (heads, size)),
-            nn.softplus(dt),
-            -mx.exp(self["A_log"].astype(mx.float32)),
-            b[:, :, None],
-            c[:, :, None],
-            self["D"],
-            gather_slot(state, 1),
-        )
-        scatter_slots(state, [tail, memory], x.shape[1])
-        return self.out_proj((y * kernels.activation(gate, "silu")).flatten(2))
+    def _maps(self, mixed: mx.array, dt: mx.array | None) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        size = self._options.state_size
+        named = zip(("B", "C", "dt"), mx.split(self.bcdt_proj(mixed), [size, 2 * size], axis=-1), strict=True)
+        b, c, steps = (kernels.rms_norm(part, self[f"{name}_norm_weight"], self._eps) for name, part in named)
+        return mixed, b, c, self.dt_proj(steps)
 
 
 class HeadWeightedAttention(Attention):

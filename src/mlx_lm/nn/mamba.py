@@ -5,6 +5,7 @@ Sources: https://arxiv.org/abs/2405.21060, https://arxiv.org/abs/2312.00752. Sta
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -75,11 +76,9 @@ class Mamba2(nn.Module):
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         o = self._options
-        inner, maps = o.num_heads * o.head_dim, o.groups * o.state_size
-        gate, mixed, dt = mx.split(self._project(x), [inner, 2 * inner + 2 * maps], axis=-1)
+        gate, mixed, dt = self._project(x)
         mixed, tail = self.conv1d(mixed, gather_slot(state, 0))
-        mixed = kernels.activation(mixed, o.act)
-        values, b, c = mx.split(mixed, [inner, inner + maps], axis=-1)
+        values, b, c, dt = self._maps(kernels.activation(mixed, o.act), dt)
         y, memory = kernels.selective_scan(
             mx.unflatten(values, -1, (o.num_heads, o.head_dim)),
             time_steps(dt, self.dt_bias, o.time_step_limit),
@@ -94,9 +93,19 @@ class Mamba2(nn.Module):
         y = self.norm(y, gate) if o.norm else y * kernels.activation(gate, o.act)
         return self.out_proj(y)
 
-    def _project(self, x: mx.array) -> mx.array:
-        """Gate, convolved part and time steps, side by side."""
-        return self.in_proj(x)
+    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array | None]:
+        """Gate, the part that is convolved, and time steps, where they do not come from that part."""
+        o = self._options
+        inner = o.num_heads * o.head_dim
+        gate, mixed, dt = mx.split(self.in_proj(x), [inner, 2 * (inner + o.groups * o.state_size)], axis=-1)
+        return gate, mixed, dt
+
+    def _maps(self, mixed: mx.array, dt: Any) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """Values, input map, output map and time steps, from what was convolved and the time steps so far."""
+        o = self._options
+        inner, maps = o.num_heads * o.head_dim, o.groups * o.state_size
+        values, b, c = mx.split(mixed, [inner, inner + maps], axis=-1)
+        return values, b, c, dt
 
 
 @dataclass(frozen=True)
