@@ -253,6 +253,7 @@ mx::array fused_layers(std::shared_ptr<FusedPlan> plan, const mx::array& x, Fuse
 MLX_LM_BIND(m) {
   using namespace mlx_lm;
   using namespace nb::literals;
+  nb::class_<SteadyMemory>(m, "SteadyMemory").def(nb::init<size_t>(), "bytes"_a);
   nb::class_<TokenStore>(m, "TokenStore")
       .def_static("allocate", [](const std::vector<int>& shape, mx::Dtype type, SteadyMemory* memory) {
         return TokenStore::allocate(mx::Shape(shape.begin(), shape.end()), type, memory);

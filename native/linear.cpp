@@ -15,8 +15,6 @@
 #include "steady_memory.h"
 #include "workspace.h"
 
-#include <nanobind/stl/shared_ptr.h>
-
 namespace nb = nanobind;
 
 namespace mlx_lm {
@@ -360,15 +358,10 @@ mx::array gather_matmul(const mx::array& x, const mx::array& w, const mx::array&
 
 class Interleave : public CpuPrimitive {
  public:
-  Interleave(mx::Stream stream, bool undo, std::shared_ptr<SteadyMemory> memory)
-      : CpuPrimitive(stream), undo_(undo), memory_(std::move(memory)) {}
+  Interleave(mx::Stream stream, bool undo) : CpuPrimitive(stream), undo_(undo) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    if (undo_) {
-      allocate(outputs[0]);
-    } else if (memory_ == nullptr || !memory_->give(outputs[0])) {
-      allocate_steady(outputs[0]);
-    }
+    allocate(outputs[0]);
     if (outputs[0].size() == 0) {
       return;
     }
@@ -381,31 +374,30 @@ class Interleave : public CpuPrimitive {
           linear_kernels().interleave(from, y, columns, static_cast<int>(a.item), undo, begin, end);
         });
       });
+      // read by every step from now on; at once it would take a second for a gigabyte, so the system does it in time
+      prefer_large_pages(y, a.size() * a.item);
     });
   }
 
   const char* name() const override { return "MlxLmInterleave"; }
   bool is_equivalent(const mx::Primitive& other) const override {
-    const auto& o = static_cast<const Interleave&>(other);
-    return undo_ == o.undo_ && memory_ == o.memory_;
+    return undo_ == static_cast<const Interleave&>(other).undo_;
   }
 
  private:
   bool undo_;
-  std::shared_ptr<SteadyMemory> memory_;
 };
 
 // Words, scales and biases as they are; dense 16-bit elements in pairs, because a lane holds 32 bits.
-mx::array interleave(const mx::array& a, bool undo, bool dense, std::shared_ptr<SteadyMemory> memory) {
+mx::array interleave(const mx::array& a, bool undo, bool dense) {
   if (dense && a.itemsize() == 2) {
     auto s = cpu_stream();
-    return mx::view(interleave(mx::view(a, mx::uint32, s), undo, false, std::move(memory)), a.dtype(), s);
+    return mx::view(interleave(mx::view(a, mx::uint32, s), undo, false), a.dtype(), s);
   }
   if (a.ndim() < 2 || a.shape(-2) % 16 != 0 || a.itemsize() == 8) {
     throw std::invalid_argument("interleave: the number of rows must be a multiple of 16");
   }
-  return mx::array(a.shape(), a.dtype(),
-                   std::make_shared<Interleave>(cpu_stream(), undo, std::move(memory)), {a});
+  return mx::array(a.shape(), a.dtype(), std::make_shared<Interleave>(cpu_stream(), undo), {a});
 }
 
 }  // namespace
@@ -424,9 +416,5 @@ MLX_LM_BIND(m) {
   m.def("matmul", &matmul, "x"_a, "w"_a, "transpose"_a = true, "interleaved"_a = false);
   m.def("gather_matmul", &gather_matmul, "x"_a, "w"_a, "indices"_a, "transpose"_a = true,
         "interleaved"_a = false);
-  nb::class_<SteadyMemory>(m, "SteadyMemory")
-      .def(nb::init<size_t>(), "bytes"_a)
-      .def_static("replacing", &SteadyMemory::replacing, "bytes"_a)
-      .def_static("room", &SteadyMemory::room, "bytes"_a);
-  m.def("interleave", &interleave, "a"_a, "undo"_a = false, "dense"_a = false, "memory"_a = nb::none());
+  m.def("interleave", &interleave, "a"_a, "undo"_a = false, "dense"_a = false);
 }

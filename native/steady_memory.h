@@ -1,14 +1,11 @@
-// Memory for what every decode step reads (weights, keys and values): on cache lines, in large pages.
+// Large pages for what every decode step reads: weights, keys and values.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <mutex>
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
+#include <utility>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -17,31 +14,36 @@
 
 namespace mlx_lm {
 
-// A piece of MLX's memory whose content nobody needs yet, in pages of 2 MB wherever they fit into it: with pages of
-// 4 KB a decode step spends up to a fifth of its time on finding them (LOG.md). Pages that temporaries have left there
-// go back to the system first, because it gives large ones only where there are none.
+// Asks for pages of 2 MB wherever they fit into [at, at + bytes), whose content stays: the system gathers them in time.
+// With pages of 4 KB a decode step spends up to a fifth of its time on finding them (LOG.md).
+inline std::pair<void*, size_t> prefer_large_pages(void* at, size_t bytes) {
+  constexpr uintptr_t page = uintptr_t{1} << 21;
+  const auto start = reinterpret_cast<uintptr_t>(at);
+  const uintptr_t begin = (start + page - 1) / page * page, end = (start + bytes) / page * page;
+  const std::pair<void*, size_t> inner{reinterpret_cast<void*>(begin), begin < end ? end - begin : 0};
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (inner.second > 0) {
+    madvise(inner.first, inner.second, MADV_HUGEPAGE);
+  }
+#endif
+  return inner;
+}
+
+// A piece of MLX's memory whose content nobody needs yet, in large pages at once. Small ones that temporaries have left
+// there go back to the system, because it gives large ones only where there are none.
 class SteadyMemory {
  public:
-  explicit SteadyMemory(size_t bytes) : left_(bytes), words_({static_cast<int>(bytes / 8 + 8)}, mlx::core::uint64, nullptr, {}) {
+  explicit SteadyMemory(size_t bytes)
+      : left_(bytes), words_({static_cast<int>(bytes / 8 + 8)}, mlx::core::uint64, nullptr, {}) {
     words_.set_data(mlx::core::allocator::malloc(words_.nbytes()));
-    const auto at = reinterpret_cast<uintptr_t>(words_.data<char>());
-    used_ = (64 - at % 64) % 64;
+    char* at = words_.data<char>();
+    used_ = (64 - reinterpret_cast<uintptr_t>(at) % 64) % 64;
+    [[maybe_unused]] const auto [begin, size] = prefer_large_pages(at, words_.nbytes());
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    constexpr uintptr_t page = uintptr_t{1} << 21;
-    const uintptr_t begin = (at + page - 1) / page * page, end = (at + words_.nbytes()) / page * page;
-    if (begin < end && madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE) == 0) {
-      madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+    if (size > 0) {
+      madvise(begin, size, MADV_DONTNEED);
     }
 #endif
-  }
-
-  // For arrays that replace others: what freed arrays have left goes back to the system first, which the C library
-  // would keep, so that a model's weights are never there twice.
-  static std::shared_ptr<SteadyMemory> replacing(size_t bytes) {
-#if defined(__GLIBC__)
-    malloc_trim(0);
-#endif
-    return std::make_shared<SteadyMemory>(bytes);
   }
 
   // Bytes that an array takes here.

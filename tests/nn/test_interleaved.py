@@ -10,7 +10,7 @@ import pytest
 from mlx_lm.kernels import native
 from mlx_lm.models.build import build_model
 from mlx_lm.nn import Embedding, Linear
-from mlx_lm.nn.interleaved import interleave_weights, interleaved, shared_memory
+from mlx_lm.nn.interleaved import interleave_weights, interleaved
 from mlx_lm.nn.linear import QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
 
 pytestmark = pytest.mark.skipif(native.extension() is None, reason="needs the native kernels")
@@ -115,23 +115,3 @@ def test_every_linear_layer_of_layers_that_are_not_fused():
     mx.eval(model.parameters())
     mx.eval(model(ids, model.make_cache()))
     assert mx.get_active_memory() <= before * 1.05 + 65536
-
-
-def test_layers_share_an_allocation_that_ends_with_them():
-    layers = [Linear(128, 64, bias=False) for _ in range(5)] + [nn.LayerNorm(8), Linear(64, 40, bias=False)]
-    mx.eval([layer.parameters() for layer in layers])
-    x, before = mx.ones((3, 128)), mx.get_active_memory()
-    expected = [layer(x) for layer in layers[:5]]
-    mx.eval(expected)
-    memories = list(shared_memory(layers))
-    assert all(m is memories[0] is not None for m in memories)
-    for layer, memory in zip(layers, memories, strict=True):
-        interleave_weights(layer, memory)
-    assert [interleaved(layer) is not None for layer in layers] == [True] * 5 + [False] * 2
-    for layer, y in zip(layers, expected, strict=False):
-        assert mx.allclose(layer(x), y, atol=1e-5)
-    assert list(shared_memory(layers)) == [None] * 7  # nothing left to regroup
-    del memories, memory, expected, y
-    assert mx.get_active_memory() <= before + 4096
-    del layers[:5], layer
-    assert mx.get_active_memory() <= before - 5 * 128 * 64 * 4 + 4096

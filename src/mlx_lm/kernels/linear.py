@@ -11,9 +11,6 @@ It costs one pass at load (`interleave`), no memory, and is undone without loss 
 weights 1.5 to 3 times faster. The caller remembers which layout it has and says so.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import mlx.core as mx
 
 from . import native
@@ -154,23 +151,13 @@ def can_interleave(w: mx.array) -> bool:
     return w.dtype == mx.uint32 or (w.dtype in _FLOATS and w.shape[-1] % 64 == 0)
 
 
-def interleave(a: mx.array, *, dense: bool = True, memory: Any = None) -> mx.array:
+def interleave(a: mx.array, *, dense: bool = True) -> mx.array:
     """Regroups rows for the native kernels: a (..., N, C), N a multiple of 16, to (N/16, C, 16) in the same shape.
 
     Apply it to w, scales and biases alike, scales and biases with `dense=False`: elements of a dense weight of 16
-    bits move in pairs. The result has the shape and dtype of `a`. It goes into `memory` (see `steady_memory`) where it
-    fits.
+    bits move in pairs. The result has the shape and dtype of `a`.
     """
-    return _regroup(a, undo=False, dense=dense, memory=memory)
-
-
-def steady_memory(sizes: Sequence[int]) -> Any:
-    """One allocation for interleaved arrays of these sizes in bytes, in large pages where the system has them; None
-    without native kernels. It is freed when the last array in it is."""
-    module = native.extension()
-    if module is None:
-        return None
-    return module.SteadyMemory.replacing(sum(map(module.SteadyMemory.room, sizes)))
+    return _regroup(a, undo=False, dense=dense)
 
 
 def deinterleave(a: mx.array, *, dense: bool = True) -> mx.array:
@@ -185,10 +172,10 @@ def interleaved_rows(a: mx.array, rows: mx.array, *, dense: bool = True) -> mx.a
     return a.reshape(-1, a.shape[-1], 16)[rows // 16, :, rows % 16]
 
 
-def _regroup(a: mx.array, *, undo: bool, dense: bool, memory: Any = None) -> mx.array:
+def _regroup(a: mx.array, *, undo: bool, dense: bool) -> mx.array:
     module = native.extension()
     if module is not None:
-        return module.interleave(a, undo, dense, memory)
+        return module.interleave(a, undo, dense)
     if dense and a.itemsize == 2:
         return _regroup(a.view(mx.uint32), undo=undo, dense=False).view(a.dtype)
     inner = (a.shape[-1], 16) if undo else (16, a.shape[-1])

@@ -22,7 +22,7 @@ from ..kernels.activations import NATIVE_NAMES
 from ..state import AttentionState, LayerState, State, in_place
 from .attention import Attention
 from .decoder import DecoderLayer
-from .interleaved import interleave_weights, shared_memory
+from .interleaved import interleave_weights
 from .linear import Linear, QuantizedLinear
 from .mlp import MLP, GatedMLP
 from .norm import RMSNorm
@@ -169,12 +169,11 @@ class LayerRunner:
     # Inspection.
 
     def _look(self, layers: list[nn.Module], norm: nn.Module) -> None:
-        modules = list(
-            {id(m): m for layer in layers for m in layer.modules() if hasattr(type(m), "interleaved")}.values()
-        )
-        for module, memory in zip(modules, shared_memory(modules), strict=True):
-            interleave_weights(module, memory)
         described = [self._describe(layer) for layer in layers]
+        for layer, fusible in zip(layers, described, strict=True):
+            for module in () if fusible else layer.modules():
+                if hasattr(type(module), "interleaved"):
+                    interleave_weights(module)
         segments: list[_Segment] = []
         start = 0
         while start < len(layers):

@@ -5,7 +5,6 @@ somebody asks for them (saving, training), and become lazy again at the layer's 
 doubled for long. Layers ask `interleaved` before every product. Copies of a layer start without regrouped weights.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +13,11 @@ import mlx.nn as nn
 
 from .. import kernels
 from ..kernels import fused, native
-from ..kernels.linear import can_interleave, deinterleave, interleave, interleaved_rows, steady_memory
+from ..kernels.linear import can_interleave, deinterleave, interleave, interleaved_rows
 
-__all__ = ["Interleaved", "interleave_weights", "interleaved", "shared_memory"]
+__all__ = ["Interleaved", "interleave_weights", "interleaved"]
 
 _NAMES = ("weight", "scales", "biases")
-_SHARED = 32 << 20  # bytes; 16 pages of 2 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,44 +92,17 @@ def interleaved(module: nn.Module) -> Interleaved | None:
     return found
 
 
-def interleave_weights(module: nn.Module, memory: Any = None) -> Interleaved | None:
-    """Regroups the weights of a layer where that is possible, into `memory` where they fit; None where it is not."""
+def interleave_weights(module: nn.Module) -> Interleaved | None:
+    """Regroups the weights of a layer where that is possible; None where it is not."""
     found = interleaved(module)
     if found is not None:
         return found
-    arrays = _plain(module)
-    parts = tuple(interleave(a, dense=len(arrays) == 1, memory=memory) for a in arrays)
-    if not parts:
-        return None
-    mx.eval(parts)
-    return _install(module, parts)
-
-
-def shared_memory(modules: Iterable[nn.Module]) -> Iterator[Any]:
-    """For each of `modules`, the memory that `interleave_weights` is to use: that of neighbours is shared.
-
-    Large pages need large allocations, and the matrices of a small model are smaller than a page.
-    """
-    sizes = [[a.nbytes for a in _plain(module)] if interleaved(module) is None else [] for module in modules]
-    memory, shared = None, 0  # `shared` more of them go into `memory`
-    for i, own in enumerate(sizes):
-        if shared == 0:
-            wanted: list[int] = []
-            while i + shared < len(sizes) and sum(wanted) < _SHARED:
-                further = sizes[i + shared]
-                wanted += further if sum(further) < _SHARED else []
-                shared += 1
-            memory = steady_memory(wanted) if wanted else None
-        shared -= 1
-        yield memory if sum(own) < _SHARED else None
-
-
-def _plain(module: nn.Module) -> list[mx.array]:
-    """The arrays of a layer that can be regrouped; none where it cannot."""
     arrays = [module[name] for name in _NAMES if name in module]
     if not arrays or not can_interleave(arrays[0]) or any(fused.traced(a) for a in arrays):
-        return []
-    return arrays
+        return None
+    parts = tuple(interleave(a, dense=len(arrays) == 1) for a in arrays)
+    mx.eval(parts)
+    return _install(module, parts)
 
 
 def _install(module: nn.Module, parts: tuple[mx.array, ...]) -> Interleaved:
