@@ -96,6 +96,7 @@ _POSITIVE = frozenset((
     "index_head_dim", "index_n_heads", "index_topk", "index_topk_blocks", "keep_window_size", "layer_group_size",
     "loop_num", "loop_window_size", "mamba_ngroups", "mamba_step", "n_mamba_heads", "n_shared_head", "num_loops",
     "num_mem_blocks", "o_groups", "o_lora_rank", "router_hidden_size", "window_size",
+    "a_low_rank_dim", "decay_low_rank_dim", "gate_low_rank_dim", "v_low_rank_dim",
 ))  # fmt: skip
 
 # Where 0 means that there are none.

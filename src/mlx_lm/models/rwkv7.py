@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from ..nn import HeadNorm, LayerNorm, Linear
 from ..state import ArraySlot
 from .base import CausalLM, ModelNames, PassingBackbone
-from .config import LanguageArgs
+from .config import LanguageArgs, refuse
 from .rwkv import ShiftedLayer, shifted
 from .weights import Rule, Transform
 
@@ -18,15 +18,13 @@ _RANKS = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_dim
 
 
 class ModelArgs(LanguageArgs):
+    fixed: ClassVar = {"attn": (None,), "hidden_act": ("sqrelu",), "norm_first": (True,)}
     intermediate_size: int | None = None
     hidden_ratio: float = 4.0
     head_dim: int = 64
     norm_eps: float = 1e-5
     norm_bias: bool = True
-    norm_first: bool = True
-    hidden_act: str = "sqrelu"
     value_dim: int | list[int] | None = None
-    attn: dict[str, Any] | None = None
     decay_low_rank_dim: int = 64
     gate_low_rank_dim: int = 128
     a_low_rank_dim: int = 64
@@ -38,12 +36,7 @@ class ModelArgs(LanguageArgs):
         if self.hidden_size % self.head_dim:
             raise ConfigError(f"config.json: head_dim={self.head_dim} does not divide hidden_size={self.hidden_size}.")
         values = self.value_dim if isinstance(self.value_dim, list) else [self.value_dim]
-        known = (("attn", None), ("hidden_act", "sqrelu"), ("norm_first", True))
-        wrong = [name for name, only in known if getattr(self, name) != only]
-        wrong += ["value_dim"] if set(values) - {None, self.hidden_size} else []
-        wrong += [name for name in _RANKS.values() if getattr(self, name) < 1]
-        if wrong:
-            raise ConfigError(f"config.json: {wrong[0]}={getattr(self, wrong[0])!r} is not supported for 'rwkv7'.")
+        refuse(set(values) - {None, self.hidden_size}, f"value_dim={self.value_dim!r} is not supported for 'rwkv7'")
 
 
 def fading_recall(

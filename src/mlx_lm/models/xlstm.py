@@ -9,9 +9,8 @@ from typing import Any, Self
 import mlx.core as mx
 import mlx.nn as nn
 
-from .. import kernels
 from ..errors import ConfigError
-from ..nn import DecoderLayer, GatedMLP, LayerNames, Linear, RMSNorm
+from ..nn import DecoderLayer, GatedMLP, HeadNorm, LayerNames, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .base import CausalLM, ModelNames
 from .config import BaseModelArgs, flatten_config, refuse
@@ -91,29 +90,9 @@ class ShiftedNorm(RMSNorm):
         return super().__call__(x) + self.bias
 
 
-class HeadwiseNorm(nn.Module):
-    """Layer norm of each head of x (B, L, H, D), with weights of its own -> (B, L, H*D)."""
-
-    def __init__(self, dims: int, eps: float, *, bias: bool):
-        super().__init__()
-        self._eps = eps
-        self.weight = mx.ones((dims,))
-        if bias:
-            self.bias = mx.zeros((dims,))
-
-    def __call__(self, x: mx.array) -> mx.array:
-        y = kernels.layer_norm(x, None, None, self._eps).flatten(2) * self.weight
-        return y + self.bias if "bias" in self else y
-
-
 def remember(
-    q: mx.array,
-    k: mx.array,
-    v: mx.array,
-    gates: tuple[mx.array, mx.array],
-    state: tuple[mx.array, mx.array],
-    eps: float,
-) -> tuple[mx.array, tuple[mx.array, mx.array]]:
+    q: mx.array, k: mx.array, v: mx.array, gates: tuple[mx.array, ...], state: tuple[mx.array, ...], eps: float
+) -> tuple[mx.array, tuple[mx.array, ...]]:
     """One chunk: q (scaled) and k (B, H, L, K), v (B, H, L, V), log gates for new and old (B, H, L).
 
     `state` is the memory (B, H, K, V+1), whose last column sums keys, and the exponent that it is relative to (B, H).
@@ -145,7 +124,7 @@ class MatrixMemory(nn.Module):
             self[name] = Linear(args.hidden_size, size, bias=args.use_bias)
         for name in ("igate_preact", "fgate_preact"):
             self[name] = Linear(args.hidden_size, args.num_heads, bias=True)
-        self.multihead_norm = HeadwiseNorm(args.value_size, args.norm_eps, bias=args.use_bias)
+        self.multihead_norm = HeadNorm(self._heads, self._sizes[1], args.norm_eps, bias=args.use_bias, flat=True)
         self.out_proj = Linear(args.value_size, args.hidden_size, bias=args.use_bias)
 
     def state_spec(self) -> StateSpec:
@@ -176,7 +155,7 @@ class MatrixMemory(nn.Module):
             parts.append(y)
         scatter_slots(state, now, x.shape[1])
         y = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
-        y = self.multihead_norm(y.transpose(0, 2, 1, 3).astype(x.dtype))
+        y = self.multihead_norm(y.astype(x.dtype)).transpose(0, 2, 1, 3).flatten(2)
         return self.out_proj(mx.sigmoid(self.ogate_preact(x)) * y)
 
 

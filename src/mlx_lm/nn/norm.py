@@ -77,15 +77,20 @@ class GatedRMSNorm(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """A layer norm with a weight, and where asked a bias, of its own for each head, (H, D), of x (B, H, L, D)."""
+    """A layer norm with a weight, and where asked a bias, of its own for each head, of x (B, H, L, D).
 
-    def __init__(self, num_heads: int, head_dim: int, eps: float, *, bias: bool = False):
+    They are (H, D), or `flat` (H*D,).
+    """
+
+    def __init__(self, num_heads: int, head_dim: int, eps: float, *, bias: bool = False, flat: bool = False):
         super().__init__()
-        self.weight = mx.ones((num_heads, head_dim))
+        self._heads = num_heads
+        shape = (num_heads * head_dim,) if flat else (num_heads, head_dim)
+        self.weight = mx.ones(shape)
         if bias:
-            self.bias = mx.zeros((num_heads, head_dim))
+            self.bias = mx.zeros(shape)
         self.eps = eps
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = kernels.layer_norm(x, None, None, self.eps) * self.weight[:, None]
-        return y + self.bias[:, None] if "bias" in self else y
+        y = kernels.layer_norm(x, None, None, self.eps) * self.weight.reshape(self._heads, 1, -1)
+        return y + self.bias.reshape(self._heads, 1, -1) if "bias" in self else y
