@@ -157,7 +157,7 @@ class CausalLM(nn.Module):
         return getattr(args, "embedding_multiplier", None) or 1.0
 
     def logit_scale(self, args: Any) -> float:
-        return getattr(args, "logit_scale", 1.0) / getattr(args, "logits_scaling", 1.0)
+        return getattr(args, "logit_scale", 1.0) / (getattr(args, "logits_scaling", None) or 1.0)
 
     def logit_softcap(self, args: Any) -> float | None:
         return getattr(args, "final_logit_softcapping", None) or None

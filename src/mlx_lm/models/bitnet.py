@@ -8,9 +8,9 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from .. import kernels
 from ..kernels import KVView
 from ..nn import Attention, GatedMLP, RMSNorm
+from ..nn.mlp import gated
 from .config import BiasArgs
 from .dense import DenseModel
 
@@ -33,7 +33,7 @@ class NormedOutput(Attention):
 
 class NormedHidden(GatedMLP):
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(self.ffn_sub_norm(kernels.gated_activation(self.gate_proj(x), self.up_proj(x), self.act)))
+        return self.down_proj(self.ffn_sub_norm(gated(self.gate_proj(x), self.up_proj(x), self.act)))
 
 
 class Model(DenseModel):

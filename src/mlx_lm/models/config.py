@@ -334,8 +334,8 @@ class DecoderArgs(LanguageArgs):
         step, dense = getattr(self, "decoder_sparse_step", 1), getattr(self, "mlp_only_layers", None) or ()
         return index >= first and index % every == 0 and (index + 1) % step == 0 and index not in dense
 
-    def attention_scale(self) -> float | None:
-        """Factor on the scores; None is the usual one."""
+    def attention_scale(self, index: int) -> float | None:
+        """Factor on the scores of layer `index`; None is the usual one."""
         scalar = getattr(self, "query_pre_attn_scalar", None)
         return getattr(self, "attention_multiplier", None) if scalar is None else scalar**-0.5
 

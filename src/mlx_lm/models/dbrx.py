@@ -8,11 +8,12 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..kernels import ACTIVATIONS
-from ..nn import DecoderLayer, LayerNames, LayerNorm, MoE, Routing
+from ..nn import DecoderLayer, LayerNames, LayerNorm, Routing
 from ..state import LayerState, StateSpec
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .experts import gated_moe
+from .granitemoe import Experts
 from .phixtral import FusedAttention
 from .weights import Rename, Rule, Transform, expert_rules
 
@@ -40,10 +41,6 @@ class ModelArgs(DecoderArgs):
         super().__post_init__()
         self.intermediate_size, self.num_experts, self.top_k = sizes
         self.clip, self.normalize = clip, norm is not None
-
-
-class Experts(MoE):
-    router_name, router_layer = "router", "layer"
 
 
 class NormAttnNorm(nn.Module):

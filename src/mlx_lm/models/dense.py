@@ -180,7 +180,7 @@ class DenseModel(CausalLM):
             "num_kv_heads": kv_heads,
             "head_dim": head_dim,
             "rope": self.rope(args, index),
-            "scale": args.attention_scale(),
+            "scale": args.attention_scale(index),
             "softcap": getattr(args, "attn_logit_softcapping", None) or None,
             "window": args.window(index),
             "bias": bias,

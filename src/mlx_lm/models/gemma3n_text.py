@@ -26,7 +26,7 @@ class ModelArgs(PerLayerArgs, TwoRopeArgs):
     rope_local_base_freq: float | None = 10000.0
     sliding_window_pattern: int | None = 5
     final_logit_softcapping: float | None = 30.0
-    hidden_size_per_layer_input: int = 256
+    hidden_size_per_layer_input: int = 256  # type: ignore[assignment, reportIncompatibleVariableOverride]
     num_kv_shared_layers: int = 15
     altup_active_idx: int = 0
     altup_correct_scale: bool = True

@@ -1,8 +1,8 @@
 """GPT-2: learned positions, fused projections stored transposed. https://openai.com/index/better-language-models."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ..nn import Attention, AttentionOptions, LayerNames
+from ..nn import Attention, LayerNames
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .positions import LearnedPositions
@@ -18,6 +18,10 @@ class ModelArgs(DecoderArgs):
     tie_word_embeddings: bool = True
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
+
+    def attention_scale(self, index: int) -> float:
+        scale = self.heads[2] ** -0.5 if self.scale_attn_weights else 1.0
+        return scale / (index + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
 
 class FusedAttention(Attention):
@@ -36,9 +40,3 @@ class Model(DenseModel):
         Transform(r"^(transformer\.)?h\.\d+\..*(c_attn|c_proj|c_fc)\.weight$", lambda w: w.T),
         Rename(r"^(transformer\.)?(h|wte|wpe|ln_f)\.", r"model.\2."),
     )
-
-    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        scale = args.heads[2] ** -0.5 if args.scale_attn_weights else 1.0
-        if args.scale_attn_by_inverse_layer_idx:
-            scale /= index + 1
-        return super().attention_options(args, index, scale=scale, **changes)

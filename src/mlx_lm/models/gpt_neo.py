@@ -2,21 +2,17 @@
 
 from typing import Any, ClassVar
 
-from ..nn import LayerNames, OutProjAttention
+from ..nn import OutProjAttention
+from . import gpt2
 from .base import ModelNames
-from .config import DecoderArgs, check_kinds
-from .dense import DenseModel
-from .positions import LearnedPositions
-from .starcoder2 import FeedForward
+from .config import check_kinds
 from .weights import Rename
 
 
-class ModelArgs(DecoderArgs):
-    feed_forward_ratio = 4
+class ModelArgs(gpt2.ModelArgs):
+    fixed: ClassVar = {"scale_attn_by_inverse_layer_idx": (False,)}
     aliases: ClassVar = {"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"}
-    layer_norm_eps: float = 1e-5
-    hidden_act: str = "gelu_new"
-    tie_word_embeddings: bool = True
+    max_position_embeddings: int = 2048
     window_size: int = 256
     attention_layers: list[str] | None = None
     attention_types: list[Any] | None = None  # [[["global", "local"], 12]]
@@ -29,19 +25,18 @@ class ModelArgs(DecoderArgs):
             self.attention_layers = layers if self.attention_types else layers[: self.num_hidden_layers]
         check_kinds(self, "attention_layers", ("global", "local"))
 
+    def attention_scale(self, index: int) -> float:
+        return 1.0
+
     def window(self, index: int) -> int | None:
         assert self.attention_layers is not None
         return self.window_size if self.attention_layers[index] == "local" else None
 
 
-class Model(DenseModel):
+class Model(gpt2.Model):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
-    layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
     attention_type = OutProjAttention
-    backbone_type = LearnedPositions
-    attention: ClassVar = {"rope": None, "out_bias": True, "scale": 1.0}
-    feed_forward_type = FeedForward
-    feed_forward_options: ClassVar = {"bias": True}
+    attention: ClassVar = {"rope": None, "out_bias": True}
     rules = (
         Rename(r"^(h|wte|wpe|ln_f)\.", r"transformer.\1."),
         Rename(r"\.attn\.attention\.", ".attn."),

@@ -3,15 +3,16 @@
 Source: https://ai.meta.com/blog/llama-4-multimodal-intelligence.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
-from .. import kernels
 from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import Attention, AttentionOptions, BiasedAttention, GatedMLP, LayerNames, MoE, Routing
+from ..nn import AttentionOptions, BiasedAttention, GatedMLP, LayerNames, MoE, Routing, UnitRMSNorm
+from ..nn.attention import Attention, RotatedNormAttention
 from .config import DecoderArgs, refuse
 from .dense import DenseModel
 from .experts import gated_moe
@@ -60,10 +61,8 @@ class ModelArgs(DecoderArgs):
         return self.attention_chunk_size if self.layer_types[index] == "chunked_attention" else None
 
 
-class ChunkedAttention(BiasedAttention):
+class ChunkedAttention(RotatedNormAttention, BiasedAttention):
     """A query sees what came before it in its own chunk of `window` positions; norms have no weight."""
-
-    eps: float | None = None
 
     def rule(self, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView) -> mx.array | None:
         chunk = self._options.window
@@ -77,12 +76,6 @@ class ChunkedAttention(BiasedAttention):
         if chunk is None or (isinstance(position, int) and position + queries.shape[2] <= chunk):
             return Attention._attend(self, queries, views, position)  # within the first chunk no mask is needed
         return super()._attend(queries, views, position)
-
-    def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
-        queries, keys = super()._place(queries, keys, position)
-        if self.eps is None:
-            return queries, keys
-        return kernels.rms_norm(queries, None, self.eps), kernels.rms_norm(keys, None, self.eps)
 
 
 class Experts(MoE):
@@ -114,9 +107,8 @@ class Model(DenseModel):
             mixer.trained, mixer.first = args.floor_scale, 1
             return mixer
         refuse(not args.no_rope_layers[index], "a layer without rope cannot have chunked attention")
-        chunked = ChunkedAttention(options)
-        chunked.eps = args.rms_norm_eps if args.use_qk_norm else None
-        return chunked
+        norm = (lambda _: UnitRMSNorm(args.rms_norm_eps)) if args.use_qk_norm else None
+        return ChunkedAttention(replace(options, qk_norm=norm))
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         if index not in args.moe_layers:

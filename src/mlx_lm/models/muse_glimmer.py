@@ -44,6 +44,9 @@ class MuseArgs(SlidingArgs):
         if len(self.layer_rope_theta) != count or set(self.layer_rope_theta) - {0, self.rope_theta}:
             raise ConfigError(f"config.json: layer_rope_theta must have 0 or {self.rope_theta} for each layer.")
 
+    def attention_scale(self, index: int) -> float:
+        return self.qk_scale_factor * self.heads[2] ** -0.5
+
 
 class ModelArgs(MuseArgs):
     pass
@@ -73,9 +76,7 @@ class TextModel(DenseModel):
     norm_options: ClassVar = {"offset": 1.0}
 
     def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        scale = args.qk_scale_factor * args.heads[2] ** -0.5
-        unit = {"qk_norm": lambda _: UnitRMSNorm(args.rms_norm_eps)}
-        return super().attention_options(args, index, scale=scale, **unit, **changes)
+        return super().attention_options(args, index, qk_norm=lambda _: UnitRMSNorm(args.rms_norm_eps), **changes)
 
     def final_norm(self, args: Any) -> nn.Module:
         return RMSNorm(args.hidden_size, args.rms_norm_eps)

@@ -5,8 +5,8 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from .. import kernels
-from ..nn import Attention, LayerNames, Rope, UnitRMSNorm
+from ..nn import LayerNames, Rope, UnitRMSNorm
+from ..nn.attention import RotatedNormAttention
 from .base import Backbone, BiasArgs, ModelNames
 from .config import refuse
 from .dense import DenseModel
@@ -19,15 +19,8 @@ class ModelArgs(BiasArgs):
     final_logit_softcapping: float | None = 15.0
 
 
-class NormedAfterRope(Attention):
+class NormedAfterRope(RotatedNormAttention):
     q_name, k_name, v_name, out_name = "c_q", "c_k", "c_v", "c_proj"
-
-    def add(self, args: Any, index: int) -> None:
-        self.eps = args.rms_norm_eps
-
-    def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
-        queries, keys = super()._place(queries, keys, position)
-        return kernels.rms_norm(queries, None, self.eps), kernels.rms_norm(keys, None, self.eps)
 
 
 class NormedEmbeddings(Backbone):
@@ -41,6 +34,7 @@ class Model(DenseModel):
     backbone_type = NormedEmbeddings
     attention_type = NormedAfterRope
     feed_forward_type = FeedForward
+    qk_norm = True
     rules = (
         Rename(r"^model\.embed_tokens\.", "transformer.wte."),
         Rename(r"^model\.layers\.", "transformer.h."),
@@ -57,7 +51,8 @@ class Model(DenseModel):
         if freqs is None:
             refuse(rope.base is None, "a rope that depends on the length is not supported for 'nanochat'")
             freqs = mx.array([rope.base ** (2 * i / rope.dims) for i in range(rope.dims // 2)], mx.float32)
-        return Rope(rope.dims, freqs=-freqs, base=None, scale=rope.scale, traditional=False)
+        return Rope(rope.dims, freqs=-freqs, scale=rope.scale)
 
-    def norm(self, args: Any) -> nn.Module:
+    @classmethod
+    def norm_of(cls, args: Any, size: int) -> nn.Module:
         return UnitRMSNorm(args.rms_norm_eps)

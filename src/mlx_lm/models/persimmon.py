@@ -2,8 +2,6 @@
 
 from typing import ClassVar
 
-import mlx.core as mx
-
 from ..nn import HeadwiseAttention
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
@@ -21,12 +19,6 @@ class ModelArgs(DecoderArgs):
 class NormedHeads(HeadwiseAttention):
     qkv_name, out_name = "query_key_value", "dense"
     q_norm_name, k_norm_name = "q_layernorm", "k_layernorm"
-
-    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        queries, keys, values, _ = super()._project(x)
-        if self._options.qk_norm is not None:
-            queries, keys = self.q_layernorm(queries), self.k_layernorm(keys)
-        return queries, keys, values, None
 
 
 class Model(DenseModel):

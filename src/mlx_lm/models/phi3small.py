@@ -11,18 +11,22 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import MLP, Attention, AttentionOptions, Linear, RopeParameters
+from ..nn import MLP, AttentionOptions, Linear, RopeParameters
 from ..nn.biased import BiasedAttention
 from .base import ModelNames
 from .config import DecoderArgs, refuse
 from .dense import DenseModel
+from .falcon import FalconAttention
 
 # Ids for which the published tokenizer has no token: nobody is to sample them.
 _UNUSED = 100256, 100258, 100259, 100260, *range(100264, 100266), *range(100267, 100352)
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"ff_intermediate_size": "intermediate_size", "rope_embedding_base": "rope_theta"}
+    aliases: ClassVar = {
+        "ff_intermediate_size": "intermediate_size", "rope_embedding_base": "rope_theta",
+        "mup_embedding_multiplier": "embedding_multiplier", "mup_width_multiplier": "logits_scaling",
+    }  # fmt: skip
     hidden_act: str = "gegelu"
     tie_word_embeddings: bool = True
     rope_theta: float = 1000000.0
@@ -30,8 +34,8 @@ class ModelArgs(DecoderArgs):
     gegelu_limit: float | None = 20.0
     mup_use_scaling: bool = True
     mup_attn_multiplier: float = 1.0
-    mup_embedding_multiplier: float | None = 10.0
-    mup_width_multiplier: float | None = 8.0
+    embedding_multiplier: float | None = 10.0
+    logits_scaling: float | None = 8.0
     rope_position_scale: float = 1.0
     dense_attention_every_n_layers: int | None = 2
     blocksparse_homo_head_pattern: bool = False
@@ -48,6 +52,9 @@ class ModelArgs(DecoderArgs):
         if min(sizes) < 1 or (self.rope_scaling and self.rope_position_scale != 1):
             raise ConfigError("config.json: the blocksparse sizes, or two rope scalings together, are not possible.")
 
+    def attention_scale(self, index: int) -> float | None:
+        return self.mup_attn_multiplier / self.heads[2] if self.mup_use_scaling else None
+
     def layer_rope(self, index: int) -> RopeParameters:
         if self.rope_position_scale == 1:
             return self.rope_parameters()
@@ -58,20 +65,7 @@ class ModelArgs(DecoderArgs):
         return bool(every) and (index + 1) % every == 0
 
 
-class GroupedAttention(Attention):
-    """The fused projection holds, for each key head, its query heads, the key and the value."""
-
-    qkv_name, out_name = "query_key_value", "dense"
-
-    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        o = self._options
-        groups = mx.unflatten(self[self.qkv_name](x), -1, (o.num_kv_heads, -1, o.head_dim))  # (B, L, G, share + 2, D)
-        parts = mx.split(groups, [o.num_heads // o.num_kv_heads, groups.shape[3] - 1], axis=3)
-        queries, keys, values = (part.flatten(2, 3).transpose(0, 2, 1, 3) for part in parts)
-        return queries, keys, values, None
-
-
-class StridedAttention(BiasedAttention, GroupedAttention):
+class StridedAttention(FalconAttention, BiasedAttention):
     """A query sees the blocks just before, and every `stride`-th; which ones differs by head."""
 
     def __init__(self, options: AttentionOptions, args: ModelArgs):
@@ -104,23 +98,16 @@ class LimitedGLU(MLP):
 
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
+    attention: ClassVar = {"fused": True, "bias": True, "out_bias": True}
 
     def mixer(self, args: Any, index: int) -> nn.Module:
-        scale = args.mup_attn_multiplier / args.heads[2] if args.mup_use_scaling else None
-        changes = {"scale": scale, "fused": True, "bias": True, "out_bias": True}
-        options: AttentionOptions = self.attention_options(args, index, **changes)
+        options: AttentionOptions = self.attention_options(args, index)
         if args.is_dense(index):
-            return GroupedAttention(options)
+            return FalconAttention(options)
         return StridedAttention(options, args)
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         return LimitedGLU(args.hidden_size, args.intermediate_size, args.hidden_act, args.gegelu_limit)
-
-    def embed_scale(self, args: Any) -> float:
-        return args.mup_embedding_multiplier or 1.0
-
-    def logit_scale(self, args: Any) -> float:
-        return 1 / (args.mup_width_multiplier or 1.0)
 
     def logits(self, hidden: mx.array) -> mx.array:
         logits = super().logits(hidden)

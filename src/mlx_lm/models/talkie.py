@@ -8,7 +8,8 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import Attention, DecoderLayer, GatedMLP, LayerNames, Rope, UnitRMSNorm
+from ..nn import DecoderLayer, GatedMLP, LayerNames, Rope, UnitRMSNorm
+from ..nn.attention import RotatedNormAttention
 from ..state import LayerState
 from .base import Backbone, Cache, DecoderArgs, ModelNames, layer_state
 from .dense import DenseModel
@@ -33,18 +34,18 @@ class Gain(nn.Module):
         return x * self[self._name].astype(x.dtype)
 
 
-class RotatedNorms(Attention):
+class RotatedNorms(RotatedNormAttention):
     """Heads are normed after their rotation, which turns backwards; queries have a gain for each head."""
 
     q_name, k_name, v_name, out_name = "attn_query", "attn_key", "attn_value", "attn_resid"
 
     def add(self, args: Any, index: int) -> None:
-        self.head_gain, self._norm = Gain("head_g", args.num_attention_heads), UnitRMSNorm(args.rms_norm_eps)
+        self.head_gain = Gain("head_g", args.num_attention_heads)
 
     def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
         queries, keys = super()._place(queries, keys, position)
         gains = self.head_gain["head_g"].astype(queries.dtype)
-        return self._norm(queries) * gains[:, None, None], self._norm(keys)
+        return queries * gains[:, None, None], keys
 
 
 class FeedForward(GatedMLP):
@@ -77,6 +78,7 @@ class Model(DenseModel):
     backbone_type = SkipBackbone
     layer_type = Block
     attention_type = RotatedNorms
+    qk_norm = True
     feed_forward_type = FeedForward
     rules = (Rename(r"^lm_head$", "lm_head.weight"),)
 
@@ -87,10 +89,11 @@ class Model(DenseModel):
     def logits(self, hidden: mx.array) -> mx.array:
         return self.lm_head_gain(super().logits(hidden))
 
-    def norm(self, args: Any) -> nn.Module:
+    @classmethod
+    def norm_of(cls, args: Any, size: int) -> nn.Module:
         return UnitRMSNorm(args.rms_norm_eps)
 
     def rope(self, args: Any, index: int) -> Rope:
         size = args.heads[2]
         divisors = mx.array([args.rope_theta ** (2 * i / size) for i in range(size // 2)], mx.float32)
-        return Rope(size, freqs=-divisors, base=None, scale=1.0, traditional=False)
+        return Rope(size, freqs=-divisors)

@@ -6,9 +6,8 @@ Sources: AltUp https://arxiv.org/abs/2301.13310, LAuReL https://arxiv.org/abs/24
 import mlx.core as mx
 import mlx.nn as nn
 
-from .. import kernels
 from .linear import Linear
-from .mlp import GatedMLP
+from .mlp import GatedMLP, gated
 from .norm import RMSNorm
 
 __all__ = ["AltUp", "Laurel", "SparseMLP"]
@@ -24,7 +23,7 @@ class SparseMLP(GatedMLP):
         wide = gate.astype(mx.float32)
         cut = wide.mean(axis=-1, keepdims=True) + self.deviations * wide.std(axis=-1, keepdims=True)
         gate = mx.maximum(gate - cut.astype(gate.dtype), 0)
-        return self.down_proj(kernels.gated_activation(gate, self.up_proj(x), self.act))
+        return self.down_proj(gated(gate, self.up_proj(x), self.act))
 
 
 class Laurel(nn.Module):

@@ -17,7 +17,14 @@ from ..state import KVSpec, LayerState, StateSpec, attend_states, offsets
 from .linear import Linear
 from .rope import Rope
 
-__all__ = ["Attention", "AttentionOptions", "GatedAttention", "HeadwiseAttention", "OutProjAttention"]
+__all__ = [
+    "Attention",
+    "AttentionOptions",
+    "GatedAttention",
+    "HeadwiseAttention",
+    "OutProjAttention",
+    "RotatedNormAttention",
+]
 
 
 @dataclass(frozen=True)
@@ -135,9 +142,24 @@ class Attention(nn.Module):
         queries, keys, values = (
             a.reshape(*x.shape[:2], -1, o.head_dim).transpose(0, 2, 1, 3) for a in (queries, keys, values)
         )
-        if o.qk_norm is not None and not o.qk_norm_full:
-            queries, keys = self[self.q_norm_name](queries), self[self.k_norm_name](keys)
+        queries, keys = self._normed(queries, keys)
         return queries, keys, values, gate
+
+    def _normed(self, queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
+        """Queries and keys (B, H, L, D) after the norms on single heads, if there are such."""
+        if self._options.qk_norm is None or self._options.qk_norm_full:
+            return queries, keys
+        return self[self.q_norm_name](queries), self[self.k_norm_name](keys)
+
+
+class RotatedNormAttention(Attention):
+    """Heads are normed after their rotation."""
+
+    def _normed(self, queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
+        return queries, keys
+
+    def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
+        return super()._normed(*super()._place(queries, keys, position))
 
 
 class OutProjAttention(Attention):
@@ -170,4 +192,4 @@ class HeadwiseAttention(Attention):
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
         fused = self[self.qkv_name](x).reshape(*x.shape[:2], self._options.num_heads, 3, -1)
         queries, keys, values = (fused[..., i, :].transpose(0, 2, 1, 3) for i in range(3))
-        return queries, keys, values, None
+        return *self._normed(queries, keys), values, None
