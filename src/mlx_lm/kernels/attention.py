@@ -48,6 +48,10 @@ class KVView:
     window: int | None = None
     keep: int = 0
 
+    def dense(self) -> list[mx.array]:
+        """Keys and values, unpacked."""
+        return [a if isinstance(a, mx.array) else a.dequantize() for a in (self.keys, self.values)]
+
 
 def visible(length: int, total: int, window: int | None = None, keep: int = 0) -> mx.array | None:
     """Boolean mask (length, total) of what the last `length` of `total` positions see, or None for everything."""

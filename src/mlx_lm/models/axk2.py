@@ -1,6 +1,6 @@
 """A.X-K2: DeepSeek-V3.2 with gates on norms and on the attention's output. https://huggingface.co/skt/A.X-K2."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
@@ -12,6 +12,7 @@ from .weights import Rename
 
 
 class ModelArgs(deepseek_v32.ModelArgs):
+    routers: ClassVar = None
     max_position_embeddings: int = 131072
     q_lora_rank: int | None = 384
     kv_lora_rank: int = 128
@@ -25,9 +26,6 @@ class ModelArgs(deepseek_v32.ModelArgs):
     topk_group: int | None = None
     index_n_heads: int = 16
     gated_norm_rank: int = 16
-
-    def check_routing(self) -> None:
-        """The family has one router, whatever a config calls it."""
 
 
 class GatedNorm(nn.Module):

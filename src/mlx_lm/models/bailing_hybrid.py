@@ -10,8 +10,7 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import ChannelDelta, GatedMLP, LatentAttention, LatentOptions, Linear
-from ..state import LayerState, attend_states, offsets
+from ..nn import ChannelDelta, GatedMLP, LatentAttention
 from . import deepseek_v3, kimi_linear
 from .weights import Rename, Rule, Split
 
@@ -71,16 +70,11 @@ class SafeDelta(ChannelDelta):
 class GatedLatentAttention(LatentAttention):
     """Each head's output has a sigmoid gate."""
 
-    def __init__(self, options: LatentOptions):
-        super().__init__(options)
-        self.dense = self.pop("o_proj")
-        self.g_proj = Linear(options.hidden_size, options.num_heads, bias=False)
+    gate_name, per_head, out_name = "g_proj", True, "dense"
 
-    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        queries, rope_queries, latents, rope_keys = self._project(x, offsets(state))
-        out = self._attend(queries, rope_queries, attend_states(state, latents, rope_keys))  # (B, H, L, V)
-        gate = mx.sigmoid(self.g_proj(x).astype(mx.float32)).astype(out.dtype)
-        return self.dense((out.transpose(0, 2, 1, 3) * gate[..., None]).flatten(2))
+    def _gate(self, x: mx.array) -> mx.array | None:
+        gate = super()._gate(x)
+        return None if gate is None else gate.astype(mx.float32)
 
 
 class Model(deepseek_v3.Model):

@@ -1,7 +1,7 @@
 """DeepSeek-V2: latent attention, shared and routed experts. Source: https://arxiv.org/abs/2405.04434."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.nn as nn
 
@@ -12,10 +12,10 @@ from .dense import DenseModel
 from .experts import gated_moe
 from .weights import expert_rules
 
-_METHODS = ("greedy", "group_limited_greedy")
-
 
 class ModelArgs(DecoderArgs):
+    # What `topk_method` and `scoring_func` may be; None for families with one router, whatever a config calls it.
+    routers: ClassVar[tuple[tuple[str, ...], str] | None] = ("greedy", "group_limited_greedy"), "softmax"
     kv_lora_rank: int = 512
     q_lora_rank: int | None = 1536
     qk_nope_head_dim: int = 128
@@ -47,12 +47,14 @@ class ModelArgs(DecoderArgs):
 
     def check_routing(self) -> None:
         """Raises ConfigError for a router that the family does not have."""
-        if self.topk_method not in _METHODS or self.scoring_func != "softmax":
+        methods, score = self.routers or ((self.topk_method,), self.scoring_func)
+        if self.topk_method not in methods or self.scoring_func != score:
             raise ConfigError(
                 f"config.json: topk_method={self.topk_method!r} with scoring_func={self.scoring_func!r} is not "
-                f"supported for model type {self.model_type!r}; known: {_METHODS} with 'softmax'."
+                f"supported for model type {self.model_type!r}; known: {methods} with {score!r}."
             )
-        for name in ("num_experts_per_tok", *(("n_group", "topk_group") if self.topk_method != "greedy" else ())):
+        grouped = self.topk_method == "group_limited_greedy"
+        for name in ("num_experts_per_tok", *(("n_group", "topk_group") if grouped else ())):
             if not getattr(self, name):
                 raise ConfigError(f"config.json has no {name!r}, which {self.model_type!r} needs.")
 
@@ -68,12 +70,10 @@ class ModelArgs(DecoderArgs):
         return scale
 
     def routing(self) -> Routing:
-        if self.num_experts_per_tok is None:
-            raise ConfigError("config.json has no 'num_experts_per_tok'.")
-        grouped = self.topk_method == "group_limited_greedy"
-        normalize = self.norm_topk_prob and self.num_experts_per_tok > 1
+        grouped, count = self.topk_method == "group_limited_greedy", self.num_experts_per_tok or 1
+        normalize = self.norm_topk_prob and count > 1
         return Routing(
-            self.num_experts_per_tok,
+            count,
             normalize=normalize,
             scale=1.0 if normalize else self.routed_scaling_factor,
             num_groups=(self.n_group or 1) if grouped else 1,

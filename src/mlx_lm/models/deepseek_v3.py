@@ -1,10 +1,10 @@
 """DeepSeek-V3: V2's attention, experts chosen by sigmoid scores with a correction. https://arxiv.org/abs/2412.19437."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import mlx.core as mx
 
-from ..errors import ConfigError
 from ..nn import Routing
 from . import deepseek_v2
 from .experts import grouped_routing
@@ -12,6 +12,7 @@ from .weights import DropLayers, Rule, Weights
 
 
 class ModelArgs(deepseek_v2.ModelArgs):
+    routers: ClassVar = (("noaux_tc",), "sigmoid")
     max_position_embeddings: int = 4096
     n_routed_experts: int | None = 256
     n_shared_experts: int | None = 1
@@ -26,16 +27,7 @@ class ModelArgs(deepseek_v2.ModelArgs):
     routed_scaling_factor: float = 2.5
     mlp_layer_types: list[str] | None = None
 
-    def check_routing(self) -> None:
-        if self.topk_method != "noaux_tc" or self.scoring_func != "sigmoid":
-            raise ConfigError(
-                f"config.json: topk_method={self.topk_method!r} with scoring_func={self.scoring_func!r} is not "
-                f"supported for model type {self.model_type!r}; known: 'noaux_tc' with 'sigmoid'."
-            )
-
     def routing(self) -> Routing:
-        if self.num_experts_per_tok is None:
-            raise ConfigError("config.json has no 'num_experts_per_tok'.")
         return grouped_routing(self)
 
 

@@ -8,6 +8,7 @@ from ..errors import ConfigError
 from ..nn import make_rope
 from ..nn.indexed import IndexedLatentAttention, IndexOptions
 from . import deepseek_v3
+from .config import check_kinds
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
@@ -19,8 +20,8 @@ class ModelArgs(deepseek_v3.ModelArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if set(self.layer_types or ()) - {"indexed_attention", "full_attention", "deepseek_sparse_attention"}:
-            raise ConfigError(f"config.json: layer_types {self.layer_types!r} are not all 'indexed_attention'.")
+        if self.layer_types is not None:
+            check_kinds(self, "layer_types", ("indexed_attention", "full_attention", "deepseek_sparse_attention"))
         sizes = (self.q_lora_rank or 0, self.index_n_heads, self.index_head_dim, self.index_topk)
         if min(sizes) < 1 or self.index_head_dim % 2 or self.index_head_dim < self.qk_rope_head_dim:
             raise ConfigError(

@@ -21,7 +21,7 @@ from .base import Backbone, Cache, CausalLM, layer_state
 from .config import DecoderArgs, check_kinds, flatten_config, refuse
 from .dense import DenseModel
 from .experts import usual_routing
-from .weights import Drop, DropLayers, Rename, Rule, Transform, expert_rules
+from .weights import Drop, DropLayers, Rename, Rule, Transform, expert_rules, rename_parts
 
 _SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
 
@@ -171,15 +171,11 @@ class Model(DenseModel):
         Rename(r"^head\.", "lm_head."),
         Rename(r"^(?:model\.)?hc_head_(fn|base|scale)$", r"model.hc_head.hc_\1"),
         Rename(r"\.hc_(attn|ffn)_(fn|base|scale)$", r".\1_hc.\2"),
-        Rename(r"\.attn_norm\.", ".input_layernorm."),
-        Rename(r"\.ffn_norm\.", ".post_attention_layernorm."),
-        Rename(r"\.ffn\.", ".mlp."),
-        Rename(r"\.attn\.", ".self_attn."),
+        *rename_parts({"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}),
+        *rename_parts({"ffn": "mlp", "attn": "self_attn"}),
         Rename(r"\.mlp\.gate\.bias$", ".mlp.gate.e_score_correction_bias"),
-        Rename(r"\.shared_experts\.w1\.", ".shared_experts.gate_proj."),
-        Rename(r"\.shared_experts\.w2\.", ".shared_experts.down_proj."),
-        Rename(r"\.shared_experts\.w3\.", ".shared_experts.up_proj."),
         *expert_rules("mlp", ("w1", "w3", "w2")),
+        *rename_parts({"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}),
         *expert_rules(),
         # transformers keeps the indexer in the compressor, and its compressor's parts in the indexer itself.
         Rename(r"\.self_attn\.compressor\.indexer\.", ".self_attn.indexer."),
@@ -188,11 +184,8 @@ class Model(DenseModel):
         Rename(r"\.compressor\.w(kv|gate)\.", r".compressor.\1_proj."),
         Rename(r"\.compressor\.norm\.", ".compressor.kv_norm."),
         Rename(r"\.compressor\.ape$", ".compressor.position_bias"),
-        Rename(r"\.wq_b\.", ".q_b_proj."),
-        Rename(r"\.self_attn\.wq_a\.", ".self_attn.q_a_proj."),
-        Rename(r"\.self_attn\.q_norm\.", ".self_attn.q_a_norm."),
-        Rename(r"\.self_attn\.wkv\.", ".self_attn.kv_proj."),
-        Rename(r"\.self_attn\.norm\.", ".self_attn.kv_norm."),
+        *rename_parts({"wq_b": "q_b_proj", "wq_a": "q_a_proj", "self_attn.wkv": "self_attn.kv_proj"}),
+        *rename_parts({"self_attn.q_norm": "self_attn.q_a_norm", "self_attn.norm": "self_attn.kv_norm"}),
         Rename(r"\.self_attn\.wo_(a|b)\.", r".self_attn.o_\1_proj."),
         Rename(r"\.self_attn\.attn_sink$", ".self_attn.sinks"),
     )
@@ -207,9 +200,13 @@ class Model(DenseModel):
         return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers), grouped)
 
     def mixer(self, args: Any, index: int) -> nn.Module:
+        rope, back = args.turns(index)
+        return CompressedAttention(self.compressed_options(args, index, rope), back)
+
+    def compressed_options(self, args: Any, index: int, rope: Rope) -> CompressedOptions:
+        """The attention of layer `index`."""
         kind = args.layer_types[index]
-        (rope, back), sparse = args.turns(index), kind == _SPARSE
-        options = CompressedOptions(
+        return CompressedOptions(
             hidden_size=args.hidden_size,
             num_heads=args.num_attention_heads,
             head_dim=args.head_dim,
@@ -220,13 +217,12 @@ class Model(DenseModel):
             groups=args.o_groups,
             out_rank=args.o_lora_rank,
             norm_eps=args.rms_norm_eps,
-            rate=args.compress_rates.get(kind, 0),
-            overlap=sparse,
-            index_heads=args.index_n_heads if sparse else 0,
-            index_dim=args.index_head_dim if sparse else 0,
-            index_topk=args.index_topk if sparse else 0,
+            rate=(args.compress_rates or {}).get(kind, 0),
+            overlap=kind == _SPARSE,
+            index_heads=args.index_n_heads,
+            index_dim=args.index_head_dim,
+            index_topk=args.index_topk,
         )
-        return CompressedAttention(options, back)
 
     def feed_forward(self, args: Any, index: int) -> HashedMoE:
         sizes = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts

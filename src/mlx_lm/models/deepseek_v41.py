@@ -13,7 +13,6 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..nn import Routing
-from ..nn.compressed import CompressedOptions
 from ..nn.entry_index import Shared, Sharing
 from ..nn.hyper import weighted
 from ..nn.ngram import Engram, HashOptions, prime_sizes
@@ -216,11 +215,4 @@ class Model(deepseek_v4.Model):
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         rope, back = args.turns(index)
-        options = CompressedOptions(
-            *(args.hidden_size, args.num_attention_heads, args.head_dim, args.qk_rope_head_dim, args.q_lora_rank),
-            *(args.sliding_window, rope, args.o_groups, args.o_lora_rank, args.rms_norm_eps),
-            index_heads=args.index_n_heads,
-            index_dim=args.index_head_dim,
-            index_topk=args.index_topk,
-        )
-        return SharedEntryAttention(options, back, args.sharing(index))
+        return SharedEntryAttention(self.compressed_options(args, index, rope), back, args.sharing(index))

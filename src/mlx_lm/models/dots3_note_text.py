@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import GatedMLP, LatentOptions, Linear, RMSNorm, Rope, make_rope
+from ..nn import GatedMLP, LatentOptions, RMSNorm, Rope, make_rope
 from ..nn.indexed import IndexedLatentAttention, IndexOptions
 from . import deepseek_v2, glm4_moe_lite
 from .weights import Drop
@@ -101,34 +101,18 @@ class ModelArgs(glm4_moe_lite.ModelArgs):
         return index >= self.first_k_dense_replace and index < len(every) and bool(every[index])
 
 
-class LatentNorm(RMSNorm):
-    """Brings latents to the length that hidden states of `hidden_size` features have."""
-
-    def __init__(self, dims: int, eps: float, hidden_size: int):
-        super().__init__(dims, eps)
-        self._factor = (hidden_size / dims) ** 0.5
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return super().__call__(x) * self._factor
-
-
 class NoteAttention(IndexedLatentAttention):
     """Rotary keys are normalized; each head's output has a gate."""
 
+    gate_name, per_head = "g_proj", True
+
     def __init__(self, options: LatentOptions, index: IndexOptions | None):
         super().__init__(options, index)
-        o = options
-        self.q_a_layernorm = LatentNorm(o.q_rank or 0, o.norm_eps, o.hidden_size)
-        self.kv_a_layernorm = LatentNorm(o.kv_rank, o.norm_eps, o.hidden_size)
-        self.k_rope_only_layernorm = RMSNorm(o.rope_dim, o.norm_eps)
-        self.g_proj = Linear(o.hidden_size, o.num_heads, bias=False)
+        self.k_rope_only_layernorm = RMSNorm(options.rope_dim, options.norm_eps)
 
     def _latents(self, x: mx.array) -> tuple[mx.array, mx.array]:
         latents, keys = super()._latents(x)
         return latents, self.k_rope_only_layernorm(keys)
-
-    def _queries(self, x: mx.array, low: mx.array, compressed: mx.array) -> tuple[mx.array, mx.array | None]:
-        return self.q_b_proj(compressed), mx.repeat(self.g_proj(x), self._options.value_dim, axis=-1)
 
 
 class Model(deepseek_v2.Model):
@@ -153,6 +137,8 @@ class Model(deepseek_v2.Model):
             scale=(own["qk_nope_head_dim"] + own["qk_rope_head_dim"]) ** -0.5,
             norm_eps=args.rms_norm_eps,
             window=args.sliding_window if args.kind(index) == _SLIDING else None,
+            grow_queries=True,
+            grow_latents=True,
         )
 
     def rope(self, args: Any, index: int) -> Rope | None:

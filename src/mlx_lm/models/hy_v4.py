@@ -13,7 +13,7 @@ from mlx import nn
 
 from .. import kernels
 from ..errors import ConfigError
-from ..nn import DecoderLayer, LatentOptions, Linear, MoE, Rope
+from ..nn import DecoderLayer, LatentOptions, MoE, Rope
 from ..nn.hashed import limited
 from ..nn.indexed import Chosen, IndexedLatentAttention, IndexOptions
 from ..state import LayerState
@@ -61,12 +61,7 @@ class LastRope(Rope):
 class Attention(IndexedLatentAttention):
     """The input itself also gives a gate on the output."""
 
-    def __init__(self, options: LatentOptions, index: IndexOptions | None):
-        super().__init__(options, index)
-        self.gate_proj = Linear(options.hidden_size, options.num_heads * options.value_dim, bias=False)
-
-    def _queries(self, x: mx.array, low: mx.array, compressed: mx.array) -> tuple[mx.array, mx.array | None]:
-        return self.q_b_proj(compressed), self.gate_proj(x)
+    gate_name = "gate_proj"
 
 
 class Streams(nn.Module):

@@ -12,13 +12,14 @@ from mlx import nn
 from .. import kernels
 from ..errors import ConfigError
 from ..nn import AttentionOptions, LayerNames, Linear, RMSNorm, Routing
+from ..nn.conv import after_tail
 from ..nn.relative import Heads, RelativeAttention, RelativeOptions, ResidualConv, Sources
-from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, part, scatter_slots
+from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, part
 from . import inkling_text
 from .base import Cache, layer_state
 from .config import refuse
 from .experts import gated_moe
-from .weights import Rename, Weights
+from .weights import Rename, Weights, rename_parts
 
 
 class ModelArgs(inkling_text.ModelArgs):
@@ -73,10 +74,7 @@ class DynamicConv(nn.Module):
     def __call__(self, x: mx.array, source: mx.array, state: LayerState) -> mx.array:
         """x (B, L, C); each token's own weights come from `source` (B, L, D)."""
         kernel, length = self.static_weight.shape[0], x.shape[1]
-        tail = gather_slot(state, 0)
-        tail = mx.zeros((x.shape[0], kernel - 1, x.shape[2]), x.dtype) if tail is None else tail
-        padded = mx.concatenate([tail, x], axis=1)
-        scatter_slots(state, [padded[:, length:]], length)
+        padded = after_tail(x, kernel - 1, state)
         own = mx.unflatten(self.weight_proj(source), -1, (self._heads, 1, kernel))
         total = x
         for back in range(kernel):
@@ -206,11 +204,9 @@ class Model(inkling_text.Model):
     rules = (
         _chosen_by_layer,
         Rename(r"\.attn_res\.output_query$", ".final_input.query"),
-        Rename(r"\.post_attention_convolution\.", ".attn_sconv."),
-        Rename(r"\.post_mlp_convolution\.", ".mlp_sconv."),
+        *rename_parts({"post_attention_convolution": "attn_sconv", "post_mlp_convolution": "mlp_sconv"}),
         Rename(r"\.([qkv])_input_norm\.", r".\1_input_layernorm."),
-        Rename(r"\.attn\.gate_attn\.", ".self_attn.gate_proj."),
-        Rename(r"\.attn\.attn_sink_proj\.", ".self_attn.sink_proj."),
+        *rename_parts({"attn.gate_attn": "self_attn.gate_proj", "attn.attn_sink_proj": "self_attn.sink_proj"}),
         Rename(r"sconv\.static_w$", "sconv.static_weight"),
         Rename(r"sconv\.weight_proj$", "sconv.weight_proj.weight"),
         *inkling_text.Model.rules,

@@ -17,7 +17,7 @@ from ..state import LayerState, ListSpec, StateSpec, part
 from .base import Backbone
 from .config import DecoderArgs, check_kinds, flatten_config, refuse
 from .dense import DenseModel
-from .weights import Drop, Rename, Rule, Split, Transform, conv_layout, expert_rules
+from .weights import Drop, Rename, Rule, Split, Transform, conv_layout, expert_rules, rename_parts
 
 _KINDS = {"hybrid", "hybrid_sliding"}
 
@@ -174,8 +174,7 @@ class Model(DenseModel):
         Rename(r"^model\.llm\.embed\.", "model.embed_tokens."),
         Rename(r"^model\.llm\.", "model."),
         Rename(r"\.embed_tokens\.embed_norm\.", ".embed_norm."),
-        Rename(r"\.attn_norm\.", ".input_layernorm."),
-        Rename(r"\.mlp_norm\.", ".post_attention_layernorm."),
+        *rename_parts({"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}),
         Rename(r"\.attn\.w([qkvor])_(?:du|dv|ud)\.", r".self_attn.\1_proj."),
         Rename(r"\.attn\.", ".self_attn."),
         Rename(r"sconv\.weight$", "sconv.conv1d.weight"),

@@ -11,9 +11,9 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import ChannelDelta, DecoderLayer, LatentAttention, LatentOptions, Linear, MoE, RMSNorm
+from ..nn import ChannelDelta, DecoderLayer, LatentAttention, Linear, MoE, RMSNorm
 from ..nn.mlp import GatedActivation
-from ..state import LayerState, attend_states, offsets
+from ..state import LayerState
 from . import kimi_linear
 from .base import Backbone, Cache, CausalLM, layer_state
 from .config import flatten_config, refuse
@@ -85,14 +85,7 @@ class Delta(ChannelDelta):
 class GatedLatentAttention(LatentAttention):
     """Each feature of the output has a sigmoid gate."""
 
-    def __init__(self, options: LatentOptions):
-        super().__init__(options)
-        self.g_proj = Linear(options.hidden_size, options.num_heads * options.value_dim, bias=False)
-
-    def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        queries, rope_queries, latents, rope_keys = self._project(x, offsets(state))
-        out = self._attend(queries, rope_queries, attend_states(state, latents, rope_keys))
-        return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2) * mx.sigmoid(self.g_proj(x)))
+    gate_name = "g_proj"
 
 
 class DepthAttention:

@@ -4,20 +4,22 @@ Some experts do nothing. Source: https://arxiv.org/abs/2509.01322.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import GatedMLP, LatentAttention, MoE, RMSNorm, Routing, SwitchGLU
+from ..nn import GatedMLP, LatentOptions, MoE, RMSNorm, Routing
 from ..state import LayerState, ListSpec, StateSpec, part
 from . import deepseek_v3
+from .experts import gated_moe
 from .weights import Drop, Rule, Weights, expert_rules
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
+    routers: ClassVar = None
     aliases: ClassVar = {
         "num_layers": "num_hidden_layers",
         "ffn_hidden_size": "intermediate_size",
@@ -46,9 +48,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
                 "and zero_expert_type 'identity'."
             )
 
-    def check_routing(self) -> None:
-        """The family has one router."""
-
     def routing(self) -> Routing:
         return Routing(self.num_experts_per_tok or 1, normalize=self.norm_topk_prob, scale=self.routed_scaling_factor)
 
@@ -65,29 +64,14 @@ class IdleExperts:
         return {k: v[: self.working] if k.endswith(".mlp.experts.gate_up_proj") else v for k, v in kept.items()}
 
 
-class ScaledLatentAttention(LatentAttention):
-    """Queries and latents grow by what their compression took of their size."""
-
-    query_scale = 1.0
-    latent_scale = 1.0
-
-    def _project(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-        queries, rope_queries, latents, rope_keys = super()._project(x, position)
-        return queries * self.query_scale, rope_queries * self.query_scale, latents * self.latent_scale, rope_keys
-
-
 class SomeIdle(MoE):
-    """Experts from `working` on give their input back."""
+    """The last `idle` experts give their input back."""
 
     router_name, router_layer = "router", "classifier"
 
-    def __init__(self, args: Any):
-        experts = SwitchGLU(args.hidden_size, args.moe_intermediate_size, args.n_routed_experts, act=args.hidden_act)
-        total = args.n_routed_experts + args.zero_expert_num
-        super().__init__(
-            args.hidden_size, total, args.routing(), experts, router_bias=args.router_bias, correction=True
-        )
-        self._working = args.n_routed_experts
+    def __init__(self, width: int, working: int, *parts: Any, idle: int, **options: Any):
+        super().__init__(width, working + idle, *parts, **options)
+        self._working = working
 
     def _visit(self, flat: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
         works = indices < self._working
@@ -104,7 +88,8 @@ class DoubleLayer(nn.Module):
         self.mlps = [GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act) for _ in mixers]
         self.input_layernorm = [RMSNorm(args.hidden_size, args.rms_norm_eps) for _ in mixers]
         self.post_attention_layernorm = [RMSNorm(args.hidden_size, args.rms_norm_eps) for _ in mixers]
-        self.mlp = SomeIdle(args)
+        options = {"router_bias": args.router_bias, "correction": True, "idle": args.zero_expert_num}
+        self.mlp = gated_moe(args, args.routing(), SomeIdle, shared=0, **options)
 
     def state_spec(self) -> StateSpec:
         return ListSpec(tuple(mixer.state_spec() for mixer in self.self_attn))
@@ -128,10 +113,6 @@ class Model(deepseek_v3.Model):
     def layer(self, args: Any, index: int) -> nn.Module:
         return DoubleLayer(args, [self.mixer(args, 2 * index + i) for i in range(2)])
 
-    def mixer(self, args: Any, index: int) -> nn.Module:
-        mixer = ScaledLatentAttention(self.latent_options(args, index))
-        if args.mla_scale_q_lora:
-            mixer.query_scale = (args.hidden_size / args.q_lora_rank) ** 0.5
-        if args.mla_scale_kv_lora:
-            mixer.latent_scale = (args.hidden_size / args.kv_lora_rank) ** 0.5
-        return mixer
+    def latent_options(self, args: Any, index: int) -> LatentOptions:
+        grows = {"grow_queries": args.mla_scale_q_lora, "grow_latents": args.mla_scale_kv_lora}
+        return replace(super().latent_options(args, index), **grows)

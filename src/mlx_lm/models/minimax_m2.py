@@ -17,11 +17,6 @@ class ModelArgs(DecoderArgs):
     num_local_experts: int = 256
     num_experts_per_tok: int = 8
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rotary_dim is not None:
-            self.partial_rotary_factor = self.rotary_dim / self.heads[2]
-
 
 class Experts(MoE):
     correction_on_router = False

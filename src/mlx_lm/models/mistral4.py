@@ -1,7 +1,7 @@
 """Mistral 4: latent attention with queries that grow with their position, experts by softmax. https://mistral.ai."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
@@ -12,6 +12,7 @@ from .experts import grouped_routing
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
+    routers: ClassVar = None
     max_position_embeddings: int = 1048576
     q_lora_rank: int | None = 1024
     kv_lora_rank: int = 256
@@ -23,9 +24,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
     topk_group: int | None = 1
     routed_scaling_factor: float = 1.0
     partial_rotary_factor: float = 1.0  # the share that `qk_rope_head_dim` is, which is rotated as a whole
-
-    def check_routing(self) -> None:
-        """The family has one router."""
 
     def rope_parameters(self, layer_type: str | None = None) -> RopeParameters:
         return replace(super().rope_parameters(layer_type), partial=1.0)

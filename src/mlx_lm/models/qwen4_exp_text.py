@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..nn import AttentionOptions, DecoderLayer, DeltaOptions, LayerNames, RMSNorm
 from ..nn.block_sparse import BlockOptions, PooledBlockAttention
 from ..nn.hyper import GatedStreams
-from ..nn.ngram import NgramMemory, NgramOptions
+from ..nn.ngram import HashOptions, NgramMemory, ngram_hashes
 from ..state import LayerState, ListSpec, StateSpec, part
 from . import qwen3_5_moe_text
 from .base import Backbone, Cache, ModelNames, layer_state
@@ -80,16 +80,19 @@ class ModelArgs(qwen3_5_moe_text.ModelArgs):
         for message in (text for text, is_so in wrong.items() if is_so):
             raise ConfigError(f"config.json: {message}.")
 
-    def ngrams(self, index: int) -> NgramOptions | None:
-        """The n-gram memory of layer `index`."""
-        ids = self.ple_layer_ids or []
-        if index + 1 not in ids:
-            return None
+    def hashes(self, index: int) -> HashOptions:
+        """The n-gram table of layer `index`, which has one."""
         end = self.eos_token_id[0] if isinstance(self.eos_token_id, list) else self.eos_token_id
-        sizes = self.hidden_size, self.hc_count, self.vocab_size, self.ngram_size, self.heads_per_ngram
-        rows = self.ngram_vocab_size_base, self.make_ngram_vocab_size_divisible_by
-        order, dims, kernel = ids.index(index + 1), self.ple_embed_dim or 0, self.ple_conv_kernel_size
-        return NgramOptions(*sizes, *rows, dims, kernel, order, self.seed, end=end or 0, eps=self.rms_norm_eps)
+        return ngram_hashes(
+            *(self.ngram_size, self.heads_per_ngram),
+            rows=self.ngram_vocab_size_base,
+            pad=self.make_ngram_vocab_size_divisible_by,
+            dims=self.ple_embed_dim or 0,
+            end=end or 0,
+            vocab_size=self.vocab_size,
+            seed=self.seed,
+            order=(self.ple_layer_ids or []).index(index + 1),
+        )
 
 
 class Layer(DecoderLayer):
@@ -98,8 +101,9 @@ class Layer(DecoderLayer):
     def add(self, args: ModelArgs, index: int) -> None:
         for name in ("attn_hyper_connection", "mlp_hyper_connection"):
             self[name] = GatedStreams(args.hc_count, args.hidden_size, args.hc_lowrank, args.rms_norm_eps)
-        if options := args.ngrams(index):
-            self.ple = NgramMemory(options)
+        if index + 1 in (args.ple_layer_ids or []):
+            sizes = args.hc_count, args.hidden_size
+            self.ple = NgramMemory(*sizes, args.hashes(index), args.ple_conv_kernel_size, args.rms_norm_eps)
 
     def state_spec(self) -> StateSpec:
         own = super().state_spec()

@@ -6,7 +6,7 @@ layout. Loading, GGUF import, quantization overrides and adapters all go through
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,7 @@ __all__ = [
     "conv_layout",
     "expert_rules",
     "no_correction",
+    "rename_parts",
     "rename_path",
 ]
 
@@ -174,6 +175,11 @@ def apply_rules(rules: Sequence[Rule], weights: Weights) -> Weights:
     for rule in rules:
         weights = rule(weights)
     return weights
+
+
+def rename_parts(names: Mapping[str, str]) -> tuple[Rule, ...]:
+    """Renames parts of names, which stand between dots, one after the other."""
+    return tuple(Rename(rf"\.{re.escape(old)}\.", f".{new}.") for old, new in names.items())
 
 
 def rename_path(rules: Sequence[Rule], path: str) -> str:

@@ -180,5 +180,4 @@ class PooledBlockAttention(BlockAttention):
 
 
 def _whole(view: KVView) -> mx.array:
-    halves = [h if isinstance(h, mx.array) else h.dequantize() for h in (view.keys, view.values)]
-    return mx.concatenate(halves, axis=-1)
+    return mx.concatenate(view.dense(), axis=-1)

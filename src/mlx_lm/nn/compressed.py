@@ -5,6 +5,7 @@ also hears the stretch before, and an indexer may choose which entries a query s
 of keys, and turn them back on the output. Source: DeepSeek-V4, sections 2.3.1 and 2.3.2 of its report.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -24,18 +25,19 @@ from ..state import (
     State,
     StateSpec,
     attend_states,
-    gather_slot,
     offsets,
     part,
-    scatter_slots,
 )
-from .indexed import best_of
+from .conv import after_tail
+from .indexed import best_of, rectified
 from .latent import HeadLinear
 from .linear import Linear
 from .norm import RMSNorm
 from .rope import Rope
 
-__all__ = ["CompressedAttention", "CompressedOptions", "EntrySpec", "turned", "whole"]
+__all__ = [
+    "CompressedAttention", "CompressedOptions", "EntrySpec", "extended", "finished", "row_of", "turned", "whole",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,33 +117,17 @@ class Compressor(nn.Module):
 
     def __call__(self, x: mx.array, entries: LayerState, tail: LayerState, starts: list[int]) -> list[mx.array]:
         raw = mx.concatenate([self.kv_proj(x), self.gate_proj(x)], axis=-1)
-        before = gather_slot(tail, 0)
-        before = mx.zeros((x.shape[0], self._kept, raw.shape[-1]), raw.dtype) if before is None else before
-        raw = mx.concatenate([before, raw], axis=1)
-        scatter_slots(tail, [raw[:, raw.shape[1] - self._kept :]], x.shape[1])
-        if entries is None or isinstance(entries, State):
-            return self._extend(raw, entries, starts[0])
-        return [self._extend(raw[i : i + 1], s, starts[i])[0] for i, s in enumerate(entries)]  # type: ignore[arg-type]
+        raw = after_tail(raw, self._kept, tail)
+        count = 1 if entries is None or isinstance(entries, State) else len(entries)
+        held = extended(entries, [self._made(raw[row_of(count, i)], starts[i]) for i in range(count)])
+        return [rows[i : i + 1] for rows in held for i in range(rows.shape[0])]
 
-    def _extend(self, raw: mx.array, entries: State | None, start: int) -> list[mx.array]:
-        """All entries for rows (b, ...) that have come equally far."""
-        made = self._made(raw, start)
-        half = self._dim // 2
-        if made is not None:
-            (view,) = attend_states(entries, made[..., :half], made[..., half:])
-        elif entries is not None and entries.size():
-            view = entries.view()  # type: ignore[attr-defined]
-        else:
-            return [mx.zeros((1, 1, 0, self._dim), raw.dtype)] * raw.shape[0]
-        held = whole(view, raw.dtype)
-        return [held[i : i + 1] for i in range(held.shape[0])]
-
-    def _made(self, raw: mx.array, start: int) -> mx.array | None:
+    def _made(self, raw: mx.array, start: int) -> mx.array:
         """Entries (b, 1, n, head_dim) that are complete with these tokens; raw begins `kept` tokens before `start`."""
         rate, first = self._rate, start // self._rate
         count = (start + raw.shape[1] - self._kept) // rate - first
         if count < 1:
-            return None
+            return mx.zeros((raw.shape[0], 1, 0, self._dim), raw.dtype)
         at = first * rate - start + self._kept
         own = self._stretches(raw[:, at : at + count * rate], count)
         if self._overlap:
@@ -187,9 +173,9 @@ class EntryIndexer(nn.Module):
             return [None] * len(entries)
         q = mx.unflatten(self.q_b_proj(compressed), -1, (o.index_heads, -1)).transpose(0, 2, 1, 3)
         weights = self.weights_proj(x).astype(mx.float32) * (o.index_heads * o.index_dim) ** -0.5
-        q, weights = turned(q, o.rope, o.rope_dim, position).astype(mx.float32), weights.transpose(0, 2, 1)[..., None]
-        products = (q[i : i + 1] @ row.astype(mx.float32).swapaxes(-1, -2) for i, row in enumerate(entries))
-        return [(mx.maximum(p, 0) * weights[i : i + 1]).sum(axis=1)[0] for i, p in enumerate(products)]
+        q = turned(q, o.rope, o.rope_dim, position).astype(mx.float32)
+        scored = (rectified(q[i : i + 1], row, weights[i : i + 1]) for i, row in enumerate(entries))
+        return [mx.concatenate([scores for _, scores in parts], axis=1)[0] for parts in scored]
 
 
 class CompressedAttention(nn.Module):
@@ -224,16 +210,30 @@ class CompressedAttention(nn.Module):
         return ListSpec(parts)
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        o, half = self._options, self._options.head_dim // 2
-        near = part(state, 0)
-        position = offsets(near)
-        compressed = self.q_a_norm(self.q_a_proj(x))
-        q = mx.unflatten(self.q_b_proj(compressed), -1, (o.num_heads, -1)).transpose(0, 2, 1, 3)
-        q = turned(kernels.rms_norm(q, None, o.norm_eps), o.rope, o.rope_dim, position)
-        keys = turned(self.kv_norm(self.kv_proj(x))[:, None], o.rope, o.rope_dim, position)
-        views = attend_states(near, keys[..., :half], keys[..., half:], o.window)
-        out = self._far(x, compressed, q, views, position, state) if o.rate else self._near(q, views)
+        position = offsets(part(state, 0))
+        compressed, q, views = self._begun(x, part(state, 0), position)
+        out = self._far(x, compressed, q, views, position, state) if self._options.rate else self._near(q, views)
         return self._out(out, position)
+
+    def _begun(
+        self, x: mx.array, near: LayerState, position: int | mx.array
+    ) -> tuple[mx.array, mx.array, tuple[KVView, ...]]:
+        """The compressed queries (B, L, R), those of the heads (B, H, L, D), and the window's keys."""
+        o, half = self._options, self._options.head_dim // 2
+        compressed = self.q_a_norm(self.q_a_proj(x))
+        q = self._queries(mx.unflatten(self.q_b_proj(compressed), -1, (o.num_heads, -1)).transpose(0, 2, 1, 3))
+        keys = self.kv_norm(self.kv_proj(x))[:, None]
+        q, keys = (turned(a, o.rope, o.rope_dim, position) for a in (q, keys))
+        keys = self._kept(keys)
+        return compressed, q, attend_states(near, keys[..., :half], keys[..., half:], o.window)
+
+    def _queries(self, q: mx.array) -> mx.array:
+        """Queries of the heads before they are turned."""
+        return kernels.rms_norm(q, None, self._options.norm_eps)
+
+    def _kept(self, keys: mx.array) -> mx.array:
+        """Keys as they are kept."""
+        return keys
 
     def _out(self, heads: mx.array, position: int | mx.array) -> mx.array:
         """What the heads found (B, H, L, head_dim), turned back and projected: (B, L, D)."""
@@ -268,23 +268,56 @@ class CompressedAttention(nn.Module):
         for i, start in enumerate(starts):
             row, view = slice(i, i + 1), views[i if len(views) > 1 else 0]
             near = whole(view, q.dtype)[row if len(views) == 1 else slice(None)]
-            length, held, far = x.shape[1], near.shape[2], entries[i].shape[2]
-            seen = visible(length, held, view.window, view.keep)
-            seen = mx.ones((length, held), mx.bool_) if seen is None else seen
-            done = (mx.arange(start, start + length)[:, None] + 1) // o.rate
-            mask = mx.arange(far)[None] < done
+            mask = finished(entries[i], start, x.shape[1], o.rate)
             ranks = scores[i]
-            if ranks is not None and far > o.index_topk:
+            if ranks is not None and entries[i].shape[2] > o.index_topk:
                 mask = mask & best_of(mx.where(mask, ranks, -mx.inf), o.index_topk)
-            keys = mx.concatenate([near, entries[i]], axis=2)
-            both = mx.concatenate([seen, mask], axis=-1)[None, None]
-            rows.append(
-                kernels.attention(q[row], (KVView(keys, keys),), scale=o.head_dim**-0.5, sinks=self.sinks, mask=both)
-            )
+            rows.append(self._both(q[row], near, view, entries[i], mask))
         return rows[0] if batch == 1 else mx.concatenate(rows, axis=0)
+
+    def _both(self, q: mx.array, near: mx.array, view: KVView, entries: mx.array, mask: mx.array) -> mx.array:
+        """Queries (b, H, L, D) over the keys `near` of a window, and entries (b, 1, T, D) where `mask` lets them.
+
+        `mask` is (b, L, T), or (L, T) for all rows.
+        """
+        length, held = q.shape[2], near.shape[2]
+        seen = visible(length, held, view.window, view.keep)
+        seen = mx.ones((length, held), mx.bool_) if seen is None else seen
+        seen = mx.broadcast_to(seen, (*mask.shape[:-1], held))
+        both = mx.concatenate([seen, mask], axis=-1)[..., None, :, :]
+        keys = mx.concatenate([near, entries.astype(q.dtype)], axis=2)
+        scale = self._options.head_dim**-0.5
+        return kernels.attention(q, (KVView(keys, keys),), scale=scale, sinks=self.sinks, mask=both)
 
 
 def whole(view: KVView, dtype: mx.Dtype) -> mx.array:
     """The vectors (B, 1, T, D) of which a view holds the two halves."""
-    sides = [s if isinstance(s, mx.array) else s.dequantize() for s in (view.keys, view.values)]
-    return mx.concatenate(sides, axis=-1).astype(dtype)
+    return mx.concatenate(view.dense(), axis=-1).astype(dtype)
+
+
+def row_of(count: int, index: int) -> slice:
+    """The rows of the batch to which item `index` of `count` belongs."""
+    return slice(None) if count == 1 else slice(index, index + 1)
+
+
+def finished(entries: mx.array, start: int, length: int, rate: int) -> mx.array:
+    """Which entries (b, 1, T, D) were complete at each position: (L, T)."""
+    ends = (mx.arange(start, start + length)[:, None] + 1) // rate
+    return mx.arange(entries.shape[2])[None] < ends
+
+
+def extended(state: LayerState, made: list[mx.array]) -> list[mx.array]:
+    """Appends each item of new vectors (b, 1, n, D) to its state and gives all of them so far (b, 1, T, D)."""
+    states: Sequence[State | None] = [state] if state is None or isinstance(state, State) else state
+    result = []
+    for one, new in zip(states, made, strict=True):
+        half = new.shape[-1] // 2
+        if one is None or (one.empty() and not new.shape[2]):
+            result.append(new)
+            continue
+        if new.shape[2]:
+            (view,) = attend_states(one, new[..., :half], new[..., half:])
+        else:
+            view = one.view()  # type: ignore[attr-defined]
+        result.append(whole(view, new.dtype))
+    return result

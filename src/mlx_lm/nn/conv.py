@@ -7,7 +7,19 @@ from .. import kernels
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .linear import Linear
 
-__all__ = ["CausalConv", "ShortConv"]
+__all__ = ["CausalConv", "ShortConv", "after_tail"]
+
+
+def after_tail(x: mx.array, kept: int, state: LayerState) -> mx.array:
+    """x (B, L, ...) after the `kept` inputs before it, zeros at the start: (B, kept + L, ...).
+
+    The last `kept` of all become the one array of the state.
+    """
+    tail = gather_slot(state, 0)
+    tail = mx.zeros((x.shape[0], kept, *x.shape[2:]), x.dtype) if tail is None else tail
+    both = mx.concatenate([tail, x], axis=1)
+    scatter_slots(state, [both[:, x.shape[1] :]], x.shape[1])
+    return both
 
 
 class CausalConv(nn.Module):

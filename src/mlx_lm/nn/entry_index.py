@@ -9,15 +9,13 @@ from dataclasses import dataclass, field, replace
 import mlx.core as mx
 import mlx.nn as nn
 
-from .compressed import CompressedOptions, turned
-from .indexed import best_of
+from .compressed import CompressedOptions, finished, row_of, turned
+from .indexed import best_of, rectified
 from .linear import Linear
 from .norm import RMSNorm
 from .rounding import rounded_fp4
 
-__all__ = ["EntryIndexer", "Shared", "Sharing", "row_of"]
-
-_SCORE_BYTES = 256 << 20  # scores of all heads at a time
+__all__ = ["EntryIndexer", "Shared", "Sharing"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +53,6 @@ class Shared:
     pool: list[mx.array | None] = field(default_factory=list)
 
 
-def row_of(count: int, index: int) -> slice:
-    """The rows of the batch to which item `index` of `count` belongs."""
-    return slice(None) if count == 1 else slice(index, index + 1)
-
-
 class EntryIndexer(nn.Module):
     """Chooses entries by the sum of rectified products of all its heads."""
 
@@ -78,7 +71,7 @@ class EntryIndexer(nn.Module):
         o, s = self._options, self._sharing
         pools = shared.pool or [None] * len(starts)
         if all(p is None for p in pools) and all(k.shape[2] <= self._least for k in shared.keys):
-            done = (self._done(e, start, x.shape[1]) for e, start in zip(shared.entries, starts, strict=True))
+            done = (finished(e, start, x.shape[1], o.rate) for e, start in zip(shared.entries, starts, strict=True))
             return replace(shared, read=list(zip(shared.entries, done, strict=True)), pool=pools)
         q = mx.unflatten(self.q_b_proj(compressed), -1, (o.index_heads, -1)).transpose(0, 2, 1, 3)
         q = rounded_fp4(turned(q, o.rope, o.rope_dim, position)).astype(mx.float32)
@@ -97,23 +90,13 @@ class EntryIndexer(nn.Module):
         s = self._sharing
         return min(self._options.index_topk, s.pool * s.block) if s.pool else self._options.index_topk
 
-    def _done(self, entries: mx.array, start: int, length: int) -> mx.array:
-        """Which entries were complete at each position: (L, T)."""
-        ends = (mx.arange(start, start + length)[:, None] + 1) // self._options.rate
-        return mx.arange(entries.shape[2])[None] < ends
-
     def _choose(
         self, q: mx.array, weights: mx.array, keys: mx.array, pool: mx.array | None, start: int
     ) -> tuple[mx.array, mx.array | None]:
         """Queries (b, H, L, d), weights (b, L, H) and keys (b, 1, T, d) -> masks (b, L, T): read, and the pool."""
-        s, top_k, (length, total) = self._sharing, self._options.index_topk, (q.shape[2], keys.shape[2])
-        done, across = self._done(keys, start, length), keys.astype(mx.float32).swapaxes(-1, -2)
-        step = max(1, _SCORE_BYTES // (4 * total * q.shape[0] * q.shape[1]))
-        masks, marks = [], []
-        for at in range(0, length, step):
-            some = slice(at, at + step)
-            scores = mx.maximum(q[:, :, some] @ across, 0)  # (b, H, l, T)
-            scores = (weights[:, some].transpose(0, 2, 1)[..., None] * scores).sum(axis=1)
+        s, top_k, total = self._sharing, self._options.index_topk, keys.shape[2]
+        done, masks, marks = finished(keys, start, q.shape[2], self._options.rate), [], []
+        for some, scores in rectified(q, keys, weights):
             scores = mx.where(done[some], scores, -mx.inf)
             if s.pool and total > s.pool * s.block:
                 marks.append(self._marked(scores, done[some]))

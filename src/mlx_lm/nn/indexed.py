@@ -4,7 +4,7 @@ All of the indexer's heads choose together: a query keeps the `top_k` keys with 
 `top_k` tokens are seen this is plain latent attention. Source: DeepSeek-V3.2, https://arxiv.org/abs/2512.02556.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ from .linear import Linear
 from .norm import LayerNorm
 from .rope import Rope
 
-__all__ = ["Chosen", "IndexOptions", "IndexedLatentAttention", "best_of"]
+__all__ = ["Chosen", "IndexOptions", "IndexedLatentAttention", "best_of", "rectified"]
 
 _SCORE_BYTES = 256 << 20  # scores of all the indexer's heads at a time
 
@@ -91,15 +91,9 @@ class Indexer(nn.Module):
         top_k, length, total = self._options.top_k, queries.shape[2], view.keys.shape[2]
         if total <= top_k:
             return None
-        halves = [h if isinstance(h, mx.array) else h.dequantize() for h in (view.keys, view.values)]
-        keys = mx.concatenate(halves, axis=-1).astype(mx.float32).swapaxes(-1, -2)
         seen = visible(length, total, view.window, view.keep)
-        step = max(1, _SCORE_BYTES // (4 * total * queries.shape[0] * queries.shape[1]))
         masks = []
-        for start in range(0, length, step):
-            some = slice(start, start + step)
-            scores = mx.maximum(queries[:, :, some] @ keys, 0)  # (b, H, l, T)
-            scores = (weights[:, some].transpose(0, 2, 1)[..., None] * scores).sum(axis=1)
+        for some, scores in rectified(queries, mx.concatenate(view.dense(), axis=-1), weights):
             scores = scores if seen is None else mx.where(seen[some], scores, -mx.inf)
             mask = best_of(scores, top_k)
             if length == 1 and seen is None:
@@ -136,12 +130,11 @@ class IndexedLatentAttention(LatentAttention):
         views = attend_states(latent_state, latents, rope_keys, self._options.window)
         if self._chooses:
             chosen = self.indexer(x, compressed, part(state, 1))
-        out = self._attend_chosen(queries, rope_queries, views, chosen).transpose(0, 2, 1, 3).flatten(2)
-        return self.o_proj(out if gate is None else out * mx.sigmoid(gate)), chosen
+        return self._out(self._attend_chosen(queries, rope_queries, views, chosen), gate), chosen
 
     def _queries(self, x: mx.array, low: mx.array, compressed: mx.array) -> tuple[mx.array, mx.array | None]:
         """Queries of all heads (B, L, H*(nope+rope)) and a gate on the output (B, L, H*value), or None."""
-        return self.q_b_proj(compressed), None
+        return self.q_b_proj(compressed), self._gate(x)
 
     def _attend_chosen(
         self, queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...], chosen: Chosen | None
@@ -157,8 +150,7 @@ class IndexedLatentAttention(LatentAttention):
     def _attend_view(self, queries: mx.array, rope_queries: mx.array, view: KVView, keep: mx.array | None) -> mx.array:
         if keep is None:
             return self._attend(queries, rope_queries, (view,))
-        sides = [s if isinstance(s, mx.array) else s.dequantize() for s in (view.keys, view.values)]
-        latents, rope_keys = (s.astype(queries.dtype) for s in sides)
+        latents, rope_keys = (s.astype(queries.dtype) for s in view.dense())
         if keep.ndim == 2:  # a single query: only the chosen keys are read
             at = mx.stop_gradient(keep)[:, None, :, None]
             latents, rope_keys = (mx.take_along_axis(s, at, axis=2) for s in (latents, rope_keys))
@@ -171,6 +163,19 @@ class IndexedLatentAttention(LatentAttention):
         shared = KVView(mx.concatenate([latents, rope_keys], axis=-1), latents)
         out = kernels.attention(whole, (shared,), scale=self._options.scale, sinks=self.get("sinks"), mask=keep)
         return value_weights.from_latent(out)
+
+
+def rectified(queries: mx.array, keys: mx.array, weights: mx.array) -> Iterator[tuple[slice, mx.array]]:
+    """Scores (b, l, T), some queries at a time: sums by `weights` (b, L, H) of all heads' rectified products.
+
+    Queries are (b, H, L, d), float32, and keys (b, 1, T, d); the slice says which queries they are.
+    """
+    across = keys.astype(mx.float32).swapaxes(-1, -2)
+    step = max(1, _SCORE_BYTES // max(1, 4 * keys.shape[2] * queries.shape[0] * queries.shape[1]))
+    for start in range(0, queries.shape[2], step):
+        some = slice(start, start + step)
+        scores = mx.maximum(queries[:, :, some] @ across, 0)  # (b, H, l, T)
+        yield some, (weights[:, some].transpose(0, 2, 1)[..., None] * scores).sum(axis=1)
 
 
 def best_of(scores: mx.array, count: int) -> mx.array:

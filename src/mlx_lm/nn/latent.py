@@ -40,6 +40,8 @@ class LatentOptions:
             one `kv_b_proj`.
         sinks: one learned extra logit a head.
         window: positions that a query sees, itself included; None for all.
+        grow_queries, grow_latents: the norms of compressed queries and of latents give vectors of the length that
+            hidden states have.
     """
 
     hidden_size: int
@@ -57,10 +59,25 @@ class LatentOptions:
     split: bool = False
     sinks: bool = False
     window: int | None = None
+    grow_queries: bool = False
+    grow_latents: bool = False
+
+
+class LatentNorm(RMSNorm):
+    """Brings compressed vectors to `factor` times their usual length."""
+
+    factor = 1.0
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(x) * self.factor
 
 
 class LatentAttention(nn.Module):
-    """x (B, L, D) -> (B, L, D)."""
+    """x (B, L, D) -> (B, L, D). With a `gate_name` the output has a sigmoid gate for each feature or for each head."""
+
+    gate_name: str | None = None
+    per_head = False
+    out_name = "o_proj"
 
     def __init__(self, options: LatentOptions):
         super().__init__()
@@ -71,18 +88,29 @@ class LatentAttention(nn.Module):
             self.q_proj = Linear(o.hidden_size, q_size, bias=False)
         else:
             self.q_a_proj = Linear(o.hidden_size, o.q_rank, bias=o.bias)
-            self.q_a_layernorm = RMSNorm(o.q_rank, o.norm_eps)
+            self.q_a_layernorm = self._norm(o.q_rank, o.grow_queries)
             self.q_b_proj = Linear(o.q_rank, q_size, bias=False)
         self.kv_a_proj_with_mqa = Linear(o.hidden_size, o.kv_rank + o.rope_dim, bias=o.bias)
-        self.kv_a_layernorm = RMSNorm(o.kv_rank, o.norm_eps)
+        self.kv_a_layernorm = self._norm(o.kv_rank, o.grow_latents)
         if o.split:
             self.embed_q = HeadLinear(o.nope_dim, o.kv_rank, o.num_heads)
             self.unembed_out = HeadLinear(o.kv_rank, o.value_dim, o.num_heads)
         else:
             self.kv_b_proj = Linear(o.kv_rank, o.num_heads * (o.nope_dim + o.value_dim), bias=False)
-        self.o_proj = Linear(o.num_heads * o.value_dim, o.hidden_size, bias=o.out_bias)
+        self[self.out_name] = Linear(o.num_heads * o.value_dim, o.hidden_size, bias=o.out_bias)
+        if self.gate_name:
+            size = o.num_heads * (1 if self.per_head else o.value_dim)
+            self[self.gate_name] = Linear(o.hidden_size, size, bias=False)
         if o.sinks:
             self.sinks = mx.zeros((o.num_heads,))
+
+    def _norm(self, rank: int, grows: bool) -> RMSNorm:
+        o = self._options
+        if not grows:
+            return RMSNorm(rank, o.norm_eps)
+        norm = LatentNorm(rank, o.norm_eps)
+        norm.factor = (o.hidden_size / rank) ** 0.5
+        return norm
 
     def state_spec(self) -> StateSpec:
         """What the layer keeps for a sequence: latents as keys, rotary keys as values."""
@@ -92,8 +120,19 @@ class LatentAttention(nn.Module):
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         queries, rope_queries, latents, rope_keys = self._project(x, offsets(state))
         views = attend_states(state, latents, rope_keys, self._options.window)
-        out = self._attend(queries, rope_queries, views)
-        return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2))
+        return self._out(self._attend(queries, rope_queries, views), self._gate(x))
+
+    def _gate(self, x: mx.array) -> mx.array | None:
+        """The logits of the output's gate (B, L, H*value), or None."""
+        if self.gate_name is None:
+            return None
+        gate = self[self.gate_name](x)
+        return mx.repeat(gate, self._options.value_dim, axis=-1) if self.per_head else gate
+
+    def _out(self, heads: mx.array, gate: mx.array | None) -> mx.array:
+        """What the heads found (B, H, L, value), gated and projected: (B, L, D)."""
+        out = heads.transpose(0, 2, 1, 3).flatten(2)
+        return self[self.out_name](out if gate is None else out * mx.sigmoid(gate).astype(out.dtype))
 
     def _attend(self, queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...]) -> mx.array:
         """Query parts (B, H, L, nope) and (B, H, L, rope) over the rows' views -> (B, H, L, value)."""
@@ -148,10 +187,9 @@ class LatentAttention(nn.Module):
         """Attention over expanded keys and values: queries (B, H, L, nope+rope) -> (B, H, L, value)."""
         rows = []
         for i, view in enumerate(views):
-            latents = view.keys if isinstance(view.keys, mx.array) else view.keys.dequantize()
-            rope_keys = view.values if isinstance(view.values, mx.array) else view.values.dequantize()
             own = queries if len(views) == 1 else queries[i : i + 1]
-            rows.append(self._expanded_row(own, latents.astype(own.dtype), rope_keys.astype(own.dtype), view))
+            latents, rope_keys = (a.astype(own.dtype) for a in view.dense())
+            rows.append(self._expanded_row(own, latents, rope_keys, view))
         return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
 
     def _expanded_row(

@@ -15,11 +15,11 @@ import mlx.nn as nn
 
 from .. import kernels
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
-from .conv import CausalConv
+from .conv import CausalConv, after_tail
 from .hyper import StreamNorm
 from .linear import Embedding, Linear
 
-__all__ = ["Engram", "HashOptions", "NgramMemory", "NgramOptions", "prime_sizes"]
+__all__ = ["Engram", "HashOptions", "NgramMemory", "ngram_hashes", "prime_sizes"]
 
 _MASK = (1 << 64) - 1
 
@@ -45,33 +45,6 @@ class HashOptions:
     def heads(self) -> int:
         """Heads for each length of n-gram."""
         return len(self.sizes) // (len(self.multipliers) - 1)
-
-
-@dataclass(frozen=True)
-class NgramOptions:
-    """Sizes of one layer's memory.
-
-    Attributes:
-        size: tokens in the longest n-gram; `heads` hash each of 2..size tokens, each to a prime number of rows of
-            at least `rows`; all rows together are padded to a multiple of `pad`.
-        dims: of all heads' rows together.
-        order: which of the model's memories this is; hashes differ by it and by `seed`.
-        end: the id of the end of a text.
-    """
-
-    hidden_size: int
-    streams: int
-    vocab_size: int
-    size: int
-    heads: int
-    rows: int
-    pad: int
-    dims: int
-    kernel: int
-    order: int
-    seed: int
-    end: int
-    eps: float
 
 
 class NgramTable(nn.Module):
@@ -102,39 +75,39 @@ class NgramTable(nn.Module):
 
 
 class NgramMemory(nn.Module):
-    """What is added to streams (B, L, N, D) of tokens `ids` (B, L)."""
+    """What is added to streams (B, L, N, D) of tokens `ids` (B, L); the hidden id is that of the end of a text."""
 
-    def __init__(self, options: NgramOptions):
+    def __init__(self, streams: int, hidden_size: int, hashes: HashOptions, kernel: int, eps: float):
         super().__init__()
-        o = options
-        self._options = o
-        self.ple_embedding = NgramTable(_hashes(o))
-        self.key_proj = Linear(o.dims, o.streams * o.hidden_size, bias=False)
-        self.value_proj = Linear(o.dims, o.hidden_size, bias=False)
+        self._size, self._end = len(hashes.multipliers), hashes.hidden
+        dims = len(hashes.sizes) * hashes.width
+        self.ple_embedding = NgramTable(hashes)
+        self.key_proj = Linear(dims, streams * hidden_size, bias=False)
+        self.value_proj = Linear(dims, hidden_size, bias=False)
         for name in ("norm_key", "norm_query", "norm_conv"):
-            self[name] = StreamNorm(o.streams, o.hidden_size, o.eps)
-        self.conv1d = CausalConv(o.streams * o.hidden_size, o.kernel, bias=False)
+            self[name] = StreamNorm(streams, hidden_size, eps)
+        self.conv1d = CausalConv(streams * hidden_size, kernel, bias=False)
 
     def state_spec(self) -> StateSpec:
         """The convolution's last inputs, and the last token ids xor the end's: zeros are ends."""
-        o = self._options
-        tail = ArraySlot(((o.kernel - 1) * o.size, o.streams * o.hidden_size))
-        return RecurrentSpec((tail, ArraySlot((o.size - 1,), mx.int32)))
+        channels, kernel, _ = self.conv1d.weight.shape
+        tail = ArraySlot(((kernel - 1) * self._size, channels))
+        return RecurrentSpec((tail, ArraySlot((self._size - 1,), mx.int32)))
 
     def __call__(self, x: mx.array, ids: mx.array, state: LayerState = None) -> mx.array:
-        o, (batch, length) = self._options, ids.shape
+        size, kernel, (batch, length) = self._size, self.conv1d.weight.shape[1], ids.shape
         tail, before = gather_slot(state, 0), gather_slot(state, 1)
-        before = mx.zeros((batch, o.size - 1), mx.int32) if before is None else before
-        history = mx.concatenate([before, ids.astype(mx.int32) ^ o.end], axis=1)
-        found = self.ple_embedding(history ^ o.end, o.end)
+        before = mx.zeros((batch, size - 1), mx.int32) if before is None else before
+        history = mx.concatenate([before, ids.astype(mx.int32) ^ self._end], axis=1)
+        found = self.ple_embedding(history ^ self._end, self._end)
         keys = self.norm_key(self.key_proj(found).reshape(x.shape))
-        fit = (keys * self.norm_query(x)).sum(axis=-1, keepdims=True) * o.hidden_size**-0.5
+        fit = (keys * self.norm_query(x)).sum(axis=-1, keepdims=True) * x.shape[-1] ** -0.5
         fit = mx.sqrt(mx.maximum(mx.abs(fit), 1e-6)) * mx.sign(fit)
         values = mx.sigmoid(fit) * self.value_proj(found)[:, :, None]
         inputs = self.norm_conv(values).flatten(2)
-        tail = mx.zeros((batch, (o.kernel - 1) * o.size, inputs.shape[-1]), inputs.dtype) if tail is None else tail
+        tail = mx.zeros((batch, (kernel - 1) * size, inputs.shape[-1]), inputs.dtype) if tail is None else tail
         inputs = mx.concatenate([tail.astype(inputs.dtype), inputs], axis=1)
-        spread = [inputs[:, i * o.size :][:, :length] * self.conv1d.weight[:, i, 0] for i in range(o.kernel)]
+        spread = [inputs[:, i * size :][:, :length] * self.conv1d.weight[:, i, 0] for i in range(kernel)]
         scatter_slots(state, [inputs[:, length:], history[:, length:]], length)
         return values + kernels.activation(mx.stack(spread).sum(axis=0), "silu").reshape(values.shape)
 
@@ -158,11 +131,8 @@ class Engram(nn.Module):
         return RecurrentSpec((ArraySlot((self._context,), mx.int32),))
 
     def __call__(self, x: mx.array, ids: mx.array, fill: mx.array, state: LayerState = None) -> mx.array:
-        (batch, length), (streams, size) = ids.shape, x.shape[2:]
-        before = gather_slot(state, 0)
-        before = mx.zeros((batch, self._context), mx.int32) if before is None else before
-        history = mx.concatenate([before, ids.astype(mx.int32) + 1], axis=1)
-        scatter_slots(state, [history[:, length:]], length)
+        streams, size = x.shape[2:]
+        history = after_tail(ids.astype(mx.int32) + 1, self._context, state)
         keys, values = mx.split(self.wkv(self.table(history - 1, fill).astype(x.dtype)), [streams * size], axis=-1)
         keys, queries = (y.astype(mx.float32) for y in (mx.unflatten(keys, -1, (streams, size)), x))
         weight = self.q_weight.astype(mx.float32) * self.k_weight.astype(mx.float32)
@@ -177,18 +147,19 @@ def prime_sizes(first: int, heads: int, order: int) -> tuple[int, ...]:
     return tuple(islice(_primes(first), order * heads, (order + 1) * heads))
 
 
-def _hashes(o: NgramOptions) -> HashOptions:
-    heads = (o.size - 1) * o.heads
-    sizes = prime_sizes(o.rows, heads, o.order)
-    rows = -(-sum(sizes) // o.pad) * o.pad
-    return HashOptions(sizes, tuple(_multipliers(o)), rows, o.dims // heads, o.end)
+def ngram_hashes(
+    size: int, heads: int, *, rows: int, pad: int, dims: int, end: int, vocab_size: int, seed: int, order: int
+) -> HashOptions:
+    """How n-grams of up to `size` tokens are hashed by `heads` heads each, to rows of `dims` features together.
 
-
-def _multipliers(o: NgramOptions) -> list[int]:
-    """Odd factors for the tokens of an n-gram, from the latest back; no product with an id is over 63 bits."""
-    most = max(1, ((1 << 63) - 1) // o.vocab_size // 2)
-    seeds = (o.seed + 10007 * o.order + 0x9E3779B97F4A7C15 * (i + 1) for i in range(o.size))
-    return [2 * (_splitmix(seed) % most) + 1 for seed in seeds]
+    Each head has a prime number of rows of at least `rows`; all rows together are padded to a multiple of `pad`.
+    Hashes differ by `seed` and by `order`, which of the model's tables this is; no product with an id is over 63 bits.
+    """
+    sizes = prime_sizes(rows, (size - 1) * heads, order)
+    most = max(1, ((1 << 63) - 1) // vocab_size // 2)
+    seeds = (seed + 10007 * order + 0x9E3779B97F4A7C15 * (i + 1) for i in range(size))
+    multipliers = tuple(2 * (_splitmix(seed) % most) + 1 for seed in seeds)
+    return HashOptions(sizes, multipliers, -(-sum(sizes) // pad) * pad, dims // len(sizes), end)
 
 
 def _splitmix(value: int) -> int:

@@ -6,14 +6,11 @@ blocks of entries, among which the later ones choose. Window keys, entries, inde
 as models were trained with them. Source: DeepSeek-V4.1, https://huggingface.co/deepseek-ai/DeepSeek-V4.1-Flash.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from .. import kernels
-from ..kernels import KVView, visible
 from ..state import (
     ArraySlot,
     KVSpec,
@@ -22,14 +19,13 @@ from ..state import (
     RecurrentSpec,
     State,
     StateSpec,
-    attend_states,
-    gather_slot,
     offsets,
     part,
     scatter_slots,
 )
-from .compressed import CompressedAttention, CompressedOptions, EntrySpec, turned, whole
-from .entry_index import EntryIndexer, Shared, Sharing, row_of
+from .compressed import CompressedAttention, CompressedOptions, EntrySpec, extended, row_of, turned, whole
+from .conv import after_tail
+from .entry_index import EntryIndexer, Shared, Sharing
 from .linear import Linear
 from .norm import RMSNorm
 from .rope import Rope
@@ -43,23 +39,6 @@ def _starts(state: LayerState) -> list[int]:
     if state is None or isinstance(state, State):
         return [0 if state is None else state.offset]
     return [s.offset for s in state]
-
-
-def _extended(state: LayerState, made: list[mx.array]) -> list[mx.array]:
-    """Appends each item of new vectors (b, 1, n, D) to its state and gives all of them so far (b, 1, T, D)."""
-    states: Sequence[State | None] = [state] if state is None or isinstance(state, State) else state
-    result = []
-    for one, new in zip(states, made, strict=True):
-        half = new.shape[-1] // 2
-        if one is None or (one.empty() and not new.shape[2]):
-            result.append(new)
-            continue
-        if new.shape[2]:
-            (view,) = attend_states(one, new[..., :half], new[..., half:])
-        else:
-            view = one.view()  # type: ignore[attr-defined]
-        result.append(whole(view, new.dtype))
-    return result
 
 
 class EntryMaker(nn.Module):
@@ -82,12 +61,8 @@ class EntryMaker(nn.Module):
             made = self.kv_norm(self.kv_proj(x))[:, None]
             scatter_slots(tail, [], x.shape[1])
             return [made[row_of(len(starts), i)] for i in range(len(starts))]
-        kept = self._rate - 1
         raw = mx.concatenate([self.kv_proj(x), self.gate_proj(x)], axis=-1).astype(mx.float32)
-        before = gather_slot(tail, 0)
-        before = mx.zeros((x.shape[0], kept, raw.shape[-1])) if before is None else before
-        raw = mx.concatenate([before, raw], axis=1)
-        scatter_slots(tail, [raw[:, raw.shape[1] - kept :]], x.shape[1])
+        raw = after_tail(raw, self._rate - 1, tail)
         return [self._pooled(raw[row_of(len(starts), i)], start, x.dtype) for i, start in enumerate(starts)]
 
     def _pooled(self, raw: mx.array, start: int, dtype: mx.Dtype) -> mx.array:
@@ -106,7 +81,7 @@ class SharedEntryAttention(CompressedAttention):
     """x (B, L, D) -> (B, L, D), with what the layers share."""
 
     def __init__(self, options: CompressedOptions, back: Rope, sharing: Sharing):
-        super().__init__(replace(options, rate=0), back)
+        super().__init__(replace(options, rate=0, overlap=False), back)
         self._sharing = sharing
         o = replace(options, rate=sharing.rate)
         if sharing.makes:
@@ -126,21 +101,26 @@ class SharedEntryAttention(CompressedAttention):
 
     def attend(self, x: mx.array, state: LayerState, shared: Shared | None) -> tuple[mx.array, Shared | None]:
         """The layer's output, and what the layers after it share; `shared` is None before the first entries."""
-        o, s, half = self._options, self._sharing, self._options.head_dim // 2
-        near = part(state, 0)
+        s, near = self._sharing, part(state, 0)
         position, starts = offsets(near), _starts(near)
-        compressed = self.q_a_norm(self.q_a_proj(x))
-        q = mx.unflatten(self.q_b_proj(compressed), -1, (o.num_heads, -1)).transpose(0, 2, 1, 3)
-        q = turned(q, o.rope, o.rope_dim, position)
-        keys = rounded_fp8(turned(self.kv_norm(self.kv_proj(x))[:, None], o.rope, o.rope_dim, position))
-        views = attend_states(near, keys[..., :half], keys[..., half:], o.window)
+        compressed, q, views = self._begun(x, near, position)
         if s.makes:
             shared = self._made(x, state, starts)
         if s.chooses:
             assert shared is not None
             shared = self.indexer(x, compressed, shared, position, starts)
-        out = self._near(q, views) if not s.rate or shared is None else self._both(q, views, shared)
-        return self._out(out, position), shared
+        if not s.rate or shared is None:
+            return self._out(self._near(q, views), position), shared
+        rows = []
+        for i, (view, (entries, mask)) in enumerate(zip(views, shared.read, strict=True)):
+            rows.append(self._both(q[row_of(len(views), i)], whole(view, q.dtype), view, entries, mask))
+        return self._out(rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0), position), shared
+
+    def _queries(self, q: mx.array) -> mx.array:
+        return q
+
+    def _kept(self, keys: mx.array) -> mx.array:
+        return rounded_fp8(keys)
 
     def _made(self, x: mx.array, state: LayerState, starts: list[int]) -> Shared:
         """All entries and index keys, with those that these tokens complete."""
@@ -154,7 +134,7 @@ class SharedEntryAttention(CompressedAttention):
             else:
                 keys.append(mx.zeros((*made.shape[:3], self._options.index_dim), made.dtype))
                 entries.append(made)
-        return Shared(_extended(part(state, 1), entries), _extended(part(state, 3), keys))
+        return Shared(extended(part(state, 1), entries), extended(part(state, 3), keys))
 
     def _placed(self, made: mx.array, first: int) -> mx.array:
         """Entries (b, 1, n, d) from number `first` on, turned by the position of each one's first token."""
@@ -164,21 +144,3 @@ class SharedEntryAttention(CompressedAttention):
         each = made.transpose(0, 2, 1, 3).reshape(-1, 1, 1, dim)
         where = mx.tile((mx.arange(count) + first) * rate, batch)
         return turned(each, o.rope, o.rope_dim, where).reshape(batch, 1, count, dim)
-
-    def _both(self, q: mx.array, views: tuple[KVView, ...], shared: Shared) -> mx.array:
-        rows = []
-        for i, (view, (entries, mask)) in enumerate(zip(views, shared.read, strict=True)):
-            close = whole(view, q.dtype)
-            length, held = q.shape[2], close.shape[2]
-            seen = visible(length, held, view.window, view.keep)
-            seen = mx.ones((length, held), mx.bool_) if seen is None else seen
-            seen = mx.broadcast_to(seen, (*mask.shape[:-1], held))
-            both = mx.concatenate([seen, mask], axis=-1)[..., None, :, :]
-            keys = mx.concatenate([close, entries.astype(q.dtype)], axis=2)
-            scale = self._options.head_dim**-0.5
-            rows.append(
-                kernels.attention(
-                    q[row_of(len(views), i)], (KVView(keys, keys),), scale=scale, sinks=self.sinks, mask=both
-                )
-            )
-        return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
