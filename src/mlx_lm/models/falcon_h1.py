@@ -119,7 +119,7 @@ class Model(DenseModel):
         layer.self_attn = self.mixer(args, index)
         return layer
 
-    def linear_mixer(self, args: Any, index: int) -> nn.Module | None:
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
         norm = {"norm": args.mamba_rms_norm, "norm_first": args.mamba_norm_before_gate}
         return Mamba2(args.mamba_options(**norm, out_bias=args.projectors_bias))
 

@@ -17,7 +17,6 @@ from ..nn import SANDWICH_NORM, CausalConv, LayerNames, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from . import gemma3_text
 from .config import flatten_config, refuse
-from .weights import Transform, conv_layout
 
 
 class ModelArgs(gemma3_text.ModelArgs):
@@ -79,8 +78,6 @@ class LocalMixer(nn.Module):
 
 
 class Model(gemma3_text.Model):
-    rules = (Transform(r"\.local_mixer\.(key|value)_conv\.weight$", conv_layout),)
-
     def names_at(self, args: Any, index: int) -> LayerNames:
         return replace(SANDWICH_NORM, mixer="local_mixer") if args.mixes_locally[index] else SANDWICH_NORM
 

@@ -17,7 +17,7 @@ from ..state import LayerState, ListSpec, StateSpec, part
 from .base import Backbone
 from .config import DecoderArgs, check_kinds, flatten_config, refuse
 from .dense import DenseModel
-from .weights import Drop, Rename, Rule, Split, Transform, conv_layout, expert_rules, rename_parts
+from .weights import Drop, Rename, Rule, Split, Transform, expert_rules, rename_parts
 
 _KINDS = {"hybrid", "hybrid_sliding"}
 
@@ -178,7 +178,6 @@ class Model(DenseModel):
         Rename(r"\.attn\.w([qkvor])_(?:du|dv|ud)\.", r".self_attn.\1_proj."),
         Rename(r"\.attn\.", ".self_attn."),
         Rename(r"sconv\.weight$", "sconv.conv1d.weight"),
-        Transform(r"sconv\.conv1d\.weight$", conv_layout),
         Rename(r"\.mlp\.gate\.bias$", ".mlp.gate.e_score_correction_bias"),
         _pairs(r"\.mlp\.experts\.w13_weight", ".mlp.switch_mlp", 1),
         _pairs(r"\.mlp\.shared_experts\.shared_w13_weight", ".mlp.shared_experts", 1),

@@ -38,7 +38,8 @@ def mamba2_options(args: Any, **changes: Any) -> Mamba2Options:
     """Mamba-2 layers from any of the names that configs have; `changes` are what a family has otherwise."""
     lists = hasattr(args, "time_step_limit")
     limit = parse_limit(args.time_step_limit) if lists else (getattr(args, "time_step_min", 0.0), math.inf)
-    return Mamba2Options(**(_usual(Mamba2Options, args) | {"time_step_limit": limit} | changes))
+    changes = {"time_step_limit": limit, **changes}
+    return Mamba2Options(**(_usual(Mamba2Options, args) | changes))
 
 
 def _usual(kind: type[Any], args: Any) -> dict[str, Any]:

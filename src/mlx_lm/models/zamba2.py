@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from .. import kernels
 from ..errors import ConfigError
 from ..nn import AttentionOptions, GatedMLP, Linear, Mamba2, Rope, make_rope
+from ..nn.mlp import gated
 from ..state import LayerState, attend_states, offsets
 from . import zamba
 from .mamba2 import mamba2_options
@@ -103,7 +103,7 @@ class AdaptedMLP(GatedMLP):
         """x (B, L, D) -> (B, L, D)."""
         both = self[self.fused_name](x) + self.gate_up_proj_adapter_list[call](x)
         gate, up = mx.split(both, 2, axis=-1)
-        return self[self.down_name](kernels.gated_activation(gate, up, self.act))
+        return self[self.down_name](gated(gate, up, self.act))
 
 
 class Block(zamba.SharedBlock):

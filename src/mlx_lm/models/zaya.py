@@ -16,7 +16,7 @@ from ..state import LayerState
 from .base import Backbone, Cache, CausalLM, layer_state
 from .config import DecoderArgs, check_kinds
 from .dense import DenseModel
-from .weights import Rule, Transform, conv_layout, expert_rules
+from .weights import Rule, Transform, expert_rules
 
 _ROPES = {"hybrid": 5000000.0, "hybrid_sliding": 10000.0}
 
@@ -156,10 +156,7 @@ class Model(DenseModel):
     backbone_type = RoutedBackbone
     layer_type = Layer
     head_bias = "lm_head_bias"
-    rules = (
-        *expert_rules(),
-        Transform(r"conv_qk_depthwise\.weight$", conv_layout),
-    )
+    rules = expert_rules()
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         return ConvolvedAttention(self.attention_options(args, index), (args.cca_time0, args.cca_time1))
