@@ -79,12 +79,20 @@ class Backbone(nn.Module):
 
 
 class PassingBackbone(Backbone):
-    """Each layer's `pass_on(h, state, passed)` gives h and what the next layer gets as `passed`, the first None."""
+    """Each layer's `pass_on(h, state, passed)` gives h and what the next layer gets as `passed`."""
 
     def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
-        passed = None
+        h, passed = self.begin(h, inputs)
         for i, layer in enumerate(self.chain()):
             h, passed = layer.pass_on(h, layer_state(cache, i), passed)
+        return self.end(h, passed)
+
+    def begin(self, h: mx.array, inputs: mx.array) -> tuple[mx.array, Any]:
+        """What the first layer gets, from embeddings (B, L, D) of ids (B, L)."""
+        return h, None
+
+    def end(self, h: mx.array, passed: Any) -> mx.array:
+        """Normalized hidden states (B, L, D), from what the last layer gave."""
         return self[self._names.norm](h)
 
     def chain(self) -> list[Any]:

@@ -17,7 +17,7 @@ from ..nn.compressed import CompressedAttention, CompressedOptions
 from ..nn.hashed import HashedMoE
 from ..nn.hyper import HyperConnection, HyperHead
 from ..state import LayerState
-from .base import Backbone, Cache, CausalLM, layer_state
+from .base import CausalLM, PassingBackbone
 from .config import DecoderArgs, check_kinds, flatten_config, refuse
 from .dense import DenseModel
 from .experts import usual_routing
@@ -137,16 +137,16 @@ class Layer(DecoderLayer):
                 norm_eps=args.rms_norm_eps,
             )
 
-    def at(self, x: mx.array, ids: mx.array, state: LayerState) -> mx.array:
+    def pass_on(self, x: mx.array, state: LayerState, ids: mx.array) -> tuple[mx.array, mx.array]:
         """The streams after the layer; `ids` (B, L) are the tokens'."""
         h, post, mix = self.attn_hc.collapse(x)
         x = self.attn_hc.spread(self.self_attn(self.input_layernorm(h), state), x, post, mix)
         h, post, mix = self.ffn_hc.collapse(x)
         y = self.mlp.at(self.post_attention_layernorm(h), ids)
-        return self.ffn_hc.spread(y, x, post, mix)
+        return self.ffn_hc.spread(y, x, post, mix), ids
 
 
-class StreamBackbone(Backbone):
+class StreamBackbone(PassingBackbone):
     """Spreads the embeddings over the streams; layers also get the token ids."""
 
     def __init__(self, model: CausalLM, args: Any):
@@ -154,11 +154,11 @@ class StreamBackbone(Backbone):
         self._streams = args.hc_mult
         self.hc_head = HyperHead(args.hc_mult, args.hidden_size, eps=args.hc_eps, norm_eps=args.rms_norm_eps)
 
-    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
-        h = mx.repeat(h[:, :, None], self._streams, axis=2)
-        for i, layer in enumerate(self[self._names.layers]):
-            h = layer.at(h, inputs, layer_state(cache, i))
-        return self[self._names.norm](self.hc_head(h))
+    def begin(self, h: mx.array, inputs: mx.array) -> tuple[mx.array, Any]:
+        return mx.repeat(h[:, :, None], self._streams, axis=2), inputs
+
+    def end(self, h: mx.array, passed: Any) -> mx.array:
+        return super().end(self.hc_head(h), passed)
 
 
 class Model(DenseModel):

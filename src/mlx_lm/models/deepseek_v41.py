@@ -6,7 +6,7 @@ the image tower are dropped. Source: https://huggingface.co/deepseek-ai/DeepSeek
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import mlx.core as mx
 from mlx import nn
@@ -20,11 +20,13 @@ from ..nn.shared_entries import SharedEntryAttention
 from ..state import LayerState, ListSpec, StateSpec, part
 from ..tokenizer.folded import folded_ids
 from . import deepseek_v4
-from .base import Backbone, Cache, CausalLM, layer_state
+from .base import CausalLM, PassingBackbone
 from .deepseek_v4 import _SLIDING, _SPARSE
 from .weights import Drop, Rename, Weights
 
 _SHARED = "shared_compressed_attention"
+# What collapses the streams next (B, L, N), the folded token ids and the one before the start, what layers share.
+_Passed: TypeAlias = tuple[mx.array, tuple[mx.array, mx.array], Shared | None]
 
 
 class ModelArgs(deepseek_v4.ModelArgs):
@@ -150,13 +152,9 @@ class Layer(deepseek_v4.Layer):
         own = super().state_spec()
         return ListSpec((own, self.engram.state_spec())) if "engram" in self else own
 
-    def through(
-        self, x: mx.array, pre: mx.array, ids: tuple[mx.array, mx.array], state: LayerState, shared: Shared | None
-    ) -> tuple[mx.array, mx.array, Shared | None]:
-        """The streams after the layer, the weights (B, L, N) that collapse them next, and what layers share.
-
-        `pre` collapses `x`; `ids` are the folded token ids and the one before the start.
-        """
+    def pass_on(self, x: mx.array, state: LayerState, passed: _Passed) -> tuple[mx.array, _Passed]:  # type: ignore[override]
+        """The streams after the layer, and what the next one gets."""
+        pre, ids, shared = passed
         if "engram" in self:
             x = x + self.engram(x, *ids, part(state, 1))
             state = part(state, 0)
@@ -165,10 +163,10 @@ class Layer(deepseek_v4.Layer):
         x = self.attn_hc.spread(y, x, post, mix)
         following, post, mix = self.ffn_hc.weights(x)
         y = self.mlp(self["post_attention_layernorm"](weighted(x, own)))
-        return self.ffn_hc.spread(y, x, post, mix), following, shared
+        return self.ffn_hc.spread(y, x, post, mix), (following, ids, shared)
 
 
-class StreamBackbone(Backbone):
+class StreamBackbone(PassingBackbone):
     """Hands each layer's weights and entries on to the next; `token_map` folds token ids that look alike."""
 
     def __init__(self, model: CausalLM, args: Any):
@@ -178,13 +176,13 @@ class StreamBackbone(Backbone):
             self.token_map = mx.zeros((args.vocab_size,), mx.int32)
             self.freeze(keys=["token_map"], recurse=False)
 
-    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
+    def begin(self, h: mx.array, inputs: mx.array) -> tuple[mx.array, _Passed]:
         ids = (self.token_map[inputs], self.token_map[self._pad]) if "token_map" in self else (inputs, inputs)
         pre = mx.broadcast_to(mx.arange(self._streams) == 0, (*h.shape[:2], self._streams))
-        h, shared = mx.repeat(h[:, :, None], self._streams, axis=2), None
-        for i, layer in enumerate(self[self._names.layers]):
-            h, pre, shared = layer.through(h, pre, ids, layer_state(cache, i), shared)
-        return self[self._names.norm](weighted(h, pre))
+        return mx.repeat(h[:, :, None], self._streams, axis=2), (pre, ids, None)
+
+    def end(self, h: mx.array, passed: _Passed) -> mx.array:
+        return super().end(weighted(h, passed[0]), passed)
 
 
 class Model(deepseek_v4.Model):

@@ -18,7 +18,6 @@ from ..nn.hashed import limited
 from ..nn.indexed import Chosen, IndexedLatentAttention, IndexOptions
 from ..state import LayerState
 from . import glm_moe_dsa
-from .base import Cache, layer_state
 from .deepseek_v4 import StreamBackbone
 from .weights import Drop, Rename
 
@@ -97,11 +96,8 @@ class Layer(DecoderLayer):
 class Backbone(StreamBackbone):
     """Passes on what each layer's queries look at."""
 
-    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
-        h, chosen = mx.repeat(h[:, :, None], self._streams, axis=2), None
-        for i, layer in enumerate(self[self._names.layers]):
-            h, chosen = layer.pass_on(h, layer_state(cache, i), chosen)
-        return self[self._names.norm](self.hc_head(h))
+    def begin(self, h: mx.array, inputs: mx.array) -> tuple[mx.array, Any]:
+        return super().begin(h, inputs)[0], None
 
 
 class Model(glm_moe_dsa.Model):

@@ -16,7 +16,7 @@ from ..nn.conv import after_tail
 from ..nn.relative import Heads, RelativeAttention, RelativeOptions, ResidualConv, Sources
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, part
 from . import inkling_text
-from .base import Cache, layer_state
+from .base import PassingBackbone
 from .config import refuse
 from .experts import gated_moe
 from .weights import Rename, Weights, rename_parts
@@ -162,7 +162,7 @@ class Layer(inkling_text.ConvolvedLayer):
         for name in () if slides else ("q_input_layernorm", "k_input_layernorm", "v_input_layernorm"):
             self[name] = RMSNorm(width, args.rms_norm_eps)
 
-    def through(self, x: mx.array, blocks: list[mx.array], state: LayerState) -> tuple[mx.array, list[mx.array]]:
+    def pass_on(self, x: mx.array, state: LayerState, blocks: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
         """The sum of the present block (B, L, D) after this layer, and those of the blocks before it."""
         single = "input_layernorm" in self
         names = ["input_layernorm"] if single else [f"{name}_input_layernorm" for name in "qkv"]
@@ -175,17 +175,17 @@ class Layer(inkling_text.ConvolvedLayer):
         return x + self["mlp_sconv"](self["mlp"](self["post_attention_layernorm"](h)), part(state, 2)), blocks
 
 
-class BlockBackbone(inkling_text.NormedBackbone):
+class BlockBackbone(PassingBackbone, inkling_text.NormedBackbone):
     def __init__(self, model: Any, args: Any):
         super().__init__(model, args)
         self.final_input = Choice(args.hidden_size)
 
-    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
-        blocks: list[mx.array] = []
-        for i, layer in enumerate(self[self._names.layers]):
-            h, blocks = layer.through(h, blocks, layer_state(cache, i))
-        (h,) = self.final_input([*blocks, h])
-        return self.norm(h)
+    def begin(self, h: mx.array, inputs: mx.array) -> tuple[mx.array, Any]:
+        return h, []
+
+    def end(self, h: mx.array, passed: Any) -> mx.array:
+        (h,) = self.final_input([*passed, h])
+        return super().end(h, passed)
 
 
 def _chosen_by_layer(weights: Weights) -> Weights:

@@ -15,7 +15,7 @@ from ..nn import ChannelDelta, DecoderLayer, LatentAttention, Linear, MoE, RMSNo
 from ..nn.mlp import GatedActivation
 from ..state import LayerState
 from . import kimi_linear
-from .base import Backbone, Cache, CausalLM, layer_state
+from .base import CausalLM, PassingBackbone
 from .config import flatten_config, refuse
 from .experts import gated_moe
 from .multimodal import TextTower
@@ -113,24 +113,22 @@ class Layer(DecoderLayer):
             DepthAttention.add(self, name, args)
         self._starts = index % args.attn_res_block_size == 0
 
-    def deep(self, x: mx.array, bank: list[mx.array], state: LayerState) -> mx.array:
+    def pass_on(self, x: mx.array, state: LayerState, bank: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
         h = self._mix(self.input_layernorm(DepthAttention.read(self, "self_attention_res", x, bank)), state)
-        if self._starts:
-            bank.append(x)
-        x = h if self._starts else x + h
-        return x + self._feed(self.post_attention_layernorm(DepthAttention.read(self, "mlp_res", x, bank)))
+        bank, x = ([*bank, x], h) if self._starts else (bank, x + h)
+        return x + self._feed(self.post_attention_layernorm(DepthAttention.read(self, "mlp_res", x, bank))), bank
 
 
-class DeepBackbone(Backbone):
+class DeepBackbone(PassingBackbone):
     def __init__(self, model: CausalLM, args: Any):
         super().__init__(model, args)
         DepthAttention.add(self, "output_attn_res", args)
 
-    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
-        bank: list[mx.array] = []
-        for i, layer in enumerate(self[self._names.layers]):
-            h = layer.deep(h, bank, layer_state(cache, i))
-        return self[self._names.norm](DepthAttention.read(self, "output_attn_res", h, bank))
+    def begin(self, h: mx.array, inputs: mx.array) -> tuple[mx.array, Any]:
+        return h, []
+
+    def end(self, h: mx.array, passed: Any) -> mx.array:
+        return super().end(DepthAttention.read(self, "output_attn_res", h, passed), passed)
 
 
 class TextModel(kimi_linear.Model):

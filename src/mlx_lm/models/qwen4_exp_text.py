@@ -17,8 +17,8 @@ from ..nn.hyper import GatedStreams
 from ..nn.ngram import HashOptions, NgramMemory, ngram_hashes
 from ..state import LayerState, ListSpec, StateSpec, part
 from . import qwen3_5_moe_text
-from .base import Backbone, Cache, ModelNames, layer_state
-from .weights import Drop, Stack, Transform, conv_layout, expert_rules
+from .base import ModelNames, PassingBackbone
+from .weights import Drop, Stack, expert_rules
 
 _SIZES = (
     "hc_lowrank", "ple_embed_dim", "ple_conv_kernel_size", "heads_per_ngram", "ngram_vocab_size_base",
@@ -109,24 +109,19 @@ class Layer(DecoderLayer):
         own = super().state_spec()
         return ListSpec((own, self.ple.state_spec())) if "ple" in self else own
 
-    def __call__(self, x: mx.array, state: LayerState = None, ids: mx.array | None = None) -> mx.array:
+    def pass_on(self, x: mx.array, state: LayerState, ids: mx.array) -> tuple[mx.array, mx.array]:
         if "ple" in self:
-            assert ids is not None
             x = x + self.ple(x, ids, part(state, 1))
             state = part(state, 0)
         x = self.attn_hyper_connection.through(x, lambda h: self._mix(h, state))
-        return self.mlp_hyper_connection.through(x, self._feed)
+        return self.mlp_hyper_connection.through(x, self._feed), ids
 
 
-class StreamBackbone(Backbone):
+class StreamBackbone(PassingBackbone):
     """Every stream begins with the embeddings."""
 
-    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
-        last = self[self._names.norm]
-        h = mx.repeat(h[:, :, None], last.streams, axis=2)
-        for i, layer in enumerate(self[self._names.layers]):
-            h = layer(h, layer_state(cache, i), inputs)
-        return last(h)
+    def begin(self, h: mx.array, inputs: mx.array) -> tuple[mx.array, Any]:
+        return mx.repeat(h[:, :, None], self[self._names.norm].streams, axis=2), inputs
 
 
 class Model(qwen3_5_moe_text.Model):
@@ -137,7 +132,6 @@ class Model(qwen3_5_moe_text.Model):
         Drop(r"^mtp\."),
         Drop(r"\.ple_embedding\.(layer_multipliers|ngram_heads_(vocab_sizes|offsets))$"),  # follow from the config
         Stack(r"(?P<at>.*\.ngram_embedding)\.shard_(?P<expert>\d+)\.(?P<kind>\w+)", r"\g<at>.\g<kind>", join=True),
-        Transform(r"\.conv1d\.weight$", conv_layout),
         *expert_rules(),
     )
 
@@ -148,8 +142,6 @@ class Model(qwen3_5_moe_text.Model):
         return GatedStreams(args.hc_count, args.hidden_size, args.hc_lowrank, args.rms_norm_eps, spreads=False)
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
-        if args.is_linear(index):
-            return super().mixer(args, index)
         size, top_k = args.indexer_compress_ratio, args.indexer_budget // args.indexer_compress_ratio
         blocks = BlockOptions(args.indexer_n_heads, args.indexer_head_dim, size, top_k, 0, args.rms_norm_eps)
         return PooledBlockAttention(self.attention_options(args, index), blocks)

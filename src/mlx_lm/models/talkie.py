@@ -11,7 +11,7 @@ from mlx import nn
 from ..nn import DecoderLayer, GatedMLP, LayerNames, Rope, UnitRMSNorm
 from ..nn.attention import RotatedNormAttention
 from ..state import LayerState
-from .base import Backbone, Cache, DecoderArgs, ModelNames, layer_state
+from .base import DecoderArgs, ModelNames, PassingBackbone
 from .dense import DenseModel
 from .weights import Rename
 
@@ -57,19 +57,16 @@ class Block(DecoderLayer):
         self.attn_gain, self.mlp_gain, self.embed_skip = Gain("a_g"), Gain("a_g"), Gain("a_g")
         self._norm = UnitRMSNorm(args.rms_norm_eps)
 
-    def after(self, x: mx.array, first: mx.array, state: LayerState) -> mx.array:
+    def pass_on(self, x: mx.array, state: LayerState, first: mx.array) -> tuple[mx.array, mx.array]:
         """x (B, L, D) after the layer, with the embeddings `first` (B, L, D) added again."""
         x = x + self.attn_gain(self.attn(self._norm(x), state))
-        return x + self.mlp_gain(self.mlp(self._norm(x))) + self.embed_skip(first)
+        return x + self.mlp_gain(self.mlp(self._norm(x))) + self.embed_skip(first), first
 
 
-class SkipBackbone(Backbone):
-    def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
-        norm = self[self._names.norm]
-        h = first = norm(h)
-        for i, block in enumerate(self[self._names.layers]):
-            h = block.after(h, first, layer_state(cache, i))
-        return norm(h)
+class SkipBackbone(PassingBackbone):
+    def begin(self, h: mx.array, inputs: mx.array) -> tuple[mx.array, Any]:
+        h = self[self._names.norm](h)
+        return h, h
 
 
 class Model(DenseModel):
