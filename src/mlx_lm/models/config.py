@@ -301,6 +301,9 @@ class DecoderArgs(LanguageArgs):
         for name in _ABOVE_ZERO:
             value = getattr(self, name, 1)
             refuse(not value > 0, f"{name} must be positive, not {value!r}")
+        listed = getattr(self, "no_rope_layers", None)
+        count = len(listed or ())
+        refuse(count not in (0, self.num_hidden_layers), f"no_rope_layers has {count} entries, not one a layer")
         refuse(getattr(self, "logits_scaling", 1) == 0, "logits_scaling must not be 0")
         if getattr(self, "mlp_layer_types", None) is not None:
             check_kinds(self, "mlp_layer_types", self.feed_forward_kinds)
@@ -347,7 +350,9 @@ class DecoderArgs(LanguageArgs):
     def has_rope(self, index: int) -> bool:
         """Whether layer `index` has positions: `no_rope_layers` has 1 and `layer_rope_theta` a base where one has."""
         listed = getattr(self, "no_rope_layers", None) or getattr(self, "layer_rope_theta", None)
-        return listed is None or listed[index] > 0
+        if listed is None:
+            return (index + 1) % max(getattr(self, "no_rope_layer_interval", index + 2), 1) != 0
+        return listed[index] > 0
 
     def layer_rope(self, index: int) -> RopeParameters:
         """The rotary embedding of layer `index`."""

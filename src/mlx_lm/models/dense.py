@@ -4,6 +4,7 @@ A family overrides the pieces in which it differs. This module knows no family.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -98,7 +99,8 @@ class SlidingArgs(DecoderArgs):
         return self.sliding_window if self.layer_type(index) == "sliding_attention" else None
 
     def layer_rope(self, index: int) -> RopeParameters:
-        return self.rope_parameters(self.layer_type(index))
+        rope, thetas = self.rope_parameters(self.layer_type(index)), getattr(self, "layer_rope_theta", None)
+        return rope if thetas is None else replace(rope, theta=thetas[index])
 
 
 class KindRopeArgs(SlidingArgs):

@@ -3,9 +3,7 @@
 from typing import ClassVar
 
 from ..errors import ConfigError
-from ..nn import RopeParameters
 from . import granite
-from .config import rope_parameters
 from .dense import DenseModel, SlidingArgs
 
 
@@ -24,11 +22,6 @@ class WindowArgs(SlidingArgs):
 
     def slides(self, index: int) -> bool:
         return index % 4 != 0
-
-    def layer_rope(self, index: int) -> RopeParameters:
-        assert self.layer_rope_theta is not None
-        theta = self.layer_rope_theta[index]
-        return rope_parameters(theta, 1.0, self.rope_scaling, self.max_position_embeddings, self)
 
 
 class Sinks(DenseModel):

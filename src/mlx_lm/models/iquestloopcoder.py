@@ -9,9 +9,9 @@ import mlx.core as mx
 from mlx import nn
 
 from ..kernels import KVView
-from ..nn import Attention, DecoderLayer
+from ..nn import Attention
 from ..state import KVSpec, LayerState, ListSpec, StateSpec, attend_states, offsets, part
-from .base import Backbone, Cache, CausalLM, LlamaArgs, layer_state
+from .base import Backbone, Cache, CausalLM, LlamaArgs, PassingLayer, layer_state
 from .dense import DenseModel
 from .weights import Rename
 
@@ -45,10 +45,11 @@ class LoopAttention(Attention):
         near = KVSpec(o.num_kv_heads, o.head_dim, o.head_dim, self._near)
         return ListSpec((super().state_spec(), *[near] * (self._loops - 1)))
 
-    def at_loop(
-        self, x: mx.array, state: LayerState, first: tuple[KVView, ...] | None, gate: nn.Module
+    def pass_on(
+        self, x: mx.array, state: LayerState, passed: tuple[tuple[KVView, ...] | None, nn.Module]
     ) -> tuple[mx.array, tuple[KVView, ...]]:
-        """x (B, L, D) -> the same, and what the first loop saw; `first` is None in the first loop."""
+        """x (B, L, D) -> the same, and what the first loop saw; `passed` has None for that in the first loop."""
+        first, gate = passed
         queries, keys, values, _ = self._project(x)
         position = offsets(state)
         queries, keys = self._place(queries, keys, position)
@@ -58,15 +59,6 @@ class LoopAttention(Attention):
             share = gate(queries).astype(out.dtype)
             out = share * self._attend(queries, first, position) + (1 - share) * out
         return self[self.out_name](out.transpose(0, 2, 1, 3).flatten(2)), first or views
-
-
-class LoopLayer(DecoderLayer):
-    def at_loop(
-        self, x: mx.array, state: LayerState, first: tuple[KVView, ...] | None, gate: nn.Module
-    ) -> tuple[mx.array, tuple[KVView, ...]]:
-        h, first = self.self_attn.at_loop(self.input_layernorm(x), state, first, gate)
-        x = x + h
-        return x + self._feed(self.post_attention_layernorm(x)), first  # type: ignore[operator]
 
 
 class LoopBackbone(Backbone):
@@ -81,12 +73,12 @@ class LoopBackbone(Backbone):
         for loop in range(self._loops):
             for i, layer in enumerate(layers):
                 state = part(layer_state(cache, i), loop)
-                h, first[i] = layer.at_loop(h, state, first[i], self.gate_projections[i])
+                h, first[i] = layer.pass_on(h, state, (first[i], self.gate_projections[i]))
         return self[self._names.norm](h)
 
 
 class Model(DenseModel):
     backbone_type = LoopBackbone
-    layer_type = LoopLayer
+    layer_type = PassingLayer
     attention_type = LoopAttention
     rules = (Rename(r"\.gate_projections\.(\d+)\.gate_proj\.", r".gate_projections.\1."),)

@@ -9,15 +9,16 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import AttentionOptions, BiasedAttention, GatedMLP, LayerNames, MoE, Routing, UnitRMSNorm
 from ..nn.attention import Attention, RotatedNormAttention
-from .config import DecoderArgs, refuse
+from .config import DecoderArgs, check_kinds, refuse
 from .dense import DenseModel
 from .experts import gated_moe
 from .ministral3 import GrowingQueries
 from .weights import Rename, Split, Transform
+
+_KINDS = ("full_attention", "chunked_attention")
 
 
 class ModelArgs(DecoderArgs):
@@ -45,15 +46,9 @@ class ModelArgs(DecoderArgs):
         count, every = self.num_hidden_layers, self.interleave_moe_layer_step
         if self.moe_layers is None:
             self.moe_layers = list(range(every - 1, count, every)) if every > 0 else []
-        if not self.no_rope_layers:
-            step = max(self.no_rope_layer_interval, 1)
-            self.no_rope_layers = [int((i + 1) % step != 0) for i in range(count)]
         if self.layer_types is None:
-            self.layer_types = ["chunked_attention" if rope else "full_attention" for rope in self.no_rope_layers]
-        if not set(self.layer_types) <= {"chunked_attention", "full_attention"}:
-            raise ConfigError(f"config.json: layer_types has unknown values: {sorted(set(self.layer_types))}.")
-        if len(self.layer_types) != count or len(self.no_rope_layers) != count:
-            raise ConfigError(f"config.json: layer_types and no_rope_layers must have {count} entries, one a layer.")
+            self.layer_types = [_KINDS[self.has_rope(i)] for i in range(count)]
+        check_kinds(self, "layer_types", _KINDS)
 
     def window(self, index: int) -> int | None:
         """A chunk's first positions see less than this, none sees more."""
@@ -101,12 +96,12 @@ class Model(DenseModel):
 
     def mixer(self, args: Any, index: int) -> Attention:
         options: AttentionOptions = self.attention_options(args, index)
-        if not args.no_rope_layers[index] and options.window is None:
+        if options.rope is None and options.window is None:
             mixer = GrowingQueries(options)
             mixer.beta = args.attn_scale if args.attn_temperature_tuning else 0.0
             mixer.trained, mixer.first = args.floor_scale, 1
             return mixer
-        refuse(not args.no_rope_layers[index], "a layer without rope cannot have chunked attention")
+        refuse(options.rope is None, "a layer without rope cannot have chunked attention")
         norm = (lambda _: UnitRMSNorm(args.rms_norm_eps)) if args.use_qk_norm else None
         return ChunkedAttention(replace(options, qk_norm=norm))
 

@@ -4,7 +4,7 @@ from dataclasses import field
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
-from ..nn import MLP, AlibiAttention, AttentionOptions, LayerNames
+from ..nn import MLP, AlibiAttention, LayerNames
 from .base import DecoderArgs, ModelNames
 from .config import refuse
 from .dense import DenseModel
@@ -22,8 +22,12 @@ class ModelArgs(DecoderArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.intermediate_size = 4 * self.hidden_size
+        self.clip_qkv = self.attention_number("clip_qkv") or None
         for key, value in _FIXED.items():
             refuse(self.attn_config.get(key, value) != value, f"attn_config.{key} must be {value!r} for 'mpt'")
+
+    def attention_scale(self, index: int) -> float | None:
+        return self.attention_number("softmax_scale")
 
     def attention_number(self, name: str) -> float | None:
         """A number of `attn_config`, or None."""
@@ -44,8 +48,3 @@ class Model(DenseModel):
     attention: ClassVar = {"rope": None, "fused": True}
     feed_forward_type = MLP
     norm_options: ClassVar = {"bias": False}
-
-    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        number = args.attention_number
-        own = {"scale": number("softmax_scale"), "clip": number("clip_qkv") or None}
-        return super().attention_options(args, index, **own, **changes)

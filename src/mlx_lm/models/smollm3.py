@@ -1,6 +1,5 @@
 """SmolLM3: Llama with no rope in every fourth layer. Source: https://huggingface.co/blog/smollm3."""
 
-from ..errors import ConfigError
 from .dense import DenseModel, SlidingArgs
 
 
@@ -14,16 +13,8 @@ class ModelArgs(SlidingArgs):
     no_rope_layers: list[int] | None = None  # 1 where there is a rope
     no_rope_layer_interval: int = 4
 
-    def __post_init__(self) -> None:
-        if not self.no_rope_layers:
-            every = max(self.no_rope_layer_interval, 1)
-            self.no_rope_layers = [int((i + 1) % every != 0) for i in range(self.num_hidden_layers)]
-        if len(self.no_rope_layers) != self.num_hidden_layers:
-            raise ConfigError(f"config.json: no_rope_layers has {len(self.no_rope_layers)} entries, not one a layer.")
-        super().__post_init__()
-
     def slides(self, index: int) -> bool | None:
-        return None if self.sliding_window is None or self.no_rope_layers is None else not self.no_rope_layers[index]
+        return None if self.sliding_window is None else not self.has_rope(index)
 
 
 Model = DenseModel
