@@ -44,7 +44,7 @@ MLX_INLINE Tile with_row_sums(Tile tile, const Rows& rows, int64_t slot) {
 // The scales and biases that follow those of groups [g0, g0 + gn): too short a stream for the hardware to see.
 void fetch_next_groups(const Matrix& m, int64_t panel, int64_t g0, int64_t gn) {
   const int64_t item = m.format == Format::affine ? float_bytes(m.type) : 1, bytes = 16 * gn * item;
-  const int64_t from = (panel * (m.k / m.group) + g0) * 16 * item + bytes;
+  const int64_t from = (panel * groups_in(m, m.k) + g0) * 16 * item + bytes;
   for (int64_t at = from; at < from + bytes; at += 64) {
     __builtin_prefetch((const char*)m.scales + at);
     if (m.biases != nullptr) {
@@ -81,13 +81,11 @@ void run_few(const Matrix& m, Activation kind, const Tile& tile) {
 }
 
 template <int R>
-void few_panel(const Matrix& m, const Rows& rows, void* y, Float type, int64_t ldy, int64_t panel) {
+void few_panel(const Matrix& m, const Rows& rows, void* y, Float type, int64_t ldy, int64_t panel, int64_t step) {
   alignas(64) uint32_t words[few_words];
   alignas(64) float s[few_groups * 16], b[few_groups * 16];
   alignas(64) float acc[R * 16] = {};
   const bool dense = m.format == Format::dense;
-  const int64_t bits = bits_per_code(m), most = few_words * 2 / bits;
-  const int64_t step = most < few_inputs ? most / 128 * 128 : few_inputs;  // a whole number of groups
   const int64_t item = rows.kind == Activation::exact ? 4 : (rows.kind == Activation::bf16 ? 2 : 1);
   Tile tile{};
   tile.s = s;
@@ -100,22 +98,26 @@ void few_panel(const Matrix& m, const Rows& rows, void* y, Float type, int64_t l
     int64_t kn = rows.k - k0 < step ? rows.k - k0 : step;
     tile.w = panel_words(m, panel, k0, kn, words);
     if (!dense) {
-      load_groups<1>(m, panel, k0 / m.group, kn / m.group, 0, s, b);
+      const int64_t g0 = groups_in(m, k0), gn = groups_in(m, kn);
+      load_groups<1>(m, panel, g0, gn, 0, s, b);
       if (m.interleaved) {
-        fetch_next_groups(m, panel, k0 / m.group, kn / m.group);
+        fetch_next_groups(m, panel, g0, gn);
       }
     }
     tile.x = (const char*)rows.x + k0 * R * item;
-    tile = with_row_sums(tile, rows, k0 / rows.unit * R);
-    tile.units = kn / rows.unit;
+    const int shift = __builtin_ctzll((uint64_t)rows.unit);
+    tile = with_row_sums(tile, rows, (k0 >> shift) * R);
+    tile.units = kn >> shift;
     run_few<R>(m, rows.kind, tile);
   }
   write(acc, 16, R, m.n - 16 * panel, y, type, ldy, 0, 16 * panel);
 }
 
 void multiply_few(const Matrix& m, const Rows& rows, void* y, Float type, int64_t ldy, int64_t begin, int64_t end) {
+  const int64_t most = few_words * 2 / bits_per_code(m);
+  const int64_t step = most < few_inputs ? most / 128 * 128 : few_inputs;  // a whole number of groups
   with_count<few_rows>((int)rows.count, [&](auto r) {
-    for (int64_t panel = begin; panel < end; ++panel) few_panel<decltype(r)::value>(m, rows, y, type, ldy, panel);
+    for (int64_t panel = begin; panel < end; ++panel) few_panel<decltype(r)::value>(m, rows, y, type, ldy, panel, step);
   });
 }
 

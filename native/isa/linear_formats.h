@@ -304,9 +304,14 @@ inline F e8m0(I v) {  // 2^(v - 127); 0 encodes 2^-127, which is subnormal
   return r;
 }
 
+// Groups in `inputs` of a quantized matrix, without a division: the size of a group is a power of two.
+inline int64_t groups_in(const Matrix& m, int64_t inputs) {
+  return inputs >> __builtin_ctzll((uint64_t)m.group);
+}
+
 // Scales or biases of one panel for groups [g0, g0 + gn), as floats [group][16].
 inline void panel_scales(const Matrix& m, const void* source, int64_t panel, int64_t g0, int64_t gn, float* to) {
-  int64_t groups = m.k / m.group;
+  int64_t groups = groups_in(m, m.k);
   int64_t rows = m.n - panel * 16 < 16 ? m.n - panel * 16 : 16;
   if (m.format != Format::affine) {
     const uint8_t* s = (const uint8_t*)source + panel * 16 * groups;
@@ -322,6 +327,10 @@ inline void panel_scales(const Matrix& m, const void* source, int64_t panel, int
   int64_t item = float_bytes(m.type);
   const char* s = (const char*)source + panel * 16 * groups * item;
   if (m.interleaved) {
+    if (m.type == Float::bf16) {  // the usual one, without asking for each
+      for (int64_t g = 0; g < gn; ++g) store(to + 16 * g, load_any(s, Float::bf16, (g0 + g) * 16));
+      return;
+    }
     for (int64_t g = 0; g < gn; ++g) store(to + 16 * g, load_any(s, m.type, (g0 + g) * 16));
     return;
   }

@@ -161,29 +161,45 @@ MLX_INLINE I bf16_bits(F v) {
   return rounded & set1_i((int32_t)0xffff0000);
 }
 
-// One unit of one block of several rows, with rows in lanes; the same numbers as prepare_row.
+// Lanes 8 to 15, in lanes 0 to 7.
+MLX_INLINE F upper_half(F v) {
+#if defined(MLX_LM_ISA_avx512)
+  v.v[0] = (nf)_mm512_shuffle_f32x4((__m512)v.v[0], (__m512)v.v[0], 0b11101110);
+#endif
+  return v;
+}
+
+// `U` units from u on of one block of several rows, with rows in lanes; the same numbers as prepare_row. Two units are
+// side by side, which takes blocks of at most 8 rows and one register of 16 lanes.
+template <int U>
 inline void prepare_block(const Matrix& m, const Rows& rows, const char* const x[16], int count, Float type, int64_t block,
                    int64_t u) {
+  static_assert(U == 1 || (U == 2 && native_lanes == 16));
+  constexpr int lanes = 16 / U;
   const int64_t unit = rows.unit, units = rows.k / unit, B = rows.block;
   F v[64];  // [input], lanes are rows
   for (int64_t i = 0; i < unit; i += 16) {
-    int64_t at = u * unit + i, left = m.k - at;
     I in[16];
-    for (int r = 0; r < 16; ++r) {
-      in[r] = r >= count || left <= 0 ? zero_i()
+    for (int l = 0; l < 16; ++l) {
+      const int r = l % lanes;
+      int64_t at = (u + l / lanes) * unit + i, left = m.k - at;
+      in[l] = r >= count || left <= 0 ? zero_i()
                                       : as_int(left >= 16 ? load_any(x[r], type, at)
                                                           : load_any_first(x[r], type, at, (int)left));
     }
     transpose16(in, (I*)(v + i));
   }
   int64_t slot = (block * units + u) * B, element = (block * rows.k + u * unit) * B;
-  // 16 lanes are stored where B belong: the next store repairs the rest, the last ones are cut
-  auto put = [B](void* base, int64_t j, int64_t total, F value) {
-    float* to = (float*)base + j * B;
-    if ((total - j) * B >= 16) {
-      store(to, value);
-    } else {
-      store_any_first(to, Float::f32, 0, value, (int)B);
+  // 16 lanes are stored where B belong: the next store repairs the rest, the last ones are cut; `apart` values lie
+  // between two units
+  auto put = [B](void* base, int64_t j, int64_t total, int64_t apart, F value) {
+    for (int h = 0; h < U; ++h) {
+      float* to = (float*)base + h * apart * B + j * B;
+      if ((total - j) * B >= 16) {
+        store(to, h == 0 ? value : upper_half(value));
+      } else {
+        store_any_first(to, Float::f32, 0, h == 0 ? value : upper_half(value), (int)B);
+      }
     }
   };
   if (rows.kind == Activation::exact) {
@@ -195,16 +211,17 @@ inline void prepare_block(const Matrix& m, const Rows& rows, const char* const x
       }
       for (int half = 8; half >= 1; half /= 2)
         for (int l = 0; l < half; ++l) s[l] = s[l] + s[l + half];
-      put(rows.sums + slot, 0, 1, s[0]);
+      put(rows.sums + slot, 0, 1, 1, s[0]);
       const float* by = input_scale(m.bits);
       for (int64_t i = 0; i < unit; ++i) v[i] = v[i] * set1(by[i % 32]);
     }
-    for (int64_t i = 0; i < unit; ++i) put((float*)rows.x + element, i, unit, v[i]);
+    for (int64_t i = 0; i < unit; ++i) put((float*)rows.x + element, i, unit, unit, v[i]);
     return;
   }
   if (rows.kind == Activation::bf16) {
     for (int64_t i = 0; i < unit; i += 2) {
-      put((char*)rows.x + 2 * element, i / 2, unit / 2, as_float(shr(bf16_bits(v[i]), 16) | bf16_bits(v[i + 1])));
+      put((char*)rows.x + 2 * element, i / 2, unit / 2, unit / 2,
+          as_float(shr(bf16_bits(v[i]), 16) | bf16_bits(v[i + 1])));
     }
     return;
   }
@@ -242,17 +259,17 @@ inline void prepare_block(const Matrix& m, const Rows& rows, const char* const x
     q[i] = round_int(v[i] * inverse);
     total = total + q[i];
   }
-  put(rows.scales + slot, 0, 1, scale);
-  put(rows.sums + slot, 0, 1, scale * to_float(total) + outlier);
-  put(rows.outliers + slot, 0, 1, outlier);
-  put(rows.places + slot, 0, 1, as_float(place | (apart ^ set1_i(-1))));
+  put(rows.scales + slot, 0, 1, 1, scale);
+  put(rows.sums + slot, 0, 1, 1, scale * to_float(total) + outlier);
+  put(rows.outliers + slot, 0, 1, 1, outlier);
+  put(rows.places + slot, 0, 1, 1, as_float(place | (apart ^ set1_i(-1))));
   const I low = set1_i(255);
   for (int64_t d = 0; d < unit / 4; ++d) {
     const I* from = q + d / 8 * 32;
     int e = (int)(d % 8);
     I packed = (from[byte_order(m.bits, e, 0)] & low) | shl(from[byte_order(m.bits, e, 1)] & low, 8) |
         shl(from[byte_order(m.bits, e, 2)] & low, 16) | shl(from[byte_order(m.bits, e, 3)], 24);
-    put((char*)rows.x + element, d, unit / 4, as_float(packed));
+    put((char*)rows.x + element, d, unit / 4, unit / 4, as_float(packed));
   }
 }
 
@@ -268,9 +285,16 @@ inline void prepare(const Matrix& m, const Rows& rows, const void* x, Float type
     }
     if (rows.block <= 4) {
       for (int r = 0; r < count; ++r) prepare_row(m, rows, from[r], type, block * rows.block + r, u, u + 1);
-    } else {
-      prepare_block(m, rows, from, count, type, block, u);
+      continue;
     }
+#if defined(MLX_LM_ISA_avx512)
+    if (rows.block <= 8 && piece + 1 < end && u + 1 < units) {
+      prepare_block<2>(m, rows, from, count, type, block, u);
+      ++piece;
+      continue;
+    }
+#endif
+    prepare_block<1>(m, rows, from, count, type, block, u);
   }
 }
 
