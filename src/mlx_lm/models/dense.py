@@ -32,25 +32,24 @@ from .experts import gated_moe, usual_routing
 
 __all__ = ["DenseModel", "KindRopeArgs", "LinearArgs", "SlidingArgs", "TwoRopeArgs"]
 
-_KINDS = ("linear_attention", "full_attention")
 _OTHER_KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
 class LinearArgs(DecoderArgs):
     """A config whose `layer_types` says which layers have "linear_attention" and which "full_attention".
 
-    Without it, layers attend where the family's `attends` says.
+    Without it, layers attend where the family's `attends` says. `kinds` are a family's names for the two.
     """
 
     layer_types: list[str] | None = None
+    kinds: ClassVar[tuple[str, str]] = ("linear_attention", "full_attention")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kinds = self.layer_types
-        if kinds is None:
-            kinds = [_KINDS[self.attends(i)] for i in range(self.num_hidden_layers)]
-        self.layer_types = [_OTHER_KINDS.get(kind, kind) for kind in kinds]
-        check_kinds(self, "layer_types", _KINDS)
+        if self.layer_types is None:
+            self.layer_types = [self.kinds[self.attends(i)] for i in range(self.num_hidden_layers)]
+        self.layer_types = [_OTHER_KINDS.get(kind, kind) for kind in self.layer_types]
+        check_kinds(self, "layer_types", self.kinds)
 
     def attends(self, index: int) -> bool:
         """Whether layer `index` has full attention where a config does not list `layer_types`."""

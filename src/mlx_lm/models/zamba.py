@@ -4,7 +4,6 @@ The block reads the embeddings beside the hidden states. Its weights stand at th
 calling layer keeps keys and values of its own. Source: https://arxiv.org/abs/2405.16712.
 """
 
-from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,22 +16,21 @@ from ..nn import Attention, AttentionOptions, GatedMLP, HeadLinear, Linear, Mamb
 from ..nn.decoder import DecoderLayer, LayerNames
 from ..state import LayerState, ListSpec, StateSpec, part
 from .base import Backbone, Cache, CausalLM, ModelNames, layer_state
-from .config import DecoderArgs, check_kinds
+from .dense import LinearArgs
 from .mamba import step_rank
 from .mamba2 import mamba_options
 from .weights import Drop, Rename, Rule
 
-_KINDS = {"mamba": "linear_attention"}
 
-
-class SharedArgs(DecoderArgs, ABC):
+class SharedArgs(LinearArgs):
     """What both Zambas' configs have."""
 
+    kinds = "linear_attention", "hybrid"
+    aliases: ClassVar = {"attention_head_dim": "head_dim", "layers_block_type": "layer_types"}
     hidden_act: str = "gelu"
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096
     tie_word_embeddings: bool = True
-    layers_block_type: list[str] | None = None
     mamba_d_state: int = 16
     mamba_d_conv: int = 4
     mamba_expand: float = 2
@@ -41,13 +39,6 @@ class SharedArgs(DecoderArgs, ABC):
         if self.head_dim is None:
             self.head_dim = 2 * self.hidden_size // max(self.num_attention_heads, 1)
         super().__post_init__()
-        kinds = self.usual_layers() if self.layers_block_type is None else self.layers_block_type
-        self.layers_block_type = kinds = [_KINDS.get(kind, kind) for kind in kinds]
-        check_kinds(self, "layers_block_type", ("linear_attention", "hybrid"))
-
-    @abstractmethod
-    def usual_layers(self) -> list[str]:
-        """Kinds of layers where the config lists none."""
 
     @property
     def inner_size(self) -> int:
@@ -56,7 +47,7 @@ class SharedArgs(DecoderArgs, ABC):
 
     def calls(self) -> list[int]:
         """Layers that call a shared block, in order."""
-        return [i for i, kind in enumerate(self.layers_block_type or ()) if kind == "hybrid"]
+        return [i for i in range(self.num_hidden_layers) if not self.is_linear(i)]
 
     def owner(self, index: int) -> int:
         """The layer that has the weights of the block that layer `index` calls; transformers ties all or nothing."""
@@ -64,7 +55,6 @@ class SharedArgs(DecoderArgs, ABC):
 
 
 class ModelArgs(SharedArgs):
-    aliases: ClassVar = {"attention_head_dim": "head_dim", "layer_types": "layers_block_type"}
     attention_hidden_size: int | None = None
     n_mamba_heads: int = 2
     hidden_mamba_act: str = "silu"
@@ -82,10 +72,8 @@ class ModelArgs(SharedArgs):
         if self.attention_hidden_size not in (None, 2 * self.hidden_size):
             raise ConfigError(f"config.json: attention_hidden_size={self.attention_hidden_size} is not 2*hidden_size.")
 
-    def usual_layers(self) -> list[str]:
-        rest = range(self.num_hidden_layers - 3)
-        calls = [i % self.attn_layer_period == self.attn_layer_offset for i in rest]
-        return ["mamba", "mamba", "hybrid", *("hybrid" if c else "mamba" for c in calls)][: self.num_hidden_layers]
+    def attends(self, index: int) -> bool:
+        return index == 2 or (index > 2 and (index - 3) % self.attn_layer_period == self.attn_layer_offset)
 
 
 class HeadedMamba(Mamba):

@@ -8,18 +8,17 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import AttentionOptions, GatedMLP, Linear, Mamba2, Rope, make_rope
 from ..nn.mlp import gated
 from ..state import LayerState, attend_states, offsets
 from . import zamba
+from .config import refuse
 from .mamba2 import mamba2_options
 from .weights import Rename
 
 
 class ModelArgs(zamba.SharedArgs):
     fixed: ClassVar = {"use_long_context": (False,)}
-    aliases: ClassVar = {"attention_head_dim": "head_dim", "layer_types": "layers_block_type"}
     mamba_d_state: int = 64
     mamba_ngroups: int = 1
     n_mamba_heads: int = 8
@@ -34,15 +33,14 @@ class ModelArgs(zamba.SharedArgs):
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
         super().__post_init__()
         inner = self.inner_size
-        if inner % self.n_mamba_heads or self.n_mamba_heads % self.mamba_ngroups:
-            raise ConfigError(
-                f"config.json: {inner} channels are not n_mamba_heads={self.n_mamba_heads} heads in "
-                f"mamba_ngroups={self.mamba_ngroups}."
-            )
+        heads, groups = self.n_mamba_heads, self.mamba_ngroups
+        message = f"{inner} channels are not n_mamba_heads={heads} heads in mamba_ngroups={groups}"
+        refuse(inner % heads or heads % groups, message)
 
-    def usual_layers(self) -> list[str]:
-        kinds = "m" + "mmmmmh" * 7 + "mmmmh" + "mmmh" + "mm"
-        return ["hybrid" if kind == "h" else "mamba" for kind in kinds]
+    def attends(self, index: int) -> bool:
+        usual = "m" + "mmmmmh" * 7 + "mmmmh" + "mmmh" + "mm"
+        refuse(self.num_hidden_layers != len(usual), f"without layers_block_type there are {len(usual)} layers")
+        return usual[index] == "h"
 
     def owner(self, index: int) -> int:
         return self.calls()[self.block(index)] if self.tie_word_embeddings else index
