@@ -62,8 +62,6 @@ class GroupAttention(hunyuan_v1_dense.RotatedNorms):
         self._eps, self._reads = args.rms_norm_eps, args.reads(index)
         for name in ("k_proj", "v_proj") if self._reads else ():
             del self[name]
-        if args.use_qk_norm:
-            super().add(args, index)
 
     def state_spec(self) -> StateSpec:
         return NoSpec() if self._reads else super().state_spec()
@@ -93,6 +91,7 @@ class Model(hunyuan_v1_moe.Model):
     backbone_type = PassingBackbone
     layer_type = PassingLayer
     attention_type = GroupAttention
+    qk_norm = "use_qk_norm"
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         width, size, count = args.hidden_size, args.intermediate_size, args.at("num_experts", index)

@@ -1,17 +1,15 @@
 """Hunyuan dense: norms on heads after their rotation, a rope base raised by alpha. https://github.com/Tencent-Hunyuan."""
 
-from typing import Any
+from typing import ClassVar
 
-import mlx.core as mx
-
-from ..nn import Attention, RMSNorm, RopeParameters
-from .config import DecoderArgs
+from ..nn import RopeParameters
+from ..nn.attention import RotatedNormAttention
+from .config import BiasArgs
 from .dense import DenseModel
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(BiasArgs):
     rms_norm_eps: float = 1e-5
-    attention_bias: bool = False
 
     def layer_rope(self, index: int) -> RopeParameters:
         rope = self.rope_parameters()
@@ -22,15 +20,10 @@ class ModelArgs(DecoderArgs):
         return RopeParameters("default", rope.theta * rope.number("alpha") ** (dims / (dims - 2)))
 
 
-class RotatedNorms(Attention):
-    def add(self, args: Any, index: int) -> None:
-        for name in ("query_layernorm", "key_layernorm"):
-            self[name] = RMSNorm(args.heads[2], args.rms_norm_eps)
-
-    def _place(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
-        queries, keys = super()._place(queries, keys, position)
-        return self.query_layernorm(queries), self.key_layernorm(keys)
+class RotatedNorms(RotatedNormAttention):
+    q_norm_name, k_norm_name = "query_layernorm", "key_layernorm"
 
 
 class Model(DenseModel):
     attention_type = RotatedNorms
+    qk_norm: ClassVar[bool | str] = True

@@ -15,10 +15,10 @@ from .base import Backbone, CausalLM
 from .dense import DenseModel, SlidingArgs
 from .multimodal import TextTower
 
-__all__ = ["Model", "ModelArgs", "MuseArgs", "TextModel"]
+__all__ = ["Model", "ModelArgs", "TextModel"]
 
 
-class MuseArgs(SlidingArgs):
+class ModelArgs(SlidingArgs):
     """What both Muses' configs have."""
 
     aliases: ClassVar = {"hidden_activation": "hidden_act"}
@@ -46,10 +46,6 @@ class MuseArgs(SlidingArgs):
 
     def attention_scale(self, index: int) -> float:
         return self.qk_scale_factor * self.heads[2] ** -0.5
-
-
-class ModelArgs(MuseArgs):
-    pass
 
 
 class NormedEmbeddings(Backbone):
@@ -86,5 +82,4 @@ class TextModel(DenseModel):
 
 
 class Model(TextTower):
-    norm_options: ClassVar = {"offset": 1.0}
     text_model = TextModel

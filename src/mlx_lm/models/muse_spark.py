@@ -19,7 +19,7 @@ from .multimodal import TextTower
 from .weights import Rename, expert_rules
 
 
-class ModelArgs(muse_glimmer.MuseArgs):
+class ModelArgs(muse_glimmer.ModelArgs):
     max_position_embeddings: int = 1048576
     qk_scale_factor: float = 5.4730064863875
     output_multiplier: float = 0.1767766952966369
