@@ -51,6 +51,9 @@ class LinearArgs(DecoderArgs):
         self.layer_types = [_OTHER_KINDS.get(kind, kind) for kind in self.layer_types]
         check_kinds(self, "layer_types", self.kinds)
 
+    def is_linear(self, index: int) -> bool:
+        return self.layer_types is not None and self.layer_types[index] == self.kinds[0]
+
     def attends(self, index: int) -> bool:
         """Whether layer `index` has full attention where a config does not list `layer_types`."""
         return True
@@ -66,6 +69,7 @@ class SlidingArgs(DecoderArgs):
     sliding_window: int | None = None
     layer_types: list[str] | None = None
     sliding_window_pattern: int | None = None
+    kinds: ClassVar[tuple[str, ...]] = ("full_attention", "sliding_attention")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +82,7 @@ class SlidingArgs(DecoderArgs):
             if None not in slides:
                 self.layer_types = ["sliding_attention" if s else "full_attention" for s in slides]
         if self.layer_types is not None:
-            check_kinds(self, "layer_types", ("full_attention", "sliding_attention"))
+            check_kinds(self, "layer_types", self.kinds)
         some = self.layer_types is None or "sliding_attention" in self.layer_types
         if some and self.sliding_window is not None and self.sliding_window < 1:
             raise ConfigError(f"config.json: sliding_window must be at least 1, not {self.sliding_window}.")

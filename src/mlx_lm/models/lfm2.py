@@ -7,11 +7,12 @@ import mlx.nn as nn
 
 from ..nn import Attention, GatedMLP, LayerNames, ShortConv
 from .base import ModelNames
-from .config import DecoderArgs, check_kinds, refuse
-from .dense import DenseModel
+from .config import refuse
+from .dense import DenseModel, LinearArgs
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LinearArgs):
+    kinds = "conv", "full_attention"
     aliases: ClassVar = {"norm_eps": "rms_norm_eps"}
     rms_norm_eps: float = 1e-5
     rope_theta: float = 1000000.0
@@ -25,21 +26,15 @@ class ModelArgs(DecoderArgs):
     conv_bias: bool = False
     conv_L_cache: int = 3
     full_attn_idxs: list[int] | None = None
-    layer_types: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tie_embedding is not None:
             self.tie_word_embeddings = self.tie_embedding
         self.intermediate_size = self.block_ff_dim or self.intermediate_size
-        if self.layer_types is None:
-            every = range(self.num_hidden_layers)
-            full = every if self.full_attn_idxs is None else self.full_attn_idxs
-            self.layer_types = ["full_attention" if i in full else "conv" for i in every]
-        check_kinds(self, "layer_types", ("full_attention", "conv"))
 
-    def is_linear(self, index: int) -> bool:
-        return self.layer_types is not None and self.layer_types[index] == "conv"
+    def attends(self, index: int) -> bool:
+        return self.full_attn_idxs is None or index in self.full_attn_idxs
 
     @property
     def feed_forward_size(self) -> int:

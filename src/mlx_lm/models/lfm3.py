@@ -8,15 +8,11 @@ from typing import Any, ClassVar
 
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import Attention, GatedAttention, LayerNames, ShortConv
 from . import lfm2
 from .base import ModelNames
-from .config import DecoderArgs, check_kinds
-from .dense import DenseModel
+from .dense import DenseModel, SlidingArgs
 from .weights import Rename
-
-_KINDS = {"conv", "full_attention", "sliding_attention"}
 
 
 def _usual_rope() -> dict[str, Any]:
@@ -24,7 +20,8 @@ def _usual_rope() -> dict[str, Any]:
     return {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": full}
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(SlidingArgs):
+    kinds = "conv", "full_attention", "sliding_attention"
     aliases: ClassVar = {"norm_eps": "rms_norm_eps"}
     rms_norm_eps: float = 1e-5
     head_dim: int | None = 128
@@ -35,29 +32,20 @@ class ModelArgs(DecoderArgs):
     conv_bias: bool = False
     conv_L_cache: int = 7
     sliding_window: int | None = 256
-    layer_types: list[str] | None = None
     use_attention_gate: bool = True
     use_sandwich_norm: bool = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.layer_types is None:
             usual = ("sliding_attention", "conv", "full_attention", "conv")
             self.layer_types = [usual[i % 4] if i else "conv" for i in range(self.num_hidden_layers)]
-        check_kinds(self, "layer_types", _KINDS)
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ConfigError(f"config.json: sliding_window must be at least 1, not {self.sliding_window}.")
+        super().__post_init__()
 
-    def kind(self, index: int) -> str:
-        """ "conv", "full_attention" or "sliding_attention"."""
-        assert self.layer_types is not None
-        return self.layer_types[index]
-
-    def window(self, index: int) -> int | None:
-        return self.sliding_window if self.kind(index) == "sliding_attention" else None
+    def is_linear(self, index: int) -> bool:
+        return self.layer_type(index) == "conv"
 
     def layer_rope(self, index: int) -> Any:
-        return self.rope_parameters(self.kind(index))
+        return self.rope_parameters(self.layer_type(index))
 
 
 class HeadGates(GatedAttention):
@@ -71,12 +59,13 @@ class Model(DenseModel):
     rules = (Rename(r"\.self_attn\.g_proj\.", ".self_attn.gate_proj."),)
 
     def names_at(self, args: Any, index: int) -> LayerNames:
-        mixer = "conv" if args.kind(index) == "conv" else "self_attn"
+        mixer = "conv" if args.is_linear(index) else "self_attn"
         after = ("post_operator_norm", "post_ffn_norm") if args.use_sandwich_norm else (None, None)
         return LayerNames(mixer, "feed_forward", "operator_norm", after[0], "ffn_norm", after[1])
 
+    def linear_mixer(self, args: Any, index: int) -> nn.Module:
+        return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
+
     def mixer(self, args: Any, index: int) -> nn.Module | None:
-        if args.kind(index) == "conv":
-            return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
         kind = HeadGates if args.use_attention_gate else Attention
         return kind(self.attention_options(args, index))
