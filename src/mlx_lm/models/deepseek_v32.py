@@ -12,6 +12,7 @@ from .config import check_kinds
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
+    attention_kinds: ClassVar = ("indexed_attention", "full_attention", "deepseek_sparse_attention")
     max_position_embeddings: int = 163840
     layer_types: list[str] | None = None
     index_n_heads: int = 64
@@ -21,7 +22,7 @@ class ModelArgs(deepseek_v3.ModelArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.layer_types is not None:
-            check_kinds(self, "layer_types", ("indexed_attention", "full_attention", "deepseek_sparse_attention"))
+            check_kinds(self, "layer_types", self.attention_kinds)
         sizes = (self.q_lora_rank or 0, self.index_n_heads, self.index_head_dim, self.index_topk)
         if min(sizes) < 1 or self.index_head_dim % 2 or self.index_head_dim < self.qk_rope_head_dim:
             raise ConfigError(

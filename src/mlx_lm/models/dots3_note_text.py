@@ -12,7 +12,7 @@ from mlx import nn
 from ..errors import ConfigError
 from ..nn import GatedMLP, LatentOptions, RMSNorm, Rope, make_rope
 from ..nn.indexed import IndexedLatentAttention, IndexOptions
-from . import deepseek_v2, glm4_moe_lite
+from . import deepseek_v2, deepseek_v32
 from .weights import Drop
 
 _INDEXED, _FULL, _SLIDING = "indexed_attention", "full_attention", "sliding_attention"
@@ -20,27 +20,24 @@ _OWN = ("num_attention_heads", "num_key_value_heads", "q_lora_rank", "kv_lora_ra
         "qk_rope_head_dim", "v_head_dim")  # fmt: skip
 
 
-class ModelArgs(glm4_moe_lite.ModelArgs):
+class ModelArgs(deepseek_v32.ModelArgs):
+    attention_kinds: ClassVar = (_INDEXED, _FULL, _SLIDING)
     aliases: ClassVar = {
         "num_local_experts": "n_routed_experts",
         "moe_shared_expert_intermediate_size": "shared_experts_intermediate_size",
         "sliding_window_size": "sliding_window",
     }
+    rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 524288
     rope_theta: float = 80_000_000.0
     q_lora_rank: int | None = 1024
-    qk_nope_head_dim: int = 128
-    v_head_dim: int = 128
-    n_routed_experts: int | None = 256
-    n_shared_experts: int | None = 1
-    num_experts_per_tok: int | None = 8
+    moe_intermediate_size: int = 1536
+    first_k_dense_replace: int = 1
+    n_group: int | None = 1
+    topk_group: int | None = 1
     moe_layer_freq: int | list[int] = 1  # type: ignore[assignment]
     shared_experts_intermediate_size: int = 1536
     routed_scaling_factor: float = 1.0
-    index_topk: int = 2048
-    index_head_dim: int = 128
-    index_n_heads: int = 64
-    layer_types: list[str] | None = None
     use_dsa: bool | None = None
     use_sliding_window: bool = True
     sliding_window: int = 512
@@ -59,8 +56,6 @@ class ModelArgs(glm4_moe_lite.ModelArgs):
         super().__post_init__()
         count, slides = self.num_hidden_layers, self.use_sliding_window
         kinds = self.layer_types or [_FULL if not slides or i < 2 or i % 4 == 1 else _SLIDING for i in range(count)]
-        if len(kinds) != count or not set(kinds) <= {_INDEXED, _FULL, _SLIDING}:
-            raise ConfigError(f"config.json: layer_types must name each layer's kind, not {kinds!r}.")
         # Published configs call layers with an indexer full; those that list each layer's sizes say what they mean.
         if self.use_dsa is not None or self.per_layer_config is None or self.layer_types is None:
             old, new = (_INDEXED, _FULL) if self.use_dsa is False else (_FULL, _INDEXED)
@@ -78,11 +73,8 @@ class ModelArgs(glm4_moe_lite.ModelArgs):
             thetas = {_SLIDING: self.rope_theta if self.rope_scaling else self.swa_rope_theta}
             scaling = self.rope_scaling or {}
             self.rope_by_layer_type = {k: {"rope_theta": thetas.get(k, self.rope_theta), **scaling} for k in set(kinds)}
-        least = min(self.sliding_window, self.index_topk, self.index_n_heads, self.q_lora_rank or 0)
-        if min(least, self.n_shared_experts or 0, self.shared_experts_intermediate_size) < 1:
-            raise ConfigError("config.json: q_lora_rank, sliding_window, n_shared_experts, index_... must be positive.")
-        if self.index_head_dim % 2 or self.index_head_dim < self.qk_rope_head_dim:
-            raise ConfigError("config.json: index_head_dim must be even and at least qk_rope_head_dim.")
+        if min(self.sliding_window, self.n_shared_experts or 0, self.shared_experts_intermediate_size) < 1:
+            raise ConfigError("config.json: sliding_window and sizes of shared experts must be positive.")
         for sizes in map(self.sizes, range(count)):
             if sizes["num_attention_heads"] != sizes["num_key_value_heads"]:
                 raise ConfigError("config.json: num_key_value_heads must equal num_attention_heads in every layer.")
