@@ -281,9 +281,10 @@ class LayerRunner:
             gate, up, down = None, self._linear(mlp[mlp.up_name]), self._linear(mlp[mlp.down_name])
         else:
             return None
-        if up is None or down is None or mlp.act not in NATIVE_NAMES:
+        act = mlp.act
+        if up is None or down is None or not isinstance(act, str) or act not in NATIVE_NAMES:
             return None
-        return gate, up, down, mlp.act
+        return gate, up, down, act
 
     def _linear(self, linear: nn.Module) -> fused.FusedLinear | None:
         arrays = [linear[name] for name in ("weight", "scales", "biases", "bias") if name in linear]
