@@ -165,7 +165,7 @@ __attribute__((noinline)) void sum_tile(const char* v, int64_t token_bytes, int6
   }
   const int64_t ahead = fetched_tokens * token_bytes;
   for (; k + 2 <= k1; k += 2) {
-    if constexpr (C > 1) {  // few rows: bound by memory
+    if constexpr (C > 1 || R <= 6) {  // few rows: bound by memory
       _Pragma("GCC unroll 4") for (int c = 0; c < C; ++c) {
         __builtin_prefetch(v + ahead + 64 * c);
         __builtin_prefetch(v + ahead + token_bytes + 64 * c);

@@ -31,12 +31,11 @@ void write(const float* acc, int64_t row_stride, int64_t count, int64_t columns,
 }
 
 // What `rows` keeps per unit and row, from `slot` on.
-MLX_INLINE Tile with_row_sums(Tile tile, const Rows& rows, int64_t slot) {
+MLX_INLINE void set_row_sums(Tile& tile, const Rows& rows, int64_t slot) {
   tile.sums = rows.sums + slot;
   tile.scales = rows.scales + slot;
   tile.outliers = rows.outliers + slot;
   tile.places = rows.places + slot;
-  return tile;
 }
 
 // ---------------------------------------------------------------- a few rows
@@ -45,10 +44,12 @@ MLX_INLINE Tile with_row_sums(Tile tile, const Rows& rows, int64_t slot) {
 void fetch_next_groups(const Matrix& m, int64_t panel, int64_t g0, int64_t gn) {
   const int64_t item = m.format == Format::affine ? float_bytes(m.type) : 1, bytes = 16 * gn * item;
   const int64_t from = (panel * groups_in(m, m.k) + g0) * 16 * item + bytes;
-  for (int64_t at = from; at < from + bytes; at += 64) {
-    __builtin_prefetch((const char*)m.scales + at);
-    if (m.biases != nullptr) {
-      __builtin_prefetch((const char*)m.biases + at);
+  for (int i = 0; i < 2; ++i) {
+    const void* source = i == 0 ? m.scales : m.biases;
+    if (source != nullptr) {
+      const char* begin = (const char*)source + from;
+      for (const char* at = begin; at < begin + bytes; at += 64) __builtin_prefetch(at);
+      __builtin_prefetch(begin + bytes - 1);  // a range that begins inside a line ends in one more
     }
   }
 }
@@ -106,7 +107,7 @@ void few_panel(const Matrix& m, const Rows& rows, void* y, Float type, int64_t l
     }
     tile.x = (const char*)rows.x + k0 * R * item;
     const int shift = __builtin_ctzll((uint64_t)rows.unit);
-    tile = with_row_sums(tile, rows, (k0 >> shift) * R);
+    set_row_sums(tile, rows, (k0 >> shift) * R);
     tile.units = kn >> shift;
     run_few<R>(m, rows.kind, tile);
   }
@@ -135,7 +136,7 @@ void sweep(const Matrix& m, const Rows& rows, Tile tile, int64_t k0, int64_t fir
     int64_t item = rows.kind == Activation::exact ? 4 : (rows.kind == Activation::bf16 ? 2 : 1);
     int64_t slot = (block * units + k0 / rows.unit) * B;
     tile.x = (const char*)rows.x + (block * rows.k + k0) * B * item;
-    tile = with_row_sums(tile, rows, slot);
+    set_row_sums(tile, rows, slot);
     tile.acc = acc + i * B * P * 16;
     if (rows.kind == Activation::int8) {
       with_count<byte_block>(count, [&](auto r) {
