@@ -35,6 +35,7 @@ __all__ = [
 
 
 _LARGE = 4 << 20  # bytes; two large pages
+_AT_ONCE = 32 << 20  # bytes; large pages cost a millisecond each when first written, which a running stream feels
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ def mark(array: mx.array) -> Any:
 
 
 def token_memory(nbytes: int) -> Any:
-    """One allocation for several token stores; None when it would be too small for large pages."""
-    return _module().SteadyMemory(nbytes) if nbytes >= _LARGE else None
+    """One allocation for several token stores; None when it would be too small for large pages, or slow to get."""
+    return _module().SteadyMemory(nbytes) if _LARGE <= nbytes <= _AT_ONCE else None
 
 
 def allocate_tokens(shape: Sequence[int], dtype: mx.Dtype, memory: Any = None) -> Any:
