@@ -24,7 +24,7 @@ std::shared_ptr<TokenStore> TokenStore::allocate(mx::Shape shape, mx::Dtype type
   }
   mx::array a(std::move(shape), type, nullptr, {});
   if (memory == nullptr || !memory->give(a)) {
-    allocate_steady(a);
+    a.set_data(mx::allocator::malloc(a.nbytes()));
   }
   a.set_status(mx::array::Status::available);
   std::memset(a.data<char>(), 0, a.nbytes());

@@ -72,9 +72,4 @@ class SteadyMemory {
   mlx::core::array words_;
 };
 
-// Memory of its own for `out`.
-inline void allocate_steady(mlx::core::array& out) {
-  SteadyMemory(SteadyMemory::room(out.nbytes())).give(out);
-}
-
 }  // namespace mlx_lm
