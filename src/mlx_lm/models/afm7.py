@@ -3,7 +3,7 @@
 Source: https://arxiv.org/abs/2507.13575, and the model's description in Apple's tamm library (`AFMTextV7`).
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -19,7 +19,7 @@ _Seen = tuple[tuple[KVView, ...], int | mx.array]
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {
+    aliases = {
         "hidden_dim": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
     }  # fmt: skip
     rms_norm_eps: float = 1e-5
@@ -93,7 +93,7 @@ class Model(DenseModel):
     layer_type = PassingLayer
     traditional_rope = True
     attention_type = SharedAttention
-    attention: ClassVar = {"fused": True}
+    attention = {"fused": True}
 
     @property
     def layers(self) -> list[nn.Module]:

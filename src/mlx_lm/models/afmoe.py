@@ -3,15 +3,13 @@
 Source: https://www.arcee.ai/blog/the-trinity-manifesto.
 """
 
-from typing import ClassVar
-
 from ..nn import GatedAttention, LayerNames, MoE
 from .dense import DenseModel, SlidingArgs
 from .weights import expert_rules
 
 
 class ModelArgs(SlidingArgs):
-    aliases: ClassVar = {
+    aliases = {
         "global_attn_every_n_layers": "sliding_window_pattern", "num_dense_layers": "first_k_dense_replace",
     }  # fmt: skip
     head_dim: int | None = 128
@@ -42,8 +40,8 @@ class Model(DenseModel):
     )
     attention_type = GatedAttention
     moe_type = Experts
-    moe_options: ClassVar = {"correction": True}
-    routing_options: ClassVar = {"score": "sigmoid", "epsilon": 1e-20}
+    moe_options = {"correction": True}
+    routing_options = {"score": "sigmoid", "epsilon": 1e-20}
     rope_where_sliding = True
     scaled_embedding = "mup_enabled"
     qk_norm = True

@@ -1,6 +1,6 @@
 """Apertus: a learned activation, norms on heads. Source: https://arxiv.org/abs/2509.14233."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,7 +11,7 @@ from .dense import DenseModel
 
 
 class ModelArgs(BiasArgs):
-    fixed: ClassVar = {"hidden_act": ("xielu",)}
+    fixed = {"hidden_act": ("xielu",)}
     rms_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:

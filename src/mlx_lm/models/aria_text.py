@@ -1,7 +1,5 @@
 """Aria's text model: Llama with experts beside shared ones. Source: https://arxiv.org/abs/2410.05993."""
 
-from typing import ClassVar
-
 from ..nn import MoE
 from .config import LlamaArgs
 from .dense import DenseModel
@@ -20,7 +18,7 @@ class Experts(MoE):
 
 class Model(DenseModel):
     moe_type = Experts
-    routing_options: ClassVar = {"score": "softmax_topk"}
+    routing_options = {"score": "softmax_topk"}
     rules = (
         Transform(r"\.mlp\.experts\.(fc[12]\.weight|gate_up_proj|down_proj)$", lambda w: w.swapaxes(1, 2)),
         Split(

@@ -1,6 +1,6 @@
 """A.X-K1: DeepSeek-V3 with a norm after the experts. Source: https://huggingface.co/skt/A.X-K1."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from ..nn import LayerNames
 from . import deepseek_v3
@@ -8,7 +8,7 @@ from .weights import Drop, Rename, Rule, no_correction
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
-    routers: ClassVar = None
+    routers = None
     max_position_embeddings: int = 32768
     n_routed_experts: int | None = 192
     first_k_dense_replace: int = 1

@@ -1,6 +1,6 @@
 """A.X-K2: DeepSeek-V3.2 with gates on norms and on the attention's output. https://huggingface.co/skt/A.X-K2."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -12,7 +12,7 @@ from .weights import Rename
 
 
 class ModelArgs(deepseek_v32.ModelArgs):
-    routers: ClassVar = None
+    routers = None
     max_position_embeddings: int = 131072
     q_lora_rank: int | None = 384
     kv_lora_rank: int = 128

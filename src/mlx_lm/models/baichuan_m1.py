@@ -1,7 +1,6 @@
 """Baichuan M1: keys and values are mixed with those of the token before, head by head. https://arxiv.org/abs/2502.12671."""
 
 from dataclasses import field
-from typing import ClassVar
 
 import mlx.core as mx
 
@@ -25,7 +24,7 @@ from .dense import DenseModel
 
 
 class ModelArgs(DecoderArgs):
-    fixed: ClassVar = {"conv_window": (2,)}
+    fixed = {"conv_window": (2,)}
     max_position_embeddings: int = 32768
     sliding_window: int = 8192
     sliding_window_layers: list[int] = field(default_factory=list)
@@ -89,5 +88,5 @@ class MixedKeysAttention(Attention):
 
 class Model(DenseModel):
     attention_type = MixedKeysAttention
-    attention: ClassVar = {"fused": True}
+    attention = {"fused": True}
     rules = (unit_head,)

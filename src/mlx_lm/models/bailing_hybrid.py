@@ -4,7 +4,7 @@ Source: https://huggingface.co/inclusionAI.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import mlx.core as mx
 from mlx import nn
@@ -16,7 +16,7 @@ from .weights import Rename, Rule, Split
 
 
 class ModelArgs(kimi_linear.ModelArgs):
-    aliases: ClassVar = {**kimi_linear.ModelArgs.aliases, "num_local_experts": "n_routed_experts"}
+    aliases = {**kimi_linear.ModelArgs.aliases, "num_local_experts": "n_routed_experts"}
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 262144
     rope_theta: float = 6000000.0

@@ -1,6 +1,6 @@
 """Ling and Ling 2: experts routed by softmax, or by sigmoid in groups. https://arxiv.org/abs/2503.05139."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -14,8 +14,8 @@ from .weights import Drop, Rename, Weights, expert_rules
 
 
 class ModelArgs(DecoderArgs):
-    fixed: ClassVar = {"norm_softmax": (False,), "score_function": ("softmax", "sigmoid")}
-    aliases: ClassVar = {"use_bias": "attention_out_bias", "use_qkv_bias": "attention_bias"}
+    fixed = {"norm_softmax": (False,), "score_function": ("softmax", "sigmoid")}
+    aliases = {"use_bias": "attention_out_bias", "use_qkv_bias": "attention_bias"}
     attention_out_bias: bool = False
     attention_bias: bool = False
     num_experts: int = 0
@@ -70,7 +70,7 @@ class Model(DenseModel):
     attention_type = FusedAttention
     next_token_layers = True
     qk_norm = "use_qk_norm"
-    attention: ClassVar = {"fused": True}
+    attention = {"fused": True}
     rules = (Drop(r"(^|\.)mtp\."), Rename(r"\.mlp\.gate\.weight$", ".mlp.gate.gate_proj.weight"), *expert_rules())
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:

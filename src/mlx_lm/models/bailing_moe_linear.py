@@ -3,7 +3,7 @@
 Source: https://arxiv.org/abs/2510.19338.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -16,7 +16,7 @@ from .config import refuse
 
 
 class ModelArgs(bailing_moe.ModelArgs):
-    fixed: ClassVar = {"linear_silu": (False,), "use_linear_silu": (False,), **bailing_moe.ModelArgs.fixed}
+    fixed = {"linear_silu": (False,), "use_linear_silu": (False,), **bailing_moe.ModelArgs.fixed}
     layer_group_size: int = 1
     group_norm_size: int = 1
     linear_rope: bool = True

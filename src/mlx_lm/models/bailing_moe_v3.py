@@ -4,7 +4,7 @@ Source: https://huggingface.co/inclusionAI.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from ..errors import ConfigError
 from . import bailing_hybrid
@@ -18,8 +18,8 @@ _OFF = dict.fromkeys((
 
 
 class ModelArgs(bailing_hybrid.ModelArgs):
-    fixed: ClassVar = {**bailing_hybrid.ModelArgs.fixed, **_OFF, "moe_router_enable_expert_bias": (True,)}
-    aliases: ClassVar = {
+    fixed = {**bailing_hybrid.ModelArgs.fixed, **_OFF, "moe_router_enable_expert_bias": (True,)}
+    aliases = {
         **bailing_hybrid.ModelArgs.aliases,
         "score_function": "scoring_func",
         "use_qkv_bias": "attention_bias",

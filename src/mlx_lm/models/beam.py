@@ -4,7 +4,7 @@ Layers without a rope, usually the full ones, have queries that grow with their 
 https://huggingface.co/reflection/Beam-1.0-501B-A23B.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 
@@ -24,7 +24,7 @@ class ModelArgs(KindRopeArgs):
     num_experts_per_tok: int = 8
     norm_topk_prob: bool = True
     mlp_layer_types: list[str] | None = None
-    first_k_dense_replace: ClassVar = 3  # without `mlp_layer_types`
+    first_k_dense_replace = 3  # without `mlp_layer_types`
     n_group: int = 8
     topk_group: int = 4
     routed_scaling_factor: float = 2.5
@@ -77,5 +77,5 @@ class Model(DenseModel):
     attention_type = BeamAttention
     layer_type = Layer
     qk_norm = True
-    moe_options: ClassVar = {"correction": True}
+    moe_options = {"correction": True}
     rules = expert_rules()

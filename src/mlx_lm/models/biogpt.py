@@ -1,7 +1,5 @@
 """BioGPT: learned positions, scaled embeddings, biases everywhere. Source: https://arxiv.org/abs/2210.10341."""
 
-from typing import ClassVar
-
 from ..nn import LayerNames, OutProjAttention
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
@@ -31,6 +29,6 @@ class Model(DenseModel):
     backbone_type = Positions
     scaled_embedding = "scale_embedding"
     feed_forward_type = FeedForward
-    feed_forward_options: ClassVar = {"bias": True}
-    attention: ClassVar = {"rope": None, "bias": True, "out_bias": True}
+    feed_forward_options = {"bias": True}
+    attention = {"rope": None, "bias": True, "out_bias": True}
     rules = (Rename(r"(\.layers\.\d+)\.(fc1|fc2)\.", r"\1.mlp.\2."),)

@@ -1,6 +1,6 @@
 """BLOOM: ALiBi, projections fused head by head, a norm on the embeddings. Source: https://arxiv.org/abs/2211.05100."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 
@@ -14,7 +14,7 @@ from .weights import Rename
 
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
-    aliases: ClassVar = {"n_embed": "hidden_size"}
+    aliases = {"n_embed": "hidden_size"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = "gelu_pytorch_tanh"
     tie_word_embeddings: bool = True
@@ -49,8 +49,8 @@ class Model(DenseModel):
     backbone_type = NormedEmbeddings
     attention_type = BloomAttention
     feed_forward_type = FeedForward
-    feed_forward_options: ClassVar = {"bias": True}
-    attention: ClassVar = {"rope": None, "fused": True, "bias": True, "out_bias": True}
+    feed_forward_options = {"bias": True}
+    attention = {"rope": None, "fused": True, "bias": True, "out_bias": True}
     rules = (Rename(r"^(h|word_embeddings|word_embeddings_layernorm|ln_f)\.", r"transformer.\1."),)
 
     def layer_type_at(self, args: Any, index: int) -> type[DecoderLayer]:

@@ -1,6 +1,6 @@
 """CodeGen: GPT-J with projections fused in four blocks. Source: https://arxiv.org/abs/2203.13474."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 
@@ -28,7 +28,7 @@ class BlockwiseAttention(Attention):
 class Model(gptj.Model):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     attention_type = BlockwiseAttention
-    attention: ClassVar = {"fused": True}
+    attention = {"fused": True}
     rules = (Rename(r"^(h|wte|ln_f)\.", r"transformer.\1."),)
 
     def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:

@@ -1,7 +1,5 @@
 """Command R: one norm feeds attention and feed-forward in parallel. https://huggingface.co/CohereLabs/c4ai-command-r-v01."""
 
-from typing import ClassVar
-
 from ..nn import Attention, AttentionOptions, HeadNorm, LayerNames
 from .config import BiasArgs
 from .dense import DenseModel
@@ -28,5 +26,5 @@ class Model(DenseModel):
     layer_names = LayerNames(pre_feed_forward=None)
     traditional_rope = True
     qk_norm = "use_qk_norm"
-    norm_options: ClassVar = {"bias": False}
+    norm_options = {"bias": False}
     parallel = True

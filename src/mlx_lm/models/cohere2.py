@@ -1,13 +1,11 @@
 """Command R7B and A: Command R with windows; full layers have no rope. Source: https://arxiv.org/abs/2504.00698."""
 
-from typing import ClassVar
-
 from . import cohere
 from .dense import SlidingArgs
 
 
 class ModelArgs(SlidingArgs, cohere.ModelArgs):
-    fixed: ClassVar = {"use_qk_norm": (False,)}
+    fixed = {"use_qk_norm": (False,)}
     sliding_window: int | None = 4096
     sliding_window_pattern: int | None = 4
 

@@ -1,6 +1,6 @@
 """Command A with experts: Cohere 2's parallel layers, experts beside shared ones. https://arxiv.org/abs/2504.00698."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -12,7 +12,7 @@ from .weights import expert_rules
 
 
 class ModelArgs(cohere2.ModelArgs):
-    fixed: ClassVar = {
+    fixed = {
         "expert_selection_fn": ("softmax", "sigmoid"),
         "shared_expert_combination_strategy": ("average", "sum"),
     }

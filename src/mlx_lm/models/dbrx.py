@@ -1,7 +1,7 @@
 """DBRX: limited queries, keys and values; 16 experts of which 4 are visited. https://www.databricks.com/blog/dbrx."""
 
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -66,7 +66,7 @@ class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="blocks", norm="norm_f")
     layer_names = LayerNames("norm_attn_norm", "ffn", None, None, None)
     layer_type = Layer
-    norm_options: ClassVar = {"bias": False}
+    norm_options = {"bias": False}
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         return NormAttnNorm(FusedAttention(self.attention_options(args, index, fused=True, clip=args.clip)), args)

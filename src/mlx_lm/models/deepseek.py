@@ -1,7 +1,5 @@
 """DeepSeek (the first) with experts: softmax routing, shared experts. Source: https://arxiv.org/abs/2401.06066."""
 
-from typing import ClassVar
-
 from ..errors import ConfigError
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -9,7 +7,7 @@ from .weights import expert_rules
 
 
 class ModelArgs(DecoderArgs):
-    fixed: ClassVar = {"scoring_func": ("softmax",)}
+    fixed = {"scoring_func": ("softmax",)}
     attention_bias: bool = False
     n_routed_experts: int | None = None
     n_shared_experts: int | None = None
@@ -26,5 +24,5 @@ class ModelArgs(DecoderArgs):
 
 
 class Model(DenseModel):
-    routing_options: ClassVar = {"epsilon": 1e-20}
+    routing_options = {"epsilon": 1e-20}
     rules = expert_rules()

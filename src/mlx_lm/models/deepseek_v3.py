@@ -1,7 +1,6 @@
 """DeepSeek-V3: V2's attention, experts chosen by sigmoid scores with a correction. https://arxiv.org/abs/2412.19437."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import mlx.core as mx
 
@@ -12,7 +11,7 @@ from .weights import DropLayers, Rule, Weights
 
 
 class ModelArgs(deepseek_v2.ModelArgs):
-    routers: ClassVar = (("noaux_tc",), "sigmoid")
+    routers = (("noaux_tc",), "sigmoid")
     max_position_embeddings: int = 4096
     n_routed_experts: int | None = 256
     n_shared_experts: int | None = 1

@@ -12,7 +12,7 @@ from .config import check_kinds
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
-    attention_kinds: ClassVar = ("indexed_attention", "full_attention", "deepseek_sparse_attention")
+    attention_kinds = ("indexed_attention", "full_attention", "deepseek_sparse_attention")
     max_position_embeddings: int = 163840
     layer_types: list[str] | None = None
     index_n_heads: int = 64

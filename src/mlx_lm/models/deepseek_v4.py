@@ -6,7 +6,7 @@ Source: https://huggingface.co/deepseek-ai/DeepSeek-V4-Pro.
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import mlx.core as mx
 from mlx import nn
@@ -27,9 +27,9 @@ _SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", 
 
 
 class ModelArgs(DecoderArgs):
-    feed_forward_kinds: ClassVar = ("moe", "hash_moe")
-    fixed: ClassVar = {"norm_topk_prob": (True,), "scoring_func": ("sqrtsoftplus", "sigmoid", "softmax")}
-    aliases: ClassVar = {"num_local_experts": "n_routed_experts"}
+    feed_forward_kinds = ("moe", "hash_moe")
+    fixed = {"norm_topk_prob": (True,), "scoring_func": ("sqrtsoftplus", "sigmoid", "softmax")}
+    aliases = {"num_local_experts": "n_routed_experts"}
     head_dim: int | None = 512
     num_key_value_heads: int | None = 1
     max_position_embeddings: int = 1048576

@@ -6,7 +6,7 @@ the image tower are dropped. Source: https://huggingface.co/deepseek-ai/DeepSeek
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import mlx.core as mx
 from mlx import nn
@@ -30,7 +30,7 @@ _Passed: TypeAlias = tuple[mx.array, tuple[mx.array, mx.array], Shared | None]
 
 
 class ModelArgs(deepseek_v4.ModelArgs):
-    aliases: ClassVar = {"num_local_experts": "n_routed_experts", "engram_pad_id": "engram_pad_token_id"}
+    aliases = {"num_local_experts": "n_routed_experts", "engram_pad_id": "engram_pad_token_id"}
     rms_norm_eps: float = 1e-20
     q_lora_rank: int = 1280
     qk_rope_head_dim: int | None = 64

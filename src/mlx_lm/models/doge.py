@@ -1,6 +1,6 @@
 """Doge: scores grow by what a key's value says, residuals have weights. Source: https://arxiv.org/abs/2412.11834."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 
@@ -12,7 +12,7 @@ from .dense import DenseModel, SlidingArgs
 
 class ModelArgs(SlidingArgs):
     # The experts' router mixes the tokens of a batch, so that an answer would depend on how a prompt is cut.
-    fixed: ClassVar = {"is_moe": (False,)}
+    fixed = {"is_moe": (False,)}
     attention_bias: bool = False
     mlp_bias: bool = False
     keep_window_size: int = 2048

@@ -1,7 +1,5 @@
 """dots.llm1: GLM-4.5's experts with norms on heads and, from some layer on, windows. https://arxiv.org/abs/2506.05767."""
 
-from typing import ClassVar
-
 from ..nn import MoE
 from .dense import SlidingArgs
 from .glm4_moe import Model as Glm4Moe
@@ -33,4 +31,4 @@ class Experts(MoE):
 class Model(Glm4Moe):
     rules = expert_rules(target="experts")
     moe_type = Experts
-    attention: ClassVar = {}
+    attention = {}

@@ -4,7 +4,7 @@ Source: https://huggingface.co/dots-studio/dots3-note-prev.
 """
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -21,8 +21,8 @@ _OWN = ("num_attention_heads", "num_key_value_heads", "q_lora_rank", "kv_lora_ra
 
 
 class ModelArgs(deepseek_v32.ModelArgs):
-    attention_kinds: ClassVar = (_INDEXED, _FULL, _SLIDING)
-    aliases: ClassVar = {
+    attention_kinds = (_INDEXED, _FULL, _SLIDING)
+    aliases = {
         "num_local_experts": "n_routed_experts",
         "moe_shared_expert_intermediate_size": "shared_experts_intermediate_size",
         "sliding_window_size": "sliding_window",

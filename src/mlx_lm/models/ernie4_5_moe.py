@@ -1,7 +1,5 @@
 """ERNIE 4.5 with experts: softmax routing with a selection bias, shared experts. Source as for `ernie4_5`."""
 
-from typing import ClassVar
-
 from .ernie4_5 import Model as Ernie
 from .ernie4_5 import ModelArgs as ErnieArgs
 from .weights import Drop, Rename, Transform, expert_rules, no_correction
@@ -16,7 +14,7 @@ class ModelArgs(ErnieArgs):
     moe_layer_start_index: int = 1
     moe_layer_end_index: int = -1
     moe_layer_interval: int = 1
-    aliases: ClassVar = {"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"}
+    aliases = {"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"}
 
     def has_experts(self, index: int) -> bool:
         last = self.num_hidden_layers - 1 if self.moe_layer_end_index == -1 else self.moe_layer_end_index
@@ -25,7 +23,7 @@ class ModelArgs(ErnieArgs):
 
 class Model(Ernie):
     head_bias = "use_bias"
-    moe_options: ClassVar = {"correction": True}
+    moe_options = {"correction": True}
     rules = (
         Drop(r"^(model\.)?mtp_"),
         Rename(r"\.mlp\.(gate\.)?moe_statics\.", ".mlp.gate."),

@@ -1,6 +1,6 @@
 """EXAONE 3: Llama under GPT-2's names. Source: https://arxiv.org/abs/2408.03541."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -12,7 +12,7 @@ from .dense import DenseModel
 
 
 class ModelArgs(LlamaArgs):
-    aliases: ClassVar = {"num_layers": "num_hidden_layers", "layer_norm_epsilon": "rms_norm_eps"}
+    aliases = {"num_layers": "num_hidden_layers", "layer_norm_epsilon": "rms_norm_eps"}
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
 

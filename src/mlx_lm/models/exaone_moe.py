@@ -3,8 +3,6 @@
 Source: https://arxiv.org/abs/2601.01739.
 """
 
-from typing import ClassVar
-
 from ..nn import PRE_NORM
 from .config import refuse
 from .exaone4 import Model as Exaone4
@@ -13,7 +11,7 @@ from .weights import Drop, Rename, expert_rules
 
 
 class ModelArgs(Exaone4Args):
-    fixed: ClassVar = {"scoring_func": ("sigmoid",)}
+    fixed = {"scoring_func": ("sigmoid",)}
     mlp_layer_types: list[str] | None = None
     is_moe_layer: list[bool] | None = None
     first_k_dense_replace: int = 1
@@ -36,7 +34,7 @@ class ModelArgs(Exaone4Args):
 
 class Model(Exaone4):
     layer_names = PRE_NORM
-    moe_options: ClassVar = {"correction": True}
+    moe_options = {"correction": True}
     rules = (
         Drop(r"^mtp\."),
         Rename(r"\.mlp\.e_score_correction_bias$", ".mlp.gate.e_score_correction_bias"),

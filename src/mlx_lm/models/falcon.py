@@ -1,6 +1,6 @@
 """Falcon: projections fused by group of heads, parallel branches, rope or ALiBi. Source: https://arxiv.org/abs/2311.16867."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -16,7 +16,7 @@ from .weights import Rename
 
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
-    aliases: ClassVar = {"activation": "hidden_act", "ffn_hidden_size": "intermediate_size", "bias": "use_bias"}
+    aliases = {"activation": "hidden_act", "ffn_hidden_size": "intermediate_size", "bias": "use_bias"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = "gelu"
     tie_word_embeddings: bool = True
@@ -57,7 +57,7 @@ class FalconAlibi(FalconAttention, AlibiAttention):
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="word_embeddings", layers="h", norm="ln_f")
     parallel = "parallel_attn"
-    attention: ClassVar = {"fused": True}
+    attention = {"fused": True}
     feed_forward_type = FeedForward
     rules = (Rename(r"^(h|word_embeddings|ln_f)\.", r"transformer.\1."),)
 

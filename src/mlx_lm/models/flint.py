@@ -3,8 +3,6 @@
 Source: https://huggingface.co/RecursiveSI/flint.
 """
 
-from typing import ClassVar
-
 from .dense import DenseModel, SlidingArgs
 from .qwen2_moe import Experts
 from .weights import Rename, expert_rules
@@ -35,7 +33,7 @@ class ModelArgs(SlidingArgs):
 class Model(DenseModel):
     rope_where_sliding = True
     moe_type = Experts
-    routing_options: ClassVar = {"score": "sigmoid"}
+    routing_options = {"score": "sigmoid"}
     qk_norm = True
-    attention: ClassVar = {"sinks": True}
+    attention = {"sinks": True}
     rules = (Rename(r"\.self_attn\.softmax_offset$", ".self_attn.sinks"), *expert_rules())

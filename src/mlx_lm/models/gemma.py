@@ -3,8 +3,6 @@
 The later Gemma families derive from this one.
 """
 
-from typing import ClassVar
-
 from .config import BiasArgs
 from .dense import DenseModel
 
@@ -22,5 +20,5 @@ class ModelArgs(BiasArgs):
 
 
 class Model(DenseModel):
-    norm_options: ClassVar = {"offset": 1.0}
+    norm_options = {"offset": 1.0}
     scaled_embedding = True

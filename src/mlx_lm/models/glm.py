@@ -1,7 +1,5 @@
 """GLM-4 9B: half of each head rotated by neighbours, fused feed-forward. Source: https://arxiv.org/abs/2406.12793."""
 
-from typing import ClassVar
-
 from .config import DecoderArgs
 from .dense import DenseModel
 
@@ -16,5 +14,5 @@ class ModelArgs(DecoderArgs):
 
 class Model(DenseModel):
     traditional_rope = True
-    feed_forward_options: ClassVar = {"fused": True}
-    attention: ClassVar = {"out_bias": False}
+    feed_forward_options = {"fused": True}
+    attention = {"out_bias": False}

@@ -1,7 +1,5 @@
 """GLM-4.5 to 4.7: sigmoid routing in groups with a selection bias, shared experts. https://arxiv.org/abs/2508.06471."""
 
-from typing import ClassVar
-
 from .config import DecoderArgs
 from .dense import DenseModel
 from .weights import expert_rules
@@ -27,6 +25,6 @@ class ModelArgs(DecoderArgs):
 class Model(DenseModel):
     rules = expert_rules()
     qk_norm = "use_qk_norm"
-    moe_options: ClassVar = {"correction": True}
-    attention: ClassVar = {"out_bias": False}
+    moe_options = {"correction": True}
+    attention = {"out_bias": False}
     next_token_layers = True

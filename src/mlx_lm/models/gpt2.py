@@ -1,7 +1,5 @@
 """GPT-2: learned positions, fused projections stored transposed. https://openai.com/index/better-language-models."""
 
-from typing import ClassVar
-
 from ..nn import Attention, LayerNames
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
@@ -33,9 +31,9 @@ class Model(DenseModel):
     layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
     attention_type = FusedAttention
     backbone_type = LearnedPositions
-    attention: ClassVar = {"rope": None, "fused": True, "bias": True, "out_bias": True}
+    attention = {"rope": None, "fused": True, "bias": True, "out_bias": True}
     feed_forward_type = FeedForward
-    feed_forward_options: ClassVar = {"bias": True}
+    feed_forward_options = {"bias": True}
     rules = (
         Transform(r"^(transformer\.)?h\.\d+\..*(c_attn|c_proj|c_fc)\.weight$", lambda w: w.T),
         Rename(r"^(transformer\.)?(h|wte|wpe|ln_f)\.", r"model.\2."),

@@ -1,6 +1,6 @@
 """GPT-Neo: learned positions, unscaled scores, every second layer sees a window. https://doi.org/10.5281/zenodo.5297715."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from ..nn import OutProjAttention
 from . import gpt2
@@ -10,8 +10,8 @@ from .weights import Rename
 
 
 class ModelArgs(gpt2.ModelArgs):
-    fixed: ClassVar = {"scale_attn_by_inverse_layer_idx": (False,)}
-    aliases: ClassVar = {"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"}
+    fixed = {"scale_attn_by_inverse_layer_idx": (False,)}
+    aliases = {"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"}
     max_position_embeddings: int = 2048
     window_size: int = 256
     attention_layers: list[str] | None = None
@@ -36,7 +36,7 @@ class ModelArgs(gpt2.ModelArgs):
 class Model(gpt2.Model):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     attention_type = OutProjAttention
-    attention: ClassVar = {"rope": None, "out_bias": True}
+    attention = {"rope": None, "out_bias": True}
     rules = (
         Rename(r"^(h|wte|wpe|ln_f)\.", r"transformer.\1."),
         Rename(r"\.attn\.attention\.", ".attn."),

@@ -1,7 +1,5 @@
 """GPT-NeoX, Pythia: parallel branches, projections fused head by head. Source: https://arxiv.org/abs/2204.06745."""
 
-from typing import ClassVar
-
 from ..nn import MLP, HeadwiseAttention, LayerNames
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
@@ -32,9 +30,9 @@ class Model(DenseModel):
     names = ModelNames(embed="embed_in", layers="h", norm="final_layer_norm", head="embed_out")
     layer_names = LayerNames(mixer="attention")
     attention_type = NeoxAttention
-    attention: ClassVar = {"fused": True}
+    attention = {"fused": True}
     feed_forward_type = FeedForward
-    feed_forward_options: ClassVar = {"bias": True}
+    feed_forward_options = {"bias": True}
     parallel = "use_parallel_residual"
     rules = (
         Rename(r"^gpt_neox\.", "model."),

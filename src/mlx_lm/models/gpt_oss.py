@@ -2,7 +2,7 @@
 
 from dataclasses import field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -38,7 +38,7 @@ class Experts(MoE):
 
 
 class Model(DenseModel):
-    attention: ClassVar = {"sinks": True}
+    attention = {"sinks": True}
     rules = (
         # Published: MXFP4 blocks (E, out, in/32, 16) of two values a byte, which is MLX's packing byte for byte.
         Transform(r"\.experts\.\w+_proj_blocks$", lambda w: w.flatten(-2).view(mx.uint32)),

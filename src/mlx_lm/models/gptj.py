@@ -1,7 +1,5 @@
 """GPT-J: parallel branches after one norm, rotation by neighbours. https://github.com/kingoflolz/mesh-transformer-jax."""
 
-from typing import ClassVar
-
 from ..nn import MLP, LayerNames, OutProjAttention
 from . import gpt2
 from .base import Backbone
@@ -23,7 +21,7 @@ class Model(gpt2.Model):
     attention_type = OutProjAttention
     backbone_type = Backbone
     traditional_rope = True
-    attention: ClassVar = {}
+    attention = {}
     feed_forward_type = FeedForward
     parallel = head_bias = True
     rules = (Rename(r"^transformer\.", "model."),)

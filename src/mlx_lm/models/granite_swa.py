@@ -1,7 +1,5 @@
 """Granite with windows and sinks, and a rope base for each layer. Source: https://huggingface.co/ibm-granite."""
 
-from typing import ClassVar
-
 from ..errors import ConfigError
 from . import granite
 from .dense import DenseModel, SlidingArgs
@@ -27,7 +25,7 @@ class WindowArgs(SlidingArgs):
 class Sinks(DenseModel):
     """What a Granite family adds to its attention."""
 
-    attention: ClassVar = {"sinks": True}
+    attention = {"sinks": True}
 
 
 class ModelArgs(WindowArgs, granite.ModelArgs):

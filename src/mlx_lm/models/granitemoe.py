@@ -1,7 +1,5 @@
 """Granite 3 with experts in every layer. Source: https://huggingface.co/ibm-granite/granite-3.1-3b-a800m-base."""
 
-from typing import ClassVar
-
 from ..nn import LayerNames, MoE
 from . import granite
 from .weights import Rename, expert_rules
@@ -19,7 +17,7 @@ class Experts(MoE):
 class Model(granite.Model):
     layer_names = LayerNames(feed_forward="block_sparse_moe")
     moe_type = Experts
-    routing_options: ClassVar = {"score": "softmax_topk"}
+    routing_options = {"score": "softmax_topk"}
     rules = (
         Rename(r"(\.block_sparse_moe\.router)\.weight$", r"\1.layer.weight"),
         Rename(r"(\.block_sparse_moe)\.input_linear\.weight$", r"\1.experts.gate_up_proj"),

@@ -4,7 +4,7 @@ Source: https://huggingface.co/ibm-granite/granite-4.0-h-small.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,8 +19,8 @@ from .weights import Rename, Rule, Split
 
 
 class ModelArgs(LinearArgs, Mamba2Args, GraniteArgs):
-    fixed: ClassVar = {"position_embedding_type": ("nope", "rope")}
-    aliases: ClassVar = {"layers_block_type": "layer_types"}
+    fixed = {"position_embedding_type": ("nope", "rope")}
+    aliases = {"layers_block_type": "layer_types"}
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
     shared_intermediate_size: int = 1024

@@ -1,7 +1,5 @@
 """Helium: Llama rotated by neighbours. Source: https://kyutai.org/helium."""
 
-from typing import ClassVar
-
 from .config import LlamaArgs
 from .dense import DenseModel
 
@@ -15,4 +13,4 @@ class ModelArgs(LlamaArgs):
 
 class Model(DenseModel):
     traditional_rope = True
-    attention: ClassVar = {"out_bias": False}
+    attention = {"out_bias": False}

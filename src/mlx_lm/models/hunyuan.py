@@ -3,7 +3,7 @@
 Sources: https://arxiv.org/abs/2411.02265, https://huggingface.co/tencent/Tencent-Hunyuan-Large.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -21,8 +21,8 @@ _Seen = tuple[tuple[KVView, ...], int | mx.array]
 
 
 class ModelArgs(hunyuan_v1_moe.ModelArgs):
-    fixed: ClassVar = dict.fromkeys(("group_limited_greedy", "mamba", "position_embedding_xdrope", "use_mla"), (False,))
-    aliases: ClassVar = {"attention_head_dim": "head_dim"}
+    fixed = dict.fromkeys(("group_limited_greedy", "mamba", "position_embedding_xdrope", "use_mla"), (False,))
+    aliases = {"attention_head_dim": "head_dim"}
     moe_intermediate_size: int | list[int] | None = None
     moe_layer_num_skipped: int = 0
     num_shared_expert: int | list[int] = 1

@@ -1,7 +1,5 @@
 """Hunyuan 3: norms on queries and keys, sigmoid routing beside a shared feed-forward. https://huggingface.co/tencent."""
 
-from typing import ClassVar
-
 from ..nn import MoE
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -35,8 +33,8 @@ class Experts(MoE):
 class Model(DenseModel):
     next_token_layers = True
     moe_type = Experts
-    moe_options: ClassVar = {"correction": True}
-    routing_options: ClassVar = {"score": "sigmoid", "epsilon": 1e-20}
+    moe_options = {"correction": True}
+    routing_options = {"score": "sigmoid", "epsilon": 1e-20}
     qk_norm = True
     rules = (
         Rename(r"\.mlp\.gate\.", ".mlp.router.gate."),

@@ -4,7 +4,7 @@ Source: https://huggingface.co/thinkingmachines/Inkling-2-Small-MXFP8.
 """
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -23,7 +23,7 @@ from .weights import Rename, Weights, rename_parts
 
 
 class ModelArgs(inkling_text.ModelArgs):
-    aliases: ClassVar = {
+    aliases = {
         **{k: v for k, v in inkling_text.ModelArgs.aliases.items() if k != "embedding_multiplier"},
         "intermediate_size": "moe_intermediate_size",
         "routed_scaling_factor": "route_scale",

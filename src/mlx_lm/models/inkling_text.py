@@ -5,7 +5,7 @@ Source: https://huggingface.co/thinkingmachines/Inkling.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import mlx.core as mx
 from mlx import nn
@@ -29,8 +29,8 @@ def _pairs(pattern: str, target: str, axis: int) -> Split:
 
 
 class ModelArgs(DecoderArgs):
-    fixed: ClassVar = {"shared_expert_sink": (True,)}
-    aliases: ClassVar = {
+    fixed = {"shared_expert_sink": (True,)}
+    aliases = {
         "embedding_multiplier": "logits_mup_width_multiplier",
         "sliding_window": "sliding_window_size",
         "num_local_experts": "n_routed_experts",

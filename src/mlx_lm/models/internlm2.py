@@ -1,7 +1,5 @@
 """InternLM 2: one projection for queries, keys and values, laid out by key head. Source: https://arxiv.org/abs/2403.17297."""
 
-from typing import ClassVar
-
 from ..nn import GatedMLP, LayerNames
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
@@ -9,7 +7,7 @@ from .falcon import FalconAttention
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"bias": "attention_bias"}
+    aliases = {"bias": "attention_bias"}
     max_position_embeddings: int = 32768
     attention_bias: bool = True
 
@@ -26,5 +24,5 @@ class Model(DenseModel):
     names = ModelNames(embed="tok_embeddings", head="output")
     layer_names = LayerNames("attention", "feed_forward", "attention_norm", None, "ffn_norm")
     attention_type = Attention
-    attention: ClassVar = {"fused": True}
+    attention = {"fused": True}
     feed_forward_type = FeedForward

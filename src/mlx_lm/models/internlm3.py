@@ -1,7 +1,5 @@
 """InternLM 3: Llama under other names for its biases. Source: https://huggingface.co/internlm/internlm3-8b-instruct."""
 
-from typing import ClassVar
-
 from .config import LlamaArgs
 from .dense import DenseModel
 
@@ -10,7 +8,7 @@ class ModelArgs(LlamaArgs):
     head_dim: int | None = 128
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 32768
-    aliases: ClassVar = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
+    aliases = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
 
 
 Model = DenseModel

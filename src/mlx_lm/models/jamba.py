@@ -1,7 +1,7 @@
 """Jamba: Mamba layers and, in a fixed rhythm, attention without positions and experts. https://arxiv.org/abs/2403.19887."""
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,7 +15,7 @@ from .weights import Rename, expert_rules
 
 
 class ModelArgs(LinearArgs):
-    aliases: ClassVar = {"layers_block_type": "layer_types"}
+    aliases = {"layers_block_type": "layer_types"}
     max_position_embeddings: int = 262144
     num_experts: int = 16
     num_experts_per_tok: int = 2
@@ -61,7 +61,7 @@ class Model(DenseModel):
     layer_names = LayerNames("self_attn", "feed_forward", pre_feed_forward="pre_ff_layernorm")
     linear_names = replace(layer_names, mixer="mamba")
     moe_type = Experts
-    routing_options: ClassVar = {"normalize": False}
+    routing_options = {"normalize": False}
     rules = (
         Rename(r"\.pre_moe_layernorm\.", ".pre_ff_layernorm."),
         Rename(r"\.moe\.", ".feed_forward."),

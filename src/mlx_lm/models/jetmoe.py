@@ -1,6 +1,6 @@
 """JetMoE: experts for queries and outputs of attention too, all over one set of keys. https://arxiv.org/abs/2404.07413."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -16,7 +16,7 @@ from .weights import Rename, Split
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"kv_channels": "head_dim"}
+    aliases = {"kv_channels": "head_dim"}
     head_dim: int | None = 128
     max_position_embeddings: int = 4096
     tie_word_embeddings: bool = True

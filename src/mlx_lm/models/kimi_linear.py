@@ -4,7 +4,7 @@ Source: https://arxiv.org/abs/2510.26692.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,8 +17,8 @@ from .weights import Rename, Rule, Split, Transform, expert_rules
 
 
 class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):
-    fixed: ClassVar = {"mla_use_nope": (True,)}
-    aliases: ClassVar = {
+    fixed = {"mla_use_nope": (True,)}
+    aliases = {
         "model_max_length": "max_position_embeddings",
         "moe_renormalize": "norm_topk_prob",
         "moe_router_activation_func": "scoring_func",

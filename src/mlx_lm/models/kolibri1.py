@@ -3,8 +3,6 @@
 Source: https://huggingface.co/docs/transformers/model_doc/kolibri1.
 """
 
-from typing import ClassVar
-
 import mlx.core as mx
 
 from ..nn import LayerNames, MoE
@@ -39,8 +37,8 @@ class Model(DenseModel):
     layer_names = LayerNames(post_mixer="post_attn_norm", post_feed_forward="post_ffn_norm")
     qk_norm = rope_unless_sliding = True
     moe_type = LogitChoice
-    moe_options: ClassVar = {"correction": True}
-    routing_options: ClassVar = {"score": "sigmoid"}
+    moe_options = {"correction": True}
+    routing_options = {"score": "sigmoid"}
     rules = (
         Rename(r"\.moe\.router\.expert_bias$", ".mlp.gate.e_score_correction_bias"),
         Rename(r"\.post_self_attn_layernorm\.", ".post_attn_norm."),

@@ -1,7 +1,7 @@
 """LFM2: gated short convolutions and, at some layers, attention. Source: https://arxiv.org/abs/2511.23404."""
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.nn as nn
 
@@ -13,7 +13,7 @@ from .dense import DenseModel, LinearArgs
 
 class ModelArgs(LinearArgs):
     kinds = "conv", "full_attention"
-    aliases: ClassVar = {"norm_eps": "rms_norm_eps"}
+    aliases = {"norm_eps": "rms_norm_eps"}
     rms_norm_eps: float = 1e-5
     rope_theta: float = 1000000.0
     max_position_embeddings: int = 128000

@@ -4,7 +4,7 @@ Source: https://huggingface.co/LiquidAI/LFM3-1.7B.
 """
 
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.nn as nn
 
@@ -22,7 +22,7 @@ def _usual_rope() -> dict[str, Any]:
 
 class ModelArgs(SlidingArgs):
     kinds = "conv", "full_attention", "sliding_attention"
-    aliases: ClassVar = {"norm_eps": "rms_norm_eps"}
+    aliases = {"norm_eps": "rms_norm_eps"}
     rms_norm_eps: float = 1e-5
     head_dim: int | None = 128
     max_position_embeddings: int = 128000

@@ -1,6 +1,6 @@
 """Lille: Llama whose norms belong to the branches, rotation by neighbours. https://huggingface.co/Nikity/lille-130m-instruct."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -12,7 +12,7 @@ from .dense import DenseModel
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {
+    aliases = {
         "block_size": "max_position_embeddings", "layer_norm_eps": "rms_norm_eps", "n_kv_heads": "num_key_value_heads",
     }  # fmt: skip
     tie_word_embeddings: bool = True
@@ -46,7 +46,7 @@ class Model(DenseModel):
     layer_names = LayerNames("attention", "feed_forward", None, None, None)
     traditional_rope = True
     attention_type = NormedAttention
-    attention: ClassVar = {"fused": True}
+    attention = {"fused": True}
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         return NormedMLP(args)

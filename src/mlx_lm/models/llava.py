@@ -1,7 +1,5 @@
 """LLaVA: the text tower, a Llama, Mistral, Qwen 2 or Gemma. Source: https://arxiv.org/abs/2304.08485."""
 
-from typing import ClassVar
-
 from . import gemma, llama, mistral, qwen2
 from .multimodal import NamedText, NamedTextTower
 
@@ -9,9 +7,9 @@ __all__ = ["Model", "ModelArgs"]
 
 
 class ModelArgs(NamedText):
-    texts: ClassVar = {"llama": llama, "mistral": mistral, "qwen2": qwen2, "gemma": gemma}
-    usual: ClassVar = "llama"
+    texts = {"llama": llama, "mistral": mistral, "qwen2": qwen2, "gemma": gemma}
+    usual = "llama"
 
 
 class Model(NamedTextTower):
-    texts: ClassVar = ModelArgs.texts
+    texts = ModelArgs.texts

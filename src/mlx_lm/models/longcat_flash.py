@@ -5,7 +5,7 @@ Some experts do nothing. Source: https://arxiv.org/abs/2509.01322.
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -19,8 +19,8 @@ from .weights import Drop, Rule, Weights, expert_rules
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
-    routers: ClassVar = None
-    aliases: ClassVar = {
+    routers = None
+    aliases = {
         "num_layers": "num_hidden_layers",
         "ffn_hidden_size": "intermediate_size",
         "expert_ffn_hidden_size": "moe_intermediate_size",

@@ -4,7 +4,7 @@ Source: https://huggingface.co/meituan-longcat/LongCat-Flash-Lite.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -18,7 +18,7 @@ from .weights import Rename
 
 
 class ModelArgs(longcat_flash.ModelArgs):
-    aliases: ClassVar = {
+    aliases = {
         **longcat_flash.ModelArgs.aliases,
         "oe_vocab_size_ratio": "ngram_vocab_size_ratio",
         "oe_neighbor_num": "emb_neighbor_num",

@@ -1,7 +1,5 @@
 """MiMo: Qwen 2 with heads that guess further tokens. Source: https://arxiv.org/abs/2505.07608."""
 
-from typing import ClassVar
-
 from . import qwen2
 from .weights import Drop
 
@@ -12,5 +10,5 @@ class ModelArgs(qwen2.ModelArgs):
 
 
 class Model(qwen2.Model):
-    attention: ClassVar = {"bias": True, "out_bias": False}
+    attention = {"bias": True, "out_bias": False}
     rules = (Drop(r"(^|\.)mtp_layers\."),)

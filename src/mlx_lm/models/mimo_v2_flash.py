@@ -3,7 +3,7 @@
 Source: https://arxiv.org/abs/2601.02780.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 
@@ -18,7 +18,7 @@ from .weights import Drop, Rename, expert_rules
 
 
 class ModelArgs(LayerTypeArgs):
-    fixed: ClassVar = {"scoring_func": ("sigmoid",)}
+    fixed = {"scoring_func": ("sigmoid",)}
     head_dim: int | None = 192
     v_head_dim: int = 128
     rms_norm_eps: float = 1e-5
@@ -96,7 +96,7 @@ class NarrowValues(Attention):
 
 class Model(DenseModel):
     attention_type = NarrowValues
-    moe_options: ClassVar = {"correction": True}
+    moe_options = {"correction": True}
     rules = (
         Drop(r"^model\.mtp\."),
         Rename(r"\.self_attn\.sinks$", ".self_attn.attention_sink_bias"),

@@ -1,7 +1,5 @@
 """MiniMax-M2: norms on all heads together, sigmoid routing with a selection bias. https://arxiv.org/abs/2605.26494."""
 
-from typing import ClassVar
-
 from ..nn import LayerNames, MoE
 from .config import DecoderArgs
 from .dense import DenseModel
@@ -9,7 +7,7 @@ from .weights import Rename, expert_rules
 
 
 class ModelArgs(DecoderArgs):
-    fixed: ClassVar = {"scoring_func": ("sigmoid",), "use_qk_norm": (True,)}
+    fixed = {"scoring_func": ("sigmoid",), "use_qk_norm": (True,)}
     head_dim: int | None = 128
     max_position_embeddings: int = 196608
     rotary_dim: int | None = None
@@ -26,7 +24,7 @@ class Model(DenseModel):
     layer_names = LayerNames(feed_forward="block_sparse_moe")
     qk_norm = True
     moe_type = Experts
-    moe_options: ClassVar = {"correction": True}
-    routing_options: ClassVar = {"score": "sigmoid"}
-    attention: ClassVar = {"qk_norm_full": True}
+    moe_options = {"correction": True}
+    routing_options = {"score": "sigmoid"}
+    attention = {"qk_norm_full": True}
     rules = (Rename(r"\.mlp\.", ".block_sparse_moe."), *expert_rules("block_sparse_moe", ("w1", "w3", "w2")))

@@ -4,7 +4,7 @@ A small indexer scores all keys; for each of its heads a query keeps the blocks 
 """
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from mlx import nn
 
@@ -25,7 +25,7 @@ _SPARSE_NAMES = {
 
 
 class ModelArgs(DecoderArgs):
-    fixed: ClassVar = {"use_qk_norm": (True,)}
+    fixed = {"use_qk_norm": (True,)}
     head_dim: int | None = 128
     hidden_act: str = "silu"
     max_position_embeddings: int = 524288
@@ -72,7 +72,7 @@ class Experts(MoE):
 
 
 class Model(DenseModel):
-    norm_options: ClassVar = {"offset": 1.0}
+    norm_options = {"offset": 1.0}
     rules = (
         Drop(r"(^|\.)mtp\."),
         Rename(r"\.mlp\.(gate|experts|shared_experts)\.", r".block_sparse_moe.\1."),

@@ -1,7 +1,7 @@
 """Mistral 4: latent attention with queries that grow with their position, experts by softmax. https://mistral.ai."""
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 
@@ -12,7 +12,7 @@ from .experts import grouped_routing
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
-    routers: ClassVar = None
+    routers = None
     max_position_embeddings: int = 1048576
     q_lora_rank: int | None = 1024
     kv_lora_rank: int = 256

@@ -1,7 +1,7 @@
 """MPT: ALiBi, no biases, queries, keys and values limited in size. Source: https://www.databricks.com/blog/mpt-7b."""
 
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import ConfigError
 from ..nn import MLP, AlibiAttention, LayerNames
@@ -13,7 +13,7 @@ _FIXED = {"prefix_lm": False, "qk_ln": False, "alibi": True, "attn_type": "multi
 
 
 class ModelArgs(DecoderArgs):
-    fixed: ClassVar = {"no_bias": (True,)}
+    fixed = {"no_bias": (True,)}
     layer_norm_eps: float = 1e-5
     hidden_act: str = "gelu"
     tie_word_embeddings: bool = True
@@ -45,6 +45,6 @@ class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="blocks", norm="norm_f")
     layer_names = LayerNames("attn", "ffn", "norm_1", None, "norm_2")
     attention_type = MptAttention
-    attention: ClassVar = {"rope": None, "fused": True}
+    attention = {"rope": None, "fused": True}
     feed_forward_type = MLP
-    norm_options: ClassVar = {"bias": False}
+    norm_options = {"bias": False}

@@ -21,7 +21,7 @@ __all__ = ["Model", "ModelArgs", "TextModel"]
 class ModelArgs(SlidingArgs):
     """What both Muses' configs have."""
 
-    aliases: ClassVar = {"hidden_activation": "hidden_act"}
+    aliases = {"hidden_activation": "hidden_act"}
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
     rope_theta: float = 500000.0
@@ -69,7 +69,7 @@ class TextModel(DenseModel):
     layer_names = SANDWICH_NORM
     attention_type = GatedAttention
     layer_type: ClassVar[type[DecoderLayer]] = OwnPostNorms
-    norm_options: ClassVar = {"offset": 1.0}
+    norm_options = {"offset": 1.0}
 
     def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         return super().attention_options(args, index, qk_norm=lambda _: UnitRMSNorm(args.rms_norm_eps), **changes)

@@ -3,7 +3,7 @@
 Source: https://arxiv.org/abs/2607.22083.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 
@@ -14,7 +14,7 @@ from .base import Backbone, Cache, CausalLM, LlamaArgs, layer_state
 
 
 class ModelArgs(LlamaArgs):
-    fixed: ClassVar = dict.fromkeys((  # variants that no published checkpoint has
+    fixed = dict.fromkeys((  # variants that no published checkpoint has
         "enable_depth_attention", "enable_double_loop_split", "loop_share_kv", "use_depth_attention", "use_loop_split",
         "use_mhc", "use_ngram",
     ), (False,))  # fmt: skip

@@ -3,7 +3,7 @@
 Source: https://arxiv.org/abs/2504.03624.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,7 +21,7 @@ _OTHER_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"layer_norm_epsilon": "rms_norm_eps", "norm_eps": "rms_norm_eps"}
+    aliases = {"layer_norm_epsilon": "rms_norm_eps", "norm_eps": "rms_norm_eps"}
     num_hidden_layers: int = 0  # counted from the list of kinds
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096
@@ -80,7 +80,7 @@ class LatentMoE(MoE):
 
 class Model(DenseModel):
     names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
-    attention: ClassVar = {"rope": None, "bias": False, "out_bias": False}
+    attention = {"rope": None, "bias": False, "out_bias": False}
     rules = (
         Drop(r"^mtp\."),
         Rename(r"^model\.", "backbone."),

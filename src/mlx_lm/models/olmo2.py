@@ -1,7 +1,5 @@
 """OLMo 2: norms after the branches, and on all heads of queries and keys together. https://arxiv.org/abs/2501.00656."""
 
-from typing import ClassVar
-
 from ..nn import POST_NORM
 from .config import BiasArgs
 from .dense import DenseModel
@@ -14,4 +12,4 @@ class ModelArgs(BiasArgs):
 class Model(DenseModel):
     layer_names = POST_NORM
     qk_norm = True
-    attention: ClassVar = {"qk_norm_full": True}
+    attention = {"qk_norm_full": True}

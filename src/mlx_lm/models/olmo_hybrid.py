@@ -4,7 +4,7 @@ Source: https://allenai.org/blog/olmo-hybrid.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import mlx.nn as nn
 
@@ -47,7 +47,7 @@ class Model(DenseModel):
     layer_names = POST_NORM
     linear_names = LayerNames("linear_attn")
     qk_norm = True
-    attention: ClassVar = {"qk_norm_full": True}
+    attention = {"qk_norm_full": True}
 
     def weight_rules(self) -> tuple[Rule, ...]:
         o = self.args.delta_options()

@@ -1,7 +1,5 @@
 """OLMoE: experts, norms on all heads together, clipped projections. Source: https://arxiv.org/abs/2409.02060."""
 
-from typing import ClassVar
-
 from .config import BiasArgs
 from .dense import DenseModel
 from .weights import expert_rules
@@ -18,5 +16,5 @@ class ModelArgs(BiasArgs):
 
 class Model(DenseModel):
     qk_norm = True
-    attention: ClassVar = {"qk_norm_full": True}
+    attention = {"qk_norm_full": True}
     rules = expert_rules()

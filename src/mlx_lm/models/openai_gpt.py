@@ -12,7 +12,7 @@ from .weights import Rename, Transform
 
 
 class ModelArgs(gpt2.ModelArgs):
-    aliases: ClassVar = {"afn": "hidden_act"}
+    aliases = {"afn": "hidden_act"}
     hidden_act: str = "gelu"
     max_position_embeddings: int = 512
 

@@ -1,7 +1,6 @@
 """OpenELM: each layer has its own numbers of heads and its own width. Source: https://arxiv.org/abs/2404.14619."""
 
 from dataclasses import field
-from typing import ClassVar
 
 from ..nn import GatedMLP, LayerNames, OutProjAttention
 from .base import ModelNames
@@ -10,8 +9,8 @@ from .dense import DenseModel
 
 
 class ModelArgs(DecoderArgs):
-    fixed: ClassVar = {"ffn_with_glu": (True,)}
-    aliases: ClassVar = {
+    fixed = {"ffn_with_glu": (True,)}
+    aliases = {
         "num_transformer_layers": "num_hidden_layers", "rope_freq_constant": "rope_theta",
         "max_context_length": "max_position_embeddings", "share_input_output_layers": "tie_word_embeddings",
         "activation_fn_name": "hidden_act",
@@ -50,7 +49,7 @@ class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="token_embeddings")
     layer_names = LayerNames("attn", "ffn", "attn_norm", None, "ffn_norm")
     attention_type = OutProjAttention
-    attention: ClassVar = {"fused": True}
+    attention = {"fused": True}
     qk_norm = "normalize_qk_projections"
     feed_forward_type = FeedForward
-    feed_forward_options: ClassVar = {"fused": True}
+    feed_forward_options = {"fused": True}

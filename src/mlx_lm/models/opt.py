@@ -1,6 +1,6 @@
 """OPT: learned positions, biased layer norms before or after the sums. Source: https://arxiv.org/abs/2205.01068."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,7 +15,7 @@ from .weights import Rename
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"_remove_final_layer_norm": "remove_final_layer_norm", "enable_bias": "use_bias"}
+    aliases = {"_remove_final_layer_norm": "remove_final_layer_norm", "enable_bias": "use_bias"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = "relu"
     tie_word_embeddings: bool = True
@@ -59,7 +59,7 @@ class Model(DenseModel):
     names = ModelNames(norm="final_layer_norm")
     attention_type = OutProjAttention
     backbone_type = OptBackbone
-    attention: ClassVar = {"rope": None}
+    attention = {"rope": None}
     feed_forward_type = FeedForward
     rules = (
         Rename(r"^(model\.)?decoder\.", "model."),

@@ -1,7 +1,5 @@
 """Persimmon: biased norms on queries and keys, squared ReLU, partial rope. https://www.adept.ai/blog/persimmon-8b."""
 
-from typing import ClassVar
-
 from ..nn import HeadwiseAttention
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
@@ -24,7 +22,7 @@ class NormedHeads(HeadwiseAttention):
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
     attention_type = NormedHeads
-    attention: ClassVar = {"fused": True, "bias": True, "out_bias": True}
+    attention = {"fused": True, "bias": True, "out_bias": True}
     qk_norm = "qk_layernorm"
     feed_forward_type = FeedForward
-    feed_forward_options: ClassVar = {"bias": True}
+    feed_forward_options = {"bias": True}

@@ -1,7 +1,5 @@
 """Phi 1, 1.5 and 2: attention and feed-forward in parallel, biases everywhere. https://arxiv.org/abs/2309.05463."""
 
-from typing import ClassVar
-
 from ..nn import MLP, Attention, LayerNames
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
@@ -26,8 +24,8 @@ class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
     layer_names = LayerNames(pre_feed_forward=None)
     attention_type = PhiAttention
-    attention: ClassVar = {"bias": True, "out_bias": True}
+    attention = {"bias": True, "out_bias": True}
     qk_norm = "qk_layernorm"
     feed_forward_type = FeedForward
-    feed_forward_options: ClassVar = {"bias": True}
+    feed_forward_options = {"bias": True}
     parallel = head_bias = True

@@ -1,7 +1,5 @@
 """Phi 3, 3.5, 4 and 4-mini: fused projections, partial rotation, LongRoPE. Source: https://arxiv.org/abs/2404.14219."""
 
-from typing import ClassVar
-
 from .config import ConfigError
 from .dense import DenseModel, SlidingArgs
 
@@ -23,5 +21,5 @@ class ModelArgs(SlidingArgs):
 
 
 class Model(DenseModel):
-    attention: ClassVar = {"fused": True}
-    feed_forward_options: ClassVar = {"fused": True}
+    attention = {"fused": True}
+    feed_forward_options = {"fused": True}

@@ -3,7 +3,7 @@
 Sources: https://arxiv.org/abs/2404.14219, https://huggingface.co/microsoft/Phi-3-small-8k-instruct.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -23,7 +23,7 @@ _UNUSED = 100256, 100258, 100259, 100260, *range(100264, 100266), *range(100267,
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {
+    aliases = {
         "ff_intermediate_size": "intermediate_size", "rope_embedding_base": "rope_theta",
         "mup_embedding_multiplier": "embedding_multiplier", "mup_width_multiplier": "logits_scaling",
     }  # fmt: skip
@@ -98,7 +98,7 @@ class LimitedGLU(MLP):
 
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
-    attention: ClassVar = {"fused": True, "bias": True, "out_bias": True}
+    attention = {"fused": True, "bias": True, "out_bias": True}
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         options: AttentionOptions = self.attention_options(args, index)

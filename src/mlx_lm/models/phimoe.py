@@ -1,6 +1,6 @@
 """Phi 3.5 MoE: two experts chosen one after the other (SparseMixer), layer norms. https://arxiv.org/abs/2404.14219."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.nn as nn
 
@@ -10,8 +10,8 @@ from .weights import Rename, expert_rules
 
 
 class ModelArgs(SlidingArgs):
-    fixed: ClassVar = {"num_experts_per_tok": (2,)}
-    aliases: ClassVar = {"rms_norm_eps": "layer_norm_eps"}
+    fixed = {"num_experts_per_tok": (2,)}
+    aliases = {"rms_norm_eps": "layer_norm_eps"}
     layer_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
     original_max_position_embeddings: int | None = None

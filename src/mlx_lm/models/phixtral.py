@@ -1,6 +1,6 @@
 """Phixtral: Phi 2 with experts, merged from fine-tuned copies. Source: https://huggingface.co/mlabonne/phixtral-4x2_8."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from mlx import nn
 
@@ -12,7 +12,7 @@ from .weights import Rename, Stack
 
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
-    aliases: ClassVar = {
+    aliases = {
         "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_vocab": "vocab_size",
     }  # fmt: skip
     hidden_size: int = 2560
@@ -34,7 +34,7 @@ class Model(DenseModel):
     names = ModelNames("transformer", "wte", "h", "ln_f", "lm_head")
     layer_names = LayerNames("mixer", "moe", "ln", None, None)
     attention_type = FusedAttention
-    attention: ClassVar = {"fused": True, "bias": True, "out_bias": True}
+    attention = {"fused": True, "bias": True, "out_bias": True}
     parallel = head_bias = True
     rules = (
         Rename(r"\.embd\.wte\.", ".wte."),

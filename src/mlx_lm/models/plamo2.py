@@ -1,6 +1,6 @@
 """PLaMo 2: Mamba-2 layers and attention in turn, a norm on each side of each branch. https://arxiv.org/abs/2509.04897."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,7 +16,7 @@ OFFSETS = {"pre_mixer_norm": 1.0, "post_mixer_norm": 1 / 5, "pre_mlp_norm": 1.0,
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"hidden_size_per_head": "head_dim"}
+    aliases = {"hidden_size_per_head": "head_dim"}
     num_key_value_heads: int | None = 4
     head_dim: int | None = 128
     tie_word_embeddings: bool = True
@@ -94,9 +94,9 @@ class Model(DenseModel):
     layer_names = LayerNames("mixer", "mlp", *OFFSETS)
     layer_type = OffsetNorms
     attention_type = HeadWeightedAttention
-    attention: ClassVar = {"fused": True}
-    norm_options: ClassVar = {"offset": 1.0}
-    feed_forward_options: ClassVar = {"fused": True}
+    attention = {"fused": True}
+    norm_options = {"offset": 1.0}
+    feed_forward_options = {"fused": True}
     rules = (Rename(r"\.layers\.layers\.", ".layers."),)
 
     def linear_mixer(self, args: Any, index: int) -> nn.Module:

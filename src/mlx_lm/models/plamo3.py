@@ -1,7 +1,5 @@
 """PLaMo 3: windows with a rope of their own, norms around each branch. https://huggingface.co/pfnet/plamo-3-nict-8b-base."""
 
-from typing import ClassVar
-
 from ..nn import LayerNames
 from . import plamo2
 from .dense import DenseModel, TwoRopeArgs
@@ -9,8 +7,8 @@ from .weights import Rename
 
 
 class ModelArgs(TwoRopeArgs):
-    fixed: ClassVar = {"linear_type": ("normal",)}
-    aliases: ClassVar = {"window_size": "sliding_window", "rope_local_theta": "rope_local_base_freq"}
+    fixed = {"linear_type": ("normal",)}
+    aliases = {"window_size": "sliding_window", "rope_local_theta": "rope_local_base_freq"}
     num_key_value_heads: int | None = 4
     head_dim: int | None = 128
     rope_theta: float = 1000000.0
@@ -28,8 +26,8 @@ class ModelArgs(TwoRopeArgs):
 class Model(DenseModel):
     layer_names = LayerNames("mixer", "mlp", *plamo2.OFFSETS)
     layer_type = plamo2.OffsetNorms
-    attention: ClassVar = {"fused": True}
+    attention = {"fused": True}
     qk_norm = True
-    norm_options: ClassVar = {"offset": 1.0}
-    feed_forward_options: ClassVar = {"fused": True}
+    norm_options = {"offset": 1.0}
+    feed_forward_options = {"fused": True}
     rules = (Rename(r"\.layers\.layers\.", ".layers."),)

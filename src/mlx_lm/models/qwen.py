@@ -1,7 +1,5 @@
 """Qwen 1: one projection with biases, a gate under the name `w2`. Source: https://arxiv.org/abs/2309.16609."""
 
-from typing import ClassVar
-
 from ..nn import GatedMLP, LayerNames
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
@@ -11,9 +9,9 @@ from .gpt2 import FusedAttention
 class ModelArgs(DecoderArgs):
     """`use_dynamic_ntk` and `use_logn_attn` act past `seq_length` tokens only, which is the limit here."""
 
-    fixed: ClassVar = {"no_bias": (True,), "scale_attn_weights": (True,)}
+    fixed = {"no_bias": (True,), "scale_attn_weights": (True,)}
 
-    aliases: ClassVar = {"kv_channels": "head_dim", "layer_norm_epsilon": "rms_norm_eps"}
+    aliases = {"kv_channels": "head_dim", "layer_norm_epsilon": "rms_norm_eps"}
     intermediate_size: int = 22016
     partial_rotary_factor: float = 1.0
 
@@ -29,5 +27,5 @@ class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
     attention_type = FusedAttention
-    attention: ClassVar = {"fused": True, "bias": True}
+    attention = {"fused": True, "bias": True}
     feed_forward_type = FeedForward

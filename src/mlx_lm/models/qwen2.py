@@ -1,7 +1,5 @@
 """Qwen 2 and 2.5: biases on queries, keys and values. Source: https://arxiv.org/abs/2407.10671."""
 
-from typing import ClassVar
-
 from .dense import DenseModel, SlidingArgs
 
 
@@ -18,4 +16,4 @@ class ModelArgs(SlidingArgs):
 
 
 class Model(DenseModel):
-    attention: ClassVar = {"bias": True}
+    attention = {"bias": True}

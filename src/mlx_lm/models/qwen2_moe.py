@@ -1,6 +1,6 @@
 """Qwen 1.5 and 2 with experts, and one that every token visits behind a gate. https://arxiv.org/abs/2407.10671."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from ..nn import AttentionOptions, MoE
 from . import qwen3_moe
@@ -26,7 +26,7 @@ class Experts(MoE):
 
 class Model(DenseModel):
     moe_type = Experts
-    moe_options: ClassVar = {"shared_gate": True}
+    moe_options = {"shared_gate": True}
     rules = expert_rules()
 
     def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:

@@ -5,7 +5,7 @@ Sources: https://arxiv.org/abs/2412.06464, https://arxiv.org/abs/2505.06708, htt
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -72,9 +72,9 @@ class SharedMoE(MoE):
 
 class Model(DenseModel):
     linear_names = LayerNames("linear_attn")
-    attention: ClassVar = {"gated": True}
+    attention = {"gated": True}
     moe_type = SharedMoE
-    moe_options: ClassVar = {"shared_gate": True}
+    moe_options = {"shared_gate": True}
     qk_norm = True
     rules = (
         AddOne(r"(?<!linear_attn\.)(norm|norm_embedding|norm_hidden|layernorm)\.weight$"),

@@ -1,7 +1,7 @@
 """RecurrentGemma: real-gated linear recurrences and local attention. Source: https://arxiv.org/abs/2404.07839."""
 
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,7 +15,7 @@ from .dense import DenseModel
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"hidden_activation": "hidden_act", "attention_window_size": "sliding_window",
+    aliases = {"hidden_activation": "hidden_act", "attention_window_size": "sliding_window",
                         "logits_soft_cap": "final_logit_softcapping"}  # fmt: skip
     hidden_act: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 8192
@@ -98,8 +98,8 @@ class Model(DenseModel):
     layer_names = LayerNames(
         "temporal_block", "mlp_block", pre_mixer="temporal_pre_norm", pre_feed_forward="channel_pre_norm"
     )
-    attention: ClassVar = {"out_bias": True}
-    norm_options: ClassVar = {"offset": 1.0}
+    attention = {"out_bias": True}
+    norm_options = {"offset": 1.0}
 
     def linear_mixer(self, args: Any, index: int) -> nn.Module:
         return RecurrentBlock(args)

@@ -18,7 +18,7 @@ _RANKS = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_dim
 
 
 class ModelArgs(LanguageArgs):
-    fixed: ClassVar = {"attn": (None,), "hidden_act": ("sqrelu",), "norm_first": (True,)}
+    fixed = {"attn": (None,), "hidden_act": ("sqrelu",), "norm_first": (True,)}
     intermediate_size: int | None = None
     hidden_ratio: float = 4.0
     head_dim: int = 64

@@ -3,8 +3,6 @@
 Source: https://huggingface.co/XHToken/Spark-X2.5-4B.
 """
 
-from typing import ClassVar
-
 from ..errors import ConfigError
 from .base import ModelNames
 from .dense import DenseModel, SlidingArgs
@@ -34,4 +32,4 @@ class FusedHeadGates(HeadGates):
 class Model(DenseModel):
     names = ModelNames(embed="embedding")
     attention_type = FusedHeadGates
-    attention: ClassVar = {"fused": True}
+    attention = {"fused": True}

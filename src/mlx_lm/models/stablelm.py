@@ -1,6 +1,6 @@
 """StableLM 2 and 3B: a quarter of each head rotated, layer norms. Source: https://arxiv.org/abs/2402.17834."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,7 +11,7 @@ from .dense import DenseModel
 
 
 class ModelArgs(BiasArgs):
-    aliases: ClassVar = {"use_qkv_bias": "attention_bias"}
+    aliases = {"use_qkv_bias": "attention_bias"}
     layer_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096
     partial_rotary_factor: float = 0.25
@@ -43,7 +43,7 @@ class HeadNorms(Attention):
 class Model(DenseModel):
     attention_type = HeadNorms
     qk_norm = "qk_layernorm"
-    attention: ClassVar = {"out_bias": False}
+    attention = {"out_bias": False}
     parallel = "use_parallel_residual"
 
     def names_at(self, args: Any, index: int) -> LayerNames:

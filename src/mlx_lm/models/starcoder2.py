@@ -1,13 +1,11 @@
 """StarCoder 2: biased layer norms and projections, a window in every layer. Source: https://arxiv.org/abs/2402.19173."""
 
-from typing import ClassVar
-
 from ..nn import MLP
 from .dense import DenseModel, SlidingArgs
 
 
 class ModelArgs(SlidingArgs):
-    aliases: ClassVar = {"norm_epsilon": "layer_norm_eps"}
+    aliases = {"norm_epsilon": "layer_norm_eps"}
     layer_norm_eps: float = 1e-5
     use_bias: bool = True
     hidden_act: str = "gelu_pytorch_tanh"

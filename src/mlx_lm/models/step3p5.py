@@ -5,7 +5,7 @@ Source: https://huggingface.co/stepfun-ai/Step-3.5-Flash.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import mlx.core as mx
 from mlx import nn
@@ -22,7 +22,7 @@ _PER_LAYER = "layer_types", "layer_thetas", "partial_rotary_factors", "swiglu_li
 
 
 class ModelArgs(SlidingArgs):
-    aliases: ClassVar = {"num_attention_groups": "num_key_value_heads", "share_expert_dims": "share_expert_dim"}
+    aliases = {"num_attention_groups": "num_key_value_heads", "share_expert_dims": "share_expert_dim"}
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 262144
     sliding_window: int | None = 512
@@ -116,7 +116,7 @@ class Experts(MoE):
 class Model(DenseModel):
     qk_norm = True
     next_token_layers = True
-    norm_options: ClassVar = {"offset": 1.0}
+    norm_options = {"offset": 1.0}
     rules = (
         Rename(r"\.moe\.gate\.weight$", ".mlp.gate.gate.weight"),
         Rename(r"\.moe\.router_bias$", ".mlp.gate.router_bias"),

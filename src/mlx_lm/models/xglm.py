@@ -1,7 +1,7 @@
 """XGLM: BioGPT's decoder with sinusoidal positions. Source: https://arxiv.org/abs/2112.10668."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 
@@ -11,7 +11,7 @@ from .positions import AddedPositions
 
 
 class ModelArgs(DecoderArgs):
-    aliases: ClassVar = {"num_layers": "num_hidden_layers", "attention_heads": "num_attention_heads"}
+    aliases = {"num_layers": "num_hidden_layers", "attention_heads": "num_attention_heads"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = "gelu"
     tie_word_embeddings: bool = True

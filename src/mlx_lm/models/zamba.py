@@ -26,7 +26,7 @@ class SharedArgs(LinearArgs):
     """What both Zambas' configs have."""
 
     kinds = "linear_attention", "hybrid"
-    aliases: ClassVar = {"attention_head_dim": "head_dim", "layers_block_type": "layer_types"}
+    aliases = {"attention_head_dim": "head_dim", "layers_block_type": "layer_types"}
     hidden_act: str = "gelu"
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096

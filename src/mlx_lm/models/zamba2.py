@@ -3,7 +3,7 @@
 Source: https://arxiv.org/abs/2411.15242.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,7 +18,7 @@ from .weights import Rename
 
 
 class ModelArgs(zamba.SharedArgs):
-    fixed: ClassVar = {"use_long_context": (False,)}
+    fixed = {"use_long_context": (False,)}
     mamba_d_state: int = 64
     mamba_ngroups: int = 1
     n_mamba_heads: int = 8

@@ -3,7 +3,7 @@
 Sources: https://arxiv.org/abs/2510.04476 (compressed convolutional attention), https://arxiv.org/abs/2605.05365.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -22,7 +22,7 @@ _ROPES = {"hybrid": 5000000.0, "hybrid_sliding": 10000.0}
 
 
 class ModelArgs(DecoderArgs):
-    fixed: ClassVar = {"num_experts_per_tok": (1,)}
+    fixed = {"num_experts_per_tok": (1,)}
     head_dim: int | None = 128
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
