@@ -3,12 +3,10 @@
 Source: https://huggingface.co/inclusionAI.
 """
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from ..errors import ConfigError
 from . import bailing_hybrid
-from .config import flatten_config
 
 # Options that published configs list and leave off.
 _OFF = dict.fromkeys((
@@ -31,10 +29,9 @@ class ModelArgs(bailing_hybrid.ModelArgs):
     use_qk_norm: bool = True  # of the delta layers, which have it always
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As for every family; the share that is rotated is of a head that these layers do not have."""
-        flat = flatten_config(config)
-        return super().from_dict({k: v for k, v in flat.items() if k != "partial_rotary_factor"})
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """The share that is rotated is of a head that these layers do not have."""
+        return {k: v for k, v in flat.items() if k != "partial_rotary_factor"}
 
     def __post_init__(self) -> None:
         rank = self.q_lora_rank

@@ -182,13 +182,18 @@ class BaseModelArgs:
                 setattr(cls, name, spec)  # read again where another program's class has the decorator as well
 
     @classmethod
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """What a family makes of a flattened config before its fields are read."""
+        return flat
+
+    @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> typing.Self:
         """Reads a config, in either spelling.
 
         Raises:
             ConfigError: a field is missing, of the wrong type, contradictory, or not supported by this family.
         """
-        flat = flatten_config(config)
+        flat = cls.prepared(flatten_config(config))
         fields = {spec.name for spec in dataclasses.fields(cls)}
         usual = {other: name for other, name in _OTHER_NAMES.items() if name in fields and other not in fields}
         for other, name in (usual | dict(cls.aliases)).items():

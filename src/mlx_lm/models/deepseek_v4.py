@@ -6,7 +6,7 @@ Source: https://huggingface.co/deepseek-ai/DeepSeek-V4-Pro.
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -18,7 +18,7 @@ from ..nn.hashed import HashedMoE
 from ..nn.hyper import HyperConnection, HyperHead
 from ..state import LayerState
 from .base import CausalLM, PassingBackbone
-from .config import DecoderArgs, check_kinds, flatten_config, refuse
+from .config import DecoderArgs, check_kinds, refuse
 from .dense import DenseModel
 from .experts import usual_routing
 from .weights import Drop, DropLayers, Rename, Rule, Transform, expert_rules, rename_parts
@@ -60,9 +60,8 @@ class ModelArgs(DecoderArgs):
     index_topk: int = 512
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As for every family; published configs give each layer's rate instead of its kind."""
-        flat = flatten_config(config)
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """Published configs give each layer's rate instead of its kind."""
         ratios = flat.pop("compress_ratios", None)
         if isinstance(ratios, list) and flat.get("layer_types") is None:
             known = {0: _SLIDING, 4: _SPARSE, 128: _HEAVY}
@@ -72,7 +71,7 @@ class ModelArgs(DecoderArgs):
         given = {k: v for k, v in rates.items() if v is not None}
         if isinstance(flat.get("compress_rates") or {}, Mapping):
             flat["compress_rates"] = {_SPARSE: 4, _HEAVY: 128, **(flat.get("compress_rates") or {}), **given}
-        return super().from_dict(flat)
+        return flat
 
     def __post_init__(self) -> None:
         super().__post_init__()

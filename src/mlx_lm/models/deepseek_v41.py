@@ -6,7 +6,7 @@ the image tower are dropped. Source: https://huggingface.co/deepseek-ai/DeepSeek
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 from mlx import nn
@@ -56,9 +56,9 @@ class ModelArgs(deepseek_v4.ModelArgs):
     engram_compressed_vocab_size: int | None = None
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As for most families: ratios are no kinds of layers here."""
-        return super(deepseek_v4.ModelArgs, cls).from_dict(config)
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """Ratios are no kinds of layers here."""
+        return flat
 
     def __post_init__(self) -> None:
         count, given = self.num_hidden_layers, self.layer_types

@@ -3,10 +3,9 @@
 Source: llama.cpp's converter and graph of GearForCausalLM, https://github.com/ggml-org/llama.cpp.
 """
 
-from collections.abc import Mapping
 from dataclasses import field, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -16,7 +15,7 @@ from ..errors import ConfigError
 from ..nn import SANDWICH_NORM, CausalConv, LayerNames, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from . import gemma3_text
-from .config import flatten_config, refuse
+from .config import refuse
 
 
 class ModelArgs(gemma3_text.ModelArgs):
@@ -26,16 +25,15 @@ class ModelArgs(gemma3_text.ModelArgs):
     mixes_locally: list[bool] = field(default_factory=list)
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As for every family; `layer_types` also has "conv_mixer"."""
-        flat = flatten_config(config)
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """`layer_types` also has "conv_mixer"."""
         kinds = flat.get("layer_types")
         if not isinstance(kinds, list):
             raise ConfigError("config.json: 'gear' needs layer_types.")
         refuse(flat.get("attn_logit_softcapping"), "attn_logit_softcapping is not supported for model type 'gear'")
         flat["mixes_locally"] = [kind == "conv_mixer" for kind in kinds]
         flat["layer_types"] = ["sliding_attention" if kind == "conv_mixer" else kind for kind in kinds]
-        return super().from_dict(flat)
+        return flat
 
     def __post_init__(self) -> None:
         self.query_pre_attn_scalar = self.query_pre_attn_scalar or self.head_dim or 1

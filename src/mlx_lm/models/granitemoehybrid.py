@@ -3,15 +3,13 @@
 Source: https://huggingface.co/ibm-granite/granite-4.0-h-small.
 """
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..nn import DecoderLayer, GatedMLP, LayerNames, Mamba2
 from .bamba import Mamba2Args
-from .config import flatten_config
 from .dense import LinearArgs
 from .granite import ModelArgs as GraniteArgs
 from .granitemoe import Model as GraniteMoe
@@ -27,12 +25,11 @@ class ModelArgs(LinearArgs, Mamba2Args, GraniteArgs):
     position_embedding_type: str | None = None
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As for every family; without experts none are chosen, which configs write as 0."""
-        flat = flatten_config(config)
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """Without experts none are chosen, which configs write as 0."""
         if not flat.get("num_local_experts", True):
             flat.pop("num_experts_per_tok", None)
-        return super().from_dict(flat)
+        return flat
 
     def attends(self, index: int) -> bool:
         return False

@@ -3,9 +3,8 @@
 Source: https://huggingface.co/thinkingmachines/Inkling.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -15,7 +14,7 @@ from ..nn import AttentionOptions, DecoderLayer, GatedMLP, Linear, MoE, RMSNorm,
 from ..nn.relative import RelativeAttention, RelativeOptions, ResidualConv
 from ..state import LayerState, ListSpec, StateSpec, part
 from .base import Backbone
-from .config import DecoderArgs, check_kinds, flatten_config, refuse
+from .config import DecoderArgs, check_kinds, refuse
 from .dense import DenseModel
 from .weights import Drop, Rename, Rule, Split, Transform, expert_rules, rename_parts
 
@@ -62,13 +61,12 @@ class ModelArgs(DecoderArgs):
     logits_mup_width_multiplier: float = 24.0
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As for every family; where a config has `dense_intermediate_size`, `intermediate_size` is the experts'."""
-        flat = flatten_config(config)
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """Where a config has `dense_intermediate_size`, `intermediate_size` is the experts'."""
         dense = flat.pop("dense_intermediate_size", None)
         if dense is not None:
             flat |= {"moe_intermediate_size": flat.get("intermediate_size", 24576), "intermediate_size": dense}
-        return super().from_dict(flat)
+        return flat
 
     def __post_init__(self) -> None:
         super().__post_init__()

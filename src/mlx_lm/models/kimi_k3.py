@@ -5,7 +5,7 @@ Source: https://huggingface.co/moonshotai/Kimi-K3.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -16,7 +16,7 @@ from ..nn.mlp import GatedActivation
 from ..state import LayerState
 from . import kimi_linear
 from .base import CausalLM, PassingBackbone
-from .config import flatten_config, refuse
+from .config import refuse
 from .experts import gated_moe
 from .multimodal import TextTower
 from .weights import Rename, Rule, Split
@@ -33,12 +33,11 @@ class ModelArgs(kimi_linear.ModelArgs):
     use_full_rank_gate: bool = False
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As for every family; some of the delta layers' options stand in `linear_attn_config`."""
-        flat = flatten_config(config)
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """Some of the delta layers' options stand in `linear_attn_config`."""
         linear = flat.get("linear_attn_config")
         linear = linear if isinstance(linear, Mapping) else {}
-        return super().from_dict(
+        return super().prepared(
             flat | {k: linear[k] for k in ("gate_lower_bound", "use_full_rank_gate") if k in linear}
         )
 

@@ -4,14 +4,14 @@ Source: https://arxiv.org/abs/2510.26692.
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..nn import CausalConv, ChannelDelta, DeltaOptions, Rope
 from . import deepseek_v3
-from .config import flatten_config, refuse
+from .config import refuse
 from .dense import LinearArgs
 from .weights import Rename, Rule, Split, Transform, expert_rules
 
@@ -37,9 +37,8 @@ class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):
     linear_conv_kernel_dim: int = 4
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As for every family; published configs keep the delta layers in `linear_attn_config`, counted from 1."""
-        flat = flatten_config(config)
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """Published configs keep the delta layers in `linear_attn_config`, counted from 1."""
         linear = flat.pop("linear_attn_config", None)
         if isinstance(linear, Mapping):
             full, count = linear.get("full_attn_layers") or [], flat.get("num_hidden_layers")
@@ -50,7 +49,7 @@ class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):
             names = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads"}
             names["short_conv_kernel_size"] = "linear_conv_kernel_dim"
             flat |= {own: linear[other] for other, own in names.items() if other in linear}
-        return super().from_dict(flat)
+        return flat
 
     def delta_options(self) -> DeltaOptions:
         heads, size, kernel = self.linear_num_heads, self.linear_head_dim, self.linear_conv_kernel_dim

@@ -3,13 +3,11 @@
 Source: https://allenai.org/blog/olmo-hybrid.
 """
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import mlx.nn as nn
 
 from ..nn import POST_NORM, DeltaOptions, LayerNames, SeparateDelta
-from .config import flatten_config
 from .dense import DenseModel, LinearArgs
 from .weights import Rename, Rule, Split
 
@@ -26,10 +24,9 @@ class ModelArgs(LinearArgs):
     use_rope: bool = True  # not a key of configs: absent rope_parameters or rope_theta mean no positions
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As for every family; without a rope in the config, in either spelling, attention has no positions."""
-        flat = flatten_config(config)
-        return super().from_dict(flat | {"use_rope": flat.get("rope_theta") is not None})
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """Without a rope in the config, in either spelling, attention has no positions."""
+        return flat | {"use_rope": flat.get("rope_theta") is not None}
 
     def attends(self, index: int) -> bool:
         return index % 4 == 3

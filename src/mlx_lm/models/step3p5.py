@@ -3,9 +3,8 @@
 Source: https://huggingface.co/stepfun-ai/Step-3.5-Flash.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -14,7 +13,7 @@ from .. import kernels
 from ..errors import ConfigError
 from ..nn import Attention, GatedAttention, GatedMLP, MoE, RopeParameters, Routing, SwitchGLU
 from ..nn.mlp import GatedActivation
-from .config import flatten_config, rope_parameters
+from .config import rope_parameters
 from .dense import DenseModel, SlidingArgs
 from .weights import Rename
 
@@ -45,16 +44,15 @@ class ModelArgs(SlidingArgs):
     swiglu_limits_shared: list[float | None] | None = None
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As for every family; `rope_theta` may be a list, and lists may go on for layers that predict further."""
-        flat = flatten_config(config)
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """`rope_theta` may be a list, and lists may go on for layers that predict further."""
         if isinstance(flat.get("rope_theta"), list):
             flat["layer_thetas"] = flat.pop("rope_theta")
         count = flat.get("num_hidden_layers")
         for name in _PER_LAYER:
             if isinstance(flat.get(name), list) and isinstance(count, int):
                 flat[name] = flat[name][: max(count, 0)]
-        return super().from_dict(flat)
+        return flat
 
     def __post_init__(self) -> None:
         count = self.num_hidden_layers

@@ -3,8 +3,7 @@
 The memory is computed and kept in float32, whatever a config says of its kernels' types.
 """
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,7 +12,7 @@ from ..errors import ConfigError
 from ..nn import DecoderLayer, GatedMLP, HeadNorm, LayerNames, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .base import CausalLM, ModelNames
-from .config import BaseModelArgs, flatten_config, refuse
+from .config import BaseModelArgs, refuse
 from .weights import Rule, Split
 
 _CHUNK = 64  # tokens whose products are computed together
@@ -38,16 +37,15 @@ class ModelArgs(BaseModelArgs):
     tie_word_embeddings: bool = False  # nothing in the family ties them
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As for every family; `num_blocks` goes before `num_hidden_layers`."""
-        flat = flatten_config(config)
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """`num_blocks` goes before `num_hidden_layers`."""
         flat.pop("tie_word_embeddings", None)
         if flat.get("num_blocks") is not None:
             flat["num_hidden_layers"] = flat["num_blocks"]
         width = flat.setdefault("hidden_size", flat.get("embedding_dim") or cls.hidden_size)
         if flat.get("embedding_dim") not in (None, width):
             raise ConfigError(f"config.json: embedding_dim={flat['embedding_dim']} is not hidden_size={width}.")
-        return super().from_dict(flat)
+        return flat
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "ffn_round_up_to_multiple_of", "gate_soft_cap", "output_logit_soft_cap"):
