@@ -169,7 +169,11 @@ class BaseModelArgs:
 
     model_type: str = ""
     aliases: ClassVar[Mapping[str, str]] = {}  # other spelling -> field, read where the field's own name is absent
-    fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # key -> the values that the family supports
+    # What a family's fields must be, beside their types; a field that a config leaves out, or has as null, passes.
+    fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # key, of a field or not -> the values that it supports
+    positive: ClassVar[tuple[str, ...]] = ()  # numbers, or lists of numbers, above 0
+    multiples: ClassVar[Mapping[str, str]] = {}  # field or property -> that of which it is a multiple
+    per_layer: ClassVar[Mapping[str, Collection[Any]]] = {}  # list -> what it may say of a layer, empty for anything
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -219,6 +223,9 @@ class BaseModelArgs:
                 largest = _LARGEST.get(spec.name, 2**31 - 1)
                 if value < least or value > largest:  # type: ignore[operator]
                     raise ConfigError(f"config.json: {spec.name} must be from {least} to {largest}, not {value!r}.")
+            elif spec.name in cls.positive:
+                above = all(number > 0 for number in (value if isinstance(value, list) else [value]))
+                refuse(not above, f"{spec.name} must be positive, not {value!r}")
             values[spec.name] = _whole(value, hints[spec.name])
             if _is_huge(values[spec.name], hints[spec.name]):
                 raise ConfigError(f"config.json: {spec.name} must be below 2**31, not {value!r}.")
@@ -227,7 +234,22 @@ class BaseModelArgs:
             read = key in hints and key not in cls.fixed
             if flat.get(key) not in (None, *known) and not read and not _all_full(key, flat[key]):
                 raise ConfigError(f"config.json: {key}={flat[key]!r} is not supported for model type {family!r}.")
-        return cls(**values)
+        args = cls(**values)
+        args._check_relations()
+        return args
+
+    def _check_relations(self) -> None:
+        for name, unit in self.multiples.items():
+            whole, part = getattr(self, name), getattr(self, unit)
+            wrong = None not in (whole, part) and (part < 1 or whole % part)
+            refuse(wrong, f"{name}={whole} is not a multiple of {unit}={part}")
+        for name, known in self.per_layer.items():
+            if getattr(self, name) is not None:
+                check_kinds(self, name, known)
+        count = next((getattr(self, name) for name in EXPERT_COUNTS if getattr(self, name, None)), None)
+        if isinstance(count, int):
+            chosen = getattr(self, "num_experts_per_tok", 1)
+            refuse(not 1 <= (chosen or 0) <= count, f"num_experts_per_tok={chosen} of {count} experts is not possible")
 
 
 def _redeclare(cls: type) -> None:
@@ -396,10 +418,11 @@ def refuse(condition: Any, message: str) -> None:
 
 
 def check_kinds(args: Any, name: str, known: Collection[str]) -> None:
-    """Field `name` has one of `known` for each layer, or ConfigError."""
+    """Field `name` has one of `known`, or anything where that is empty, for each layer, or ConfigError."""
     kinds = getattr(args, name)
-    if len(kinds) != args.num_hidden_layers or not set(kinds) <= set(known):
-        raise ConfigError(f"config.json: {name} must have one of {sorted(known)} for each layer, not {kinds!r}.")
+    wrong = len(kinds) != args.num_hidden_layers or (known and not set(kinds) <= set(known))
+    entry = f"one of {sorted(known)}" if known else "an entry"
+    refuse(wrong, f"{name} must have {entry} for each layer, not {kinds!r}")
 
 
 def check_numbers(args: Any, name: str) -> None:
