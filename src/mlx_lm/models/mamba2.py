@@ -95,8 +95,8 @@ class Model(CausalLM):
     rules = (Rename(r"\bembedding\.", "embeddings."),)
 
     def layer(self, args: Any, index: int) -> DecoderLayer:
-        names = LayerNames("mixer", None, pre_mixer="norm", pre_feed_forward=None)
-        return DecoderLayer(mixer=self.mixer(args), feed_forward=None, norm=lambda: self.final_norm(args), names=names)
+        names = LayerNames("mixer", pre_mixer="norm")
+        return DecoderLayer(mixer=self.mixer(args), norm=lambda: self.final_norm(args), names=names)
 
     def mixer(self, args: Any) -> nn.Module:
         return Mamba2(mamba2_options(args))

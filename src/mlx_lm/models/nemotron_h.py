@@ -80,6 +80,7 @@ class LatentMoE(MoE):
 
 class Model(DenseModel):
     names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
+    layer_names = LayerNames("mixer", "mixer", "norm", None, "norm")
     attention = {"rope": None, "bias": False, "out_bias": False}
     rules = (
         Drop(r"^mtp\."),
@@ -96,10 +97,6 @@ class Model(DenseModel):
             )
         ),
     )
-
-    def names_at(self, args: Any, index: int) -> LayerNames:
-        mixes = args.kinds[index] in ("linear_attention", "full_attention")
-        return LayerNames("mixer", None, "norm", None, None) if mixes else LayerNames(None, "mixer", None, None, "norm")
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
         return super().mixer(args, index) if args.kinds[index] == "full_attention" else None

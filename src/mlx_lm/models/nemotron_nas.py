@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import LayerNames, Linear
+from ..nn import Linear
 from ..state import LayerState, NoSpec, StateSpec
 from .config import LlamaArgs, refuse
 from .dense import DenseModel
@@ -72,12 +72,6 @@ class LinearPart(nn.Module):
 
 class Model(DenseModel):
     rules = (Rename(r"\.(self_attn|mlp)\.linear_(?:attn|mlp)\.", r".\1.linear."),)
-
-    def names_at(self, args: Any, index: int) -> LayerNames:
-        mixes, feeds = (args.kind(part, index) != "none" for part in ("attention", "ffn"))
-        first = ("self_attn", "input_layernorm") if mixes else (None, None)
-        second = ("mlp", "post_attention_layernorm") if feeds else (None, None)
-        return LayerNames(first[0], second[0], first[1], None, second[1])
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
         if (kind := args.kind("attention", index)) != "full":

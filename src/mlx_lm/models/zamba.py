@@ -188,8 +188,8 @@ class Model(CausalLM):
         return (*super().weight_rules(), Drop(rf"layers\.({others or 'none'})\.{self.block_name}\."))
 
     def layer(self, args: Any, index: int) -> nn.Module:
-        names, norm = LayerNames("mamba", None, pre_feed_forward=None), partial(self.final_norm, args)
-        mamba = MambaLayer(mixer=self.mamba(args), feed_forward=None, norm=norm, names=names)
+        norm = partial(self.final_norm, args)
+        mamba = MambaLayer(mixer=self.mamba(args), norm=norm, names=LayerNames("mamba"))
         if index not in args.calls():
             return mamba
         heads, kv_heads, size = args.heads

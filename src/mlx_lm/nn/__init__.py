@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .moe import MoE, NestedRouter, Routing, SwitchGLU, SwitchMLP, in_expert_order, route
     from .mtp import NextTokenHead
     from .norm import GatedRMSNorm, HeadNorm, LayerNorm, RMSNorm, UnitRMSNorm
+    from .parameters import named
     from .rope import Rope, RopeParameters, make_rope
     from .sparse_mixer import SparseMixer
 
@@ -28,7 +29,7 @@ __all__ = [
     "MoE", "NestedRouter", "NextTokenHead", "NormedSumLayer", "OutProjAttention", "QuantizedEmbedding",
     "QuantizedHeadLinear", "QuantizedLinear", "QuantizedSwitchLinear", "RMSNorm", "Rope", "RopeParameters",
     "Routing", "SeparateDelta", "ShortConv", "SparseMixer", "SwitchGLU", "SwitchLinear", "SwitchMLP", "UnitRMSNorm",
-    "alibi_slopes", "delta_state_dtype", "in_expert_order", "make_rope", "route", "unit_heads",
+    "alibi_slopes", "delta_state_dtype", "in_expert_order", "make_rope", "named", "route", "unit_heads",
 ]  # fmt: skip
 
 __getattr__ = lookup(
@@ -46,6 +47,7 @@ __getattr__ = lookup(
         "moe": "MoE NestedRouter Routing SwitchGLU SwitchMLP in_expert_order route",
         "mtp": "NextTokenHead",
         "norm": "GatedRMSNorm HeadNorm LayerNorm RMSNorm UnitRMSNorm",
+        "parameters": "named",
         "rope": "Rope RopeParameters make_rope",
         "sparse_mixer": "SparseMixer",
     },

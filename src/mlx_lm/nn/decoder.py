@@ -22,10 +22,10 @@ class Mixer(Protocol):
 
 @dataclass(frozen=True)
 class LayerNames:
-    """Parameter names of a layer's parts; a norm that is None does not exist."""
+    """Parameter names of a layer's parts; a norm that is None does not exist, nor do those of a missing branch."""
 
-    mixer: str | None = "self_attn"
-    feed_forward: str | None = "mlp"
+    mixer: str = "self_attn"
+    feed_forward: str = "mlp"
     pre_mixer: str | None = "input_layernorm"
     post_mixer: str | None = None
     pre_feed_forward: str | None = "post_attention_layernorm"
@@ -62,7 +62,7 @@ class DecoderLayer(nn.Module):
         self,
         *,
         mixer: nn.Module | None,
-        feed_forward: nn.Module | None,
+        feed_forward: nn.Module | None = None,
         norm: Callable[[], nn.Module],
         names: LayerNames = PRE_NORM,
         residual_scale: float = 1.0,
@@ -72,11 +72,12 @@ class DecoderLayer(nn.Module):
         self._names = names
         self.residual_scale = residual_scale
         self.parallel = parallel
-        if mixer is not None and names.mixer:
+        self._mixes, self._feeds = mixer is not None, feed_forward is not None
+        if mixer is not None:
             self[names.mixer] = mixer
-        if feed_forward is not None and names.feed_forward:
+        if feed_forward is not None:
             self[names.feed_forward] = feed_forward
-        for name in names.norms():
+        for name in names.norms()[0 if self._mixes else 2 : 4 if self._feeds else 2]:
             if name:
                 self[name] = norm()
 
@@ -85,18 +86,17 @@ class DecoderLayer(nn.Module):
 
     def state_spec(self) -> StateSpec:
         """What the layer keeps for a sequence."""
-        name = self._names.mixer
-        return self[name].state_spec() if name and name in self else NoSpec()
+        return self[self._names.mixer].state_spec() if self._mixes else NoSpec()
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         n = self._names
         start = x
-        if n.mixer and n.mixer in self:
+        if self._mixes:
             h = self[n.pre_mixer](x) if n.pre_mixer else x
             h = self._mix(h, state)
             h = self[n.post_mixer](h) if n.post_mixer else h
             x = x + (h if self.residual_scale == 1.0 else h * self.residual_scale)
-        if n.feed_forward and n.feed_forward in self:
+        if self._feeds:
             h = start if self.parallel else x
             # A parallel layer with one norm feeds it to both branches.
             pre = n.pre_feed_forward or (n.pre_mixer if self.parallel else None)
@@ -108,11 +108,11 @@ class DecoderLayer(nn.Module):
 
     def _mix(self, x: mx.array, state: LayerState) -> mx.array:
         """The mixer's part; families with two mixers side by side override it."""
-        return self[str(self._names.mixer)](x, state)
+        return self[self._names.mixer](x, state)
 
     def _feed(self, x: mx.array) -> mx.array:
         """The feed-forward's part; families with two side by side override it."""
-        return self[str(self._names.feed_forward)](x)
+        return self[self._names.feed_forward](x)
 
 
 class NormedSumLayer(DecoderLayer):

@@ -218,10 +218,10 @@ class LayerRunner:
         if not isinstance(layer, DecoderLayer) or not _same(layer, DecoderLayer, "_mix", "_feed") or layer.parallel:
             return None
         n = layer._names
-        mixer, mlp = (layer.get(name) if name else None for name in (n.mixer, n.feed_forward))
+        mixer, mlp = layer.get(n.mixer), layer.get(n.feed_forward)
         if not isinstance(mixer, Attention) or not _same(mixer, Attention, "_project", "_place", "_attend"):
             return None
-        norms = [layer[name] if name else None for name in n.norms()]
+        norms = [layer.get(name or "") for name in n.norms()]
         o = mixer._options
         qk = [mixer[mixer.q_norm_name], mixer[mixer.k_norm_name]] if o.qk_norm is not None else [None, None]
         if any(m is not None and (type(m) is not RMSNorm or fused.traced(m.weight)) for m in (*norms, *qk)):
