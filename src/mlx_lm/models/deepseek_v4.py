@@ -209,7 +209,6 @@ class Model(DenseModel):
             hidden_size=args.hidden_size,
             num_heads=args.num_attention_heads,
             head_dim=args.head_dim,
-            rope_dim=args.qk_rope_head_dim,
             q_rank=args.q_lora_rank,
             window=args.sliding_window,
             rope=rope,

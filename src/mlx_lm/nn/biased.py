@@ -6,25 +6,18 @@ the first few. Source of ALiBi: https://arxiv.org/abs/2108.12409.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import mlx.core as mx
 
 from .. import kernels
 from ..kernels import KVView, visible
-from ..state import KVSpec, StateSpec
+from ..state import StateSpec
 from .attention import Attention, AttentionOptions
+from .rows import OrderedSpec, Position, Views, by_view, joined
 
 __all__ = ["AlibiAttention", "BiasedAttention", "alibi_slopes"]
 
 _Rule = Callable[[mx.array, mx.array, mx.array | None, KVView], mx.array | None]
-
-
-@dataclass(frozen=True)
-class _InOrder(KVSpec):
-    """Keys and values whose positions must be known: single tokens cannot be dropped."""
-
-    evictable = False
 
 
 class BiasedAttention(Attention):
@@ -32,27 +25,23 @@ class BiasedAttention(Attention):
 
     def state_spec(self) -> StateSpec:
         o = self._options
-        return _InOrder(o.num_kv_heads, o.head_dim, o.head_dim, o.window)
+        return OrderedSpec(o.num_kv_heads, o.head_dim, o.head_dim, o.window)
 
     def rule(self, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView) -> mx.array | None:
         """The mask for positions query (L, 1) and key (1, T), of which `seen` (L, T) come before: bool or addends."""
         raise NotImplementedError
 
     @staticmethod
-    def key_positions(view: KVView, end: int | mx.array) -> mx.array:
+    def key_positions(view: KVView, end: Position) -> mx.array:
         """Positions (1, T) of the keys that a view holds when `end` tokens have been seen."""
         held = view.keys.shape[2]
         index = mx.arange(held)[None]
         return mx.where(index < view.keep, index, index + (end - held)) if view.keep else index + (end - held)
 
-    def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
-        if len(views) == 1:
-            return self._biased(queries, views[0], position, self.rule)
-        starts = [position if isinstance(position, int) else position[i] for i in range(len(views))]
-        rows = [self._biased(queries[i : i + 1], v, starts[i], self.rule) for i, v in enumerate(views)]
-        return mx.concatenate(rows, axis=0)
+    def _attend(self, queries: mx.array, views: Views, position: Position) -> mx.array:
+        return joined([self._biased(q, view, start, self.rule) for view, start, q in by_view(views, position, queries)])
 
-    def _biased(self, queries: mx.array, view: KVView, start: int | mx.array, rule: _Rule) -> mx.array:
+    def _biased(self, queries: mx.array, view: KVView, start: Position, rule: _Rule) -> mx.array:
         """Attention of queries (b, H, L, D) from position `start` on over one view."""
         length, held = queries.shape[2], view.keys.shape[2]
         key = self.key_positions(view, start + length)

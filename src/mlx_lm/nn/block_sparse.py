@@ -19,6 +19,8 @@ from .biased import BiasedAttention
 from .indexed import best_of
 from .linear import Linear
 from .norm import RMSNorm
+from .rope import rotate_each
+from .rows import Position, attend_vectors, by_view, joined, vector_sizes, vectors_of
 
 __all__ = ["BlockAttention", "BlockOptions", "PooledBlockAttention"]
 
@@ -77,8 +79,7 @@ class BlockAttention(BiasedAttention):
         self._blocks, self._local = blocks.top_k, blocks.local
 
     def state_spec(self) -> StateSpec:
-        half = self._index_dim // 2
-        return ListSpec((super().state_spec(), KVSpec(1, half, half)))
+        return ListSpec((super().state_spec(), KVSpec(1, *vector_sizes(self._index_dim))))
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         position = offsets(state)
@@ -86,18 +87,14 @@ class BlockAttention(BiasedAttention):
         queries, keys = self._place(queries, keys, position)
         index_queries, index_keys = self._index(x, position)
         views = attend_states(part(state, 0), keys, values)
-        first, second = mx.split(index_keys, 2, axis=-1)
-        chosen = attend_states(part(state, 1), first, second)
+        each = by_view(views, position, queries, index_queries)
         rows = []
-        for i, (view, keyed) in enumerate(zip(views, chosen, strict=True)):
-            one = slice(None) if len(views) == 1 else slice(i, i + 1)
-            start = position if isinstance(position, int) else position[i]
-            rule = partial(self._best_blocks, index_queries[one], keyed)
-            rows.append(self._biased(queries[one], view, start, rule))
-        out = (rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)).transpose(0, 2, 1, 3).flatten(2)
+        for keyed, (view, start, own, index) in zip(attend_vectors(part(state, 1), index_keys), each, strict=True):
+            rows.append(self._biased(own, view, start, partial(self._best_blocks, index, keyed)))
+        out = joined(rows).transpose(0, 2, 1, 3).flatten(2)
         return self.o_proj(out if gate is None else self._gated(out, gate))
 
-    def _index(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
+    def _index(self, x: mx.array, position: Position) -> tuple[mx.array, mx.array]:
         """The indexer's queries (B, Hi, L, d) and keys (B, 1, L, d)."""
         index = self.indexer
         queries, keys = (
@@ -107,15 +104,9 @@ class BlockAttention(BiasedAttention):
         return self._place(queries, keys, position)
 
     def _best_blocks(
-        self,
-        queries: mx.array,
-        keyed: KVView,
-        query: mx.array,
-        key: mx.array,
-        seen: mx.array | None,
-        view: KVView,
+        self, queries: mx.array, keyed: KVView, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView
     ) -> mx.array | None:
-        scores = queries.astype(mx.float32) @ _whole(keyed).astype(mx.float32).swapaxes(-1, -2)
+        scores = queries.astype(mx.float32) @ vectors_of(keyed).astype(mx.float32).swapaxes(-1, -2)
         if seen is not None:
             scores = mx.where(seen, scores, -mx.inf)
         # Blocks are counted from the first one held; what a limited state keeps for ever counts as block 0.
@@ -142,7 +133,7 @@ class PooledBlockAttention(BlockAttention):
 
     indexer_type = JointIndexer
 
-    def _index(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
+    def _index(self, x: mx.array, position: Position) -> tuple[mx.array, mx.array]:
         """Placed queries, and keys that are neither normalized nor placed: their means will be."""
         both = mx.unflatten(self.indexer.index_qk_proj(x), -1, (-1, self._index_dim)).transpose(0, 2, 1, 3)
         queries = self.indexer.q_layernorm(both[:, :-1])
@@ -156,13 +147,13 @@ class PooledBlockAttention(BlockAttention):
         count = total // size
         if count <= self._blocks:
             return seen
-        means = self._means(_whole(keyed)[:, 0, : count * size], key[0, : count * size : size])
+        means = self._means(vectors_of(keyed)[:, 0, : count * size], key[0, : count * size : size])
         scores = mx.maximum(queries.astype(mx.float32) @ means.astype(mx.float32).swapaxes(-1, -2), 0).sum(axis=1)
         if seen is None:  # a single query, at the end
             return self._tokens(best_of(scores, self._blocks), total)
-        whole = seen[:, size - 1 : count * size : size]
-        best = best_of(mx.where(whole, scores, -mx.inf), self._blocks)
-        return self._tokens(best | ~whole, total) & seen
+        complete = seen[:, size - 1 : count * size : size]
+        best = best_of(mx.where(complete, scores, -mx.inf), self._blocks)
+        return self._tokens(best | ~complete, total) & seen
 
     def _tokens(self, blocks: mx.array, total: int) -> mx.array:
         """Tokens (b, 1, L, total) of the chosen blocks (b, L, n), and those after the last block."""
@@ -171,13 +162,6 @@ class PooledBlockAttention(BlockAttention):
 
     def _means(self, keys: mx.array, starts: mx.array) -> mx.array:
         """Keys (b, n*size, d) of blocks whose first tokens stand at `starts` (n,) -> (b, 1, n, d)."""
-        batch, dim, rope = keys.shape[0], keys.shape[-1], self._options.rope
         means = mx.unflatten(keys.astype(mx.float32), 1, (-1, self._size)).mean(axis=2).astype(keys.dtype)
-        means = self.indexer.k_layernorm(means)
-        if rope is not None:
-            means = rope(means.reshape(-1, 1, 1, dim), mx.tile(starts, batch))
-        return means.reshape(batch, 1, -1, dim)
-
-
-def _whole(view: KVView) -> mx.array:
-    return mx.concatenate(view.dense(), axis=-1)
+        means, rope = self.indexer.k_layernorm(means)[:, None], self._options.rope
+        return means if rope is None else rotate_each(rope, means, starts)

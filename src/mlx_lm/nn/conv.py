@@ -7,7 +7,7 @@ from .. import kernels
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .linear import Linear
 
-__all__ = ["CausalConv", "ShortConv", "after_tail"]
+__all__ = ["CausalConv", "ShortConv", "after_tail", "tailed"]
 
 
 def after_tail(x: mx.array, kept: int, state: LayerState) -> mx.array:
@@ -15,11 +15,16 @@ def after_tail(x: mx.array, kept: int, state: LayerState) -> mx.array:
 
     The last `kept` of all become the one array of the state.
     """
-    tail = gather_slot(state, 0)
-    tail = mx.zeros((x.shape[0], kept, *x.shape[2:]), x.dtype) if tail is None else tail
-    both = mx.concatenate([tail, x], axis=1)
-    scatter_slots(state, [both[:, x.shape[1] :]], x.shape[1])
+    both = tailed(x, kept, state) if kept else x
+    scatter_slots(state, [both[:, x.shape[1] :]] if kept else [], x.shape[1])
     return both
+
+
+def tailed(x: mx.array, kept: int, state: LayerState, slot: int = 0) -> mx.array:
+    """As `after_tail`, for array `slot` of a state that is written by the caller."""
+    tail = gather_slot(state, slot)
+    tail = mx.zeros((x.shape[0], kept, *x.shape[2:]), x.dtype) if tail is None else tail.astype(x.dtype)
+    return mx.concatenate([tail, x], axis=1)
 
 
 class CausalConv(nn.Module):
@@ -40,6 +45,12 @@ class CausalConv(nn.Module):
         """y (B, L, C) and the next state (B, K-1, C)."""
         return kernels.causal_conv(x, self["weight"], self.get("bias"), state)
 
+    def alone(self, x: mx.array, state: LayerState) -> mx.array:
+        """y (B, L, C) with the layer's own state, of which the convolution is all."""
+        y, tail = self(x, gather_slot(state, 0))
+        scatter_slots(state, [tail], x.shape[1])
+        return y
+
 
 class ShortConv(nn.Module):
     """out(c * conv(b * x)) with b, c and x projected from the input (B, L, D); `bias` is on all three layers.
@@ -59,6 +70,4 @@ class ShortConv(nn.Module):
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         b, c, x = mx.split(self.in_proj(x), 3, axis=-1)
-        y, tail = self.conv(b * x, gather_slot(state, 0))
-        scatter_slots(state, [tail], x.shape[1])
-        return self.out_proj(c * y)
+        return self.out_proj(c * self.conv.alone(b * x, state))

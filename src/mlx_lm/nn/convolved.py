@@ -21,7 +21,7 @@ from ..state import (
     scatter_slots,
 )
 from .attention import AttentionOptions
-from .conv import CausalConv
+from .conv import CausalConv, tailed
 from .linear import Linear
 
 __all__ = ["ConvolvedAttention"]
@@ -72,9 +72,7 @@ class Projections(nn.Module):
         share = o.num_heads // o.num_kv_heads
         queries = (queries + mx.repeat(keys, share, axis=2)) * 0.5
         keys = mx.unflatten(queries, 2, (-1, share)).mean(axis=3)
-        tail = gather_slot(state, 0)
-        tail = mx.zeros((x.shape[0], self._late, both.shape[-1]), both.dtype) if tail is None else tail
-        both = mx.concatenate([tail, both], axis=1)
+        both = tailed(both, self._late, state)
         mixed = self.conv_qk_grouped(self._depthwise(both))
         mixed = mx.unflatten(mixed, -1, (-1, o.head_dim))
         now, late = self.v_proj_current(x), self.v_proj_delayed(x)

@@ -7,13 +7,13 @@ only. Source: DeepSeek-V4.1, https://huggingface.co/deepseek-ai/DeepSeek-V4.1-Fl
 from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from .compressed import CompressedOptions, finished, row_of, turned
-from .indexed import best_of, rectified
+from .compressed import CompressedOptions, finished, turned
+from .indexed import Scorer, best_of, positions_of, rectified
 from .linear import Linear
 from .norm import RMSNorm
 from .rounding import rounded_fp4
+from .rows import Position, row_of
 
 __all__ = ["EntryIndexer", "Shared", "Sharing"]
 
@@ -53,33 +53,29 @@ class Shared:
     pool: list[mx.array | None] = field(default_factory=list)
 
 
-class EntryIndexer(nn.Module):
+class EntryIndexer(Scorer):
     """Chooses entries by the sum of rectified products of all its heads."""
 
     def __init__(self, o: CompressedOptions, sharing: Sharing):
-        super().__init__()
+        super().__init__(o.hidden_size, o.q_rank, o.index_heads, o.index_dim)
         self._options, self._sharing = o, sharing
-        self.q_b_proj = Linear(o.q_rank, o.index_heads * o.index_dim, bias=False)
-        self.weights_proj = Linear(o.hidden_size, o.index_heads, bias=False)
         if sharing.makes:
             self.k_proj = Linear(o.head_dim, o.index_dim, bias=False)
             self.k_norm = RMSNorm(o.index_dim, o.norm_eps)
 
     def __call__(
-        self, x: mx.array, compressed: mx.array, shared: Shared, position: int | mx.array, starts: list[int]
+        self, x: mx.array, compressed: mx.array, shared: Shared, position: Position, starts: list[int]
     ) -> Shared:
         o, s = self._options, self._sharing
         pools = shared.pool or [None] * len(starts)
+        done = [finished(e, start, x.shape[1], o.rate) for e, start in zip(shared.entries, starts, strict=True)]
         if all(p is None for p in pools) and all(k.shape[2] <= self._least for k in shared.keys):
-            done = (finished(e, start, x.shape[1], o.rate) for e, start in zip(shared.entries, starts, strict=True))
             return replace(shared, read=list(zip(shared.entries, done, strict=True)), pool=pools)
-        q = mx.unflatten(self.q_b_proj(compressed), -1, (o.index_heads, -1)).transpose(0, 2, 1, 3)
-        q = rounded_fp4(turned(q, o.rope, o.rope_dim, position)).astype(mx.float32)
-        weights = self.weights_proj(x).astype(mx.float32) * (o.index_heads * o.index_dim) ** -0.5
-        read, marked = [], []
-        for i, start in enumerate(starts):
+        q, weights = self.weighed(x, compressed)
+        q, read, marked = rounded_fp4(turned(q, o.rope, position)), [], []
+        for i, keys in enumerate(shared.keys):
             row = row_of(len(starts), i)
-            mask, pool = self._choose(q[row], weights[row], shared.keys[i], pools[i], start)
+            mask, pool = self._choose(q[row], weights[row], keys, pools[i], done[i])
             read.append(self._gathered(shared.entries[i], mask))
             marked.append(pool if s.pool else pools[i])
         return replace(shared, read=read, pool=marked)
@@ -91,11 +87,11 @@ class EntryIndexer(nn.Module):
         return min(self._options.index_topk, s.pool * s.block) if s.pool else self._options.index_topk
 
     def _choose(
-        self, q: mx.array, weights: mx.array, keys: mx.array, pool: mx.array | None, start: int
+        self, q: mx.array, weights: mx.array, keys: mx.array, pool: mx.array | None, done: mx.array
     ) -> tuple[mx.array, mx.array | None]:
         """Queries (b, H, L, d), weights (b, L, H) and keys (b, 1, T, d) -> masks (b, L, T): read, and the pool."""
         s, top_k, total = self._sharing, self._options.index_topk, keys.shape[2]
-        done, masks, marks = finished(keys, start, q.shape[2], self._options.rate), [], []
+        masks, marks = [], []
         for some, scores in rectified(q, keys, weights):
             scores = mx.where(done[some], scores, -mx.inf)
             if s.pool and total > s.pool * s.block:
@@ -121,6 +117,6 @@ class EntryIndexer(nn.Module):
         top_k = self._options.index_topk
         if mask.shape[1] > 1 or entries.shape[2] <= top_k:
             return entries, mask
-        at = mx.stop_gradient(mx.sort(mx.argpartition(~mask[:, 0], kth=top_k - 1, axis=-1)[:, :top_k], axis=-1))
+        at = positions_of(mask, top_k)
         entries = mx.take_along_axis(entries, at[:, None, :, None], axis=2)
         return entries, mx.take_along_axis(mask, at[:, None], axis=-1)

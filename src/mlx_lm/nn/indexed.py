@@ -13,13 +13,14 @@ import mlx.nn as nn
 
 from .. import kernels
 from ..kernels import KVView, visible
-from ..state import KVSpec, LayerState, ListSpec, StateSpec, attend_states, offsets, part
+from ..state import LayerState, ListSpec, StateSpec, attend_states, offsets, part
 from .latent import LatentAttention, LatentOptions
 from .linear import Linear
 from .norm import LayerNorm
 from .rope import Rope
+from .rows import OrderedSpec, Position, Views, attend_vectors, by_view, joined, vector_sizes, vectors_of
 
-__all__ = ["Chosen", "IndexOptions", "IndexedLatentAttention", "best_of", "rectified"]
+__all__ = ["Chosen", "IndexOptions", "IndexedLatentAttention", "Scorer", "best_of", "positions_of", "rectified"]
 
 _SCORE_BYTES = 256 << 20  # scores of all the indexer's heads at a time
 
@@ -46,60 +47,63 @@ class IndexOptions:
     norm_eps: float = 1e-6
 
 
-@dataclass(frozen=True)
-class _InOrder(KVSpec):
-    """Two states that must hold the same tokens: single ones cannot be dropped."""
+class Scorer(nn.Module):
+    """Scores of keys, from the layer's input (B, L, D) and its compressed queries (B, L, R)."""
 
-    evictable = False
+    queries_name = "q_b_proj"
+
+    def __init__(self, hidden_size: int, q_rank: int, heads: int, dim: int):
+        super().__init__()
+        self._heads, self._factor = heads, (heads * dim) ** -0.5
+        self[self.queries_name] = Linear(q_rank, heads * dim, bias=False)
+        self.weights_proj = Linear(hidden_size, heads, bias=False)
+
+    def weighed(self, x: mx.array, compressed: mx.array) -> tuple[mx.array, mx.array]:
+        """Queries (B, H, L, d), not yet rotated, and the heads' weights (B, L, H), float32."""
+        queries = mx.unflatten(self[self.queries_name](compressed), -1, (self._heads, -1)).transpose(0, 2, 1, 3)
+        return queries, self.weights_proj(x).astype(mx.float32) * self._factor
 
 
-class Indexer(nn.Module):
-    """Chooses keys from the layer's input (B, L, D) and its compressed queries (B, L, R)."""
+class Indexer(Scorer):
+    """Chooses keys."""
+
+    queries_name = "wq_b"
 
     def __init__(self, hidden_size: int, q_rank: int, options: IndexOptions):
-        super().__init__()
+        super().__init__(hidden_size, q_rank, options.num_heads, options.head_dim)
         self._options = options
-        self.wq_b = Linear(q_rank, options.num_heads * options.head_dim, bias=False)
         self.wk = Linear(hidden_size, options.head_dim, bias=False)
         self.k_norm = LayerNorm(options.head_dim, options.norm_eps)
-        self.weights_proj = Linear(hidden_size, options.num_heads, bias=False)
 
     def state_spec(self) -> StateSpec:
         """The index keys, kept in two halves."""
-        half = self._options.head_dim // 2
-        return _InOrder(1, half, half)
+        return OrderedSpec(1, *vector_sizes(self._options.head_dim))
 
     def __call__(self, x: mx.array, compressed: mx.array, state: LayerState) -> Chosen:
         o = self._options
         position = offsets(state)
         keys = self.k_norm(self.wk(x))[:, None]
-        keys = keys if o.rope is None else o.rope(keys, position)
-        first, second = mx.split(keys, 2, axis=-1)
-        views = attend_states(state, first, second)
+        views = attend_vectors(state, keys if o.rope is None else o.rope(keys, position))
         if all(view.keys.shape[2] <= o.top_k for view in views):
             return [None] * len(views)
-        queries = mx.unflatten(self.wq_b(compressed), -1, (o.num_heads, -1)).transpose(0, 2, 1, 3)
+        queries, weights = self.weighed(x, compressed)
         queries = queries if o.rope is None else o.rope(queries, position)
-        weights = self.weights_proj(x).astype(mx.float32) * (o.num_heads * o.head_dim) ** -0.5
-        queries = queries.astype(mx.float32)
-        if len(views) == 1:
-            return [self._choose(queries, weights, views[0])]
-        return [self._choose(queries[i : i + 1], weights[i : i + 1], v) for i, v in enumerate(views)]
+        return [self._choose(*each) for each in by_view(views, position, queries, weights)]
 
-    def _choose(self, queries: mx.array, weights: mx.array, view: KVView) -> mx.array | None:
+    def _choose(self, view: KVView, start: Position, queries: mx.array, weights: mx.array) -> mx.array | None:
         """Queries (b, H, L, d) and weights (b, L, H) over one view."""
         top_k, length, total = self._options.top_k, queries.shape[2], view.keys.shape[2]
         if total <= top_k:
             return None
         seen = visible(length, total, view.window, view.keep)
         masks = []
-        for some, scores in rectified(queries, mx.concatenate(view.dense(), axis=-1), weights):
+        for some, scores in rectified(queries, vectors_of(view), weights):
             scores = scores if seen is None else mx.where(seen[some], scores, -mx.inf)
             mask = best_of(scores, top_k)
             if length == 1 and seen is None:
-                return mx.sort(mx.argpartition(~mask[:, 0], kth=top_k - 1, axis=-1)[:, :top_k], axis=-1)
+                return positions_of(mask, top_k)
             masks.append(mask if seen is None else mask & seen[some])
-        return (masks[0] if len(masks) == 1 else mx.concatenate(masks, axis=1))[:, None]
+        return joined(masks, axis=1)[:, None]
 
 
 class IndexedLatentAttention(LatentAttention):
@@ -114,7 +118,7 @@ class IndexedLatentAttention(LatentAttention):
 
     def state_spec(self) -> StateSpec:
         o = self._options
-        latents = _InOrder(1, o.kv_rank, o.rope_dim, o.window, latent=True)
+        latents = OrderedSpec(1, o.kv_rank, o.rope_dim, o.window, latent=True)
         return ListSpec((latents, self.indexer.state_spec())) if self._chooses else latents
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
@@ -137,45 +141,46 @@ class IndexedLatentAttention(LatentAttention):
         return self.q_b_proj(compressed), self._gate(x)
 
     def _attend_chosen(
-        self, queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...], chosen: Chosen | None
+        self, queries: mx.array, rope_queries: mx.array, views: Views, chosen: Chosen | None
     ) -> mx.array:
         if chosen is None or all(c is None for c in chosen):
             return self._attend(queries, rope_queries, views)
-        rows = []
-        for i, (view, keep) in enumerate(zip(views, chosen, strict=True)):
-            row = slice(None) if len(views) == 1 else slice(i, i + 1)
-            rows.append(self._attend_view(queries[row], rope_queries[row], view, keep))
-        return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
+        each = zip(by_view(views, 0, queries, rope_queries), chosen, strict=True)
+        return joined([self._attend_view(view, keep, *own) for (view, _, *own), keep in each])
 
-    def _attend_view(self, queries: mx.array, rope_queries: mx.array, view: KVView, keep: mx.array | None) -> mx.array:
+    def _attend_view(self, view: KVView, keep: mx.array | None, queries: mx.array, rope_queries: mx.array) -> mx.array:
         if keep is None:
             return self._attend(queries, rope_queries, (view,))
         latents, rope_keys = (s.astype(queries.dtype) for s in view.dense())
         if keep.ndim == 2:  # a single query: only the chosen keys are read
-            at = mx.stop_gradient(keep)[:, None, :, None]
+            at = keep[:, None, :, None]
             latents, rope_keys = (mx.take_along_axis(s, at, axis=2) for s in (latents, rope_keys))
             return self._attend(queries, rope_queries, (KVView(latents, rope_keys),))
-        key_weights, value_weights = self._absorbed(queries.shape[2])
-        if key_weights is None or value_weights is None:
-            whole = mx.concatenate([queries, rope_queries], axis=-1)
-            return self._expanded_row(whole, latents, rope_keys, KVView(latents, rope_keys), keep)
-        whole = mx.concatenate([key_weights.to_latent(queries), rope_queries], axis=-1)
+        absorbed = self._absorbed(queries.shape[2])
+        if absorbed is None:
+            return self._expanded_row(mx.concatenate([queries, rope_queries], axis=-1), view, keep)
+        whole = mx.concatenate([absorbed[0].to_latent(queries), rope_queries], axis=-1)
         shared = KVView(mx.concatenate([latents, rope_keys], axis=-1), latents)
         out = kernels.attention(whole, (shared,), scale=self._options.scale, sinks=self.get("sinks"), mask=keep)
-        return value_weights.from_latent(out)
+        return absorbed[1].from_latent(out)
 
 
 def rectified(queries: mx.array, keys: mx.array, weights: mx.array) -> Iterator[tuple[slice, mx.array]]:
     """Scores (b, l, T), some queries at a time: sums by `weights` (b, L, H) of all heads' rectified products.
 
-    Queries are (b, H, L, d), float32, and keys (b, 1, T, d); the slice says which queries they are.
+    Queries are (b, H, L, d) and keys (b, 1, T, d); the slice says which queries they are.
     """
     across = keys.astype(mx.float32).swapaxes(-1, -2)
     step = max(1, _SCORE_BYTES // max(1, 4 * keys.shape[2] * queries.shape[0] * queries.shape[1]))
     for start in range(0, queries.shape[2], step):
         some = slice(start, start + step)
-        scores = mx.maximum(queries[:, :, some] @ across, 0)  # (b, H, l, T)
+        scores = mx.maximum(queries[:, :, some].astype(mx.float32) @ across, 0)  # (b, H, l, T)
         yield some, (weights[:, some].transpose(0, 2, 1)[..., None] * scores).sum(axis=1)
+
+
+def positions_of(mask: mx.array, count: int) -> mx.array:
+    """The positions (b, count) that a mask (b, 1, T) of a single query has, in order."""
+    return mx.stop_gradient(mx.sort(mx.argpartition(~mask[:, 0], kth=count - 1, axis=-1)[:, :count], axis=-1))
 
 
 def best_of(scores: mx.array, count: int) -> mx.array:

@@ -15,7 +15,7 @@ from .. import kernels
 from ..kernels import fused, native
 from ..kernels.linear import can_interleave, deinterleave, interleave, interleaved_rows
 
-__all__ = ["Interleaved", "interleave_weights", "interleaved"]
+__all__ = ["Interleaved", "interleave_weights", "interleaved", "packing"]
 
 _NAMES = ("weight", "scales", "biases")
 
@@ -28,9 +28,7 @@ class Interleaved:
     plain: tuple[mx.array, ...]
     marks: tuple[Any, ...]
     parts: tuple[mx.array, ...]
-    group_size: int
-    bits: int
-    mode: str
+    packing: dict[str, Any]
 
     def stands_for(self, module: nn.Module) -> bool:
         """Whether the layer still has the arrays that were regrouped."""
@@ -49,34 +47,27 @@ class Interleaved:
         """x (..., D) -> (..., V)."""
         if len(self.parts) == 1:
             return kernels.matmul(x, self.parts[0], interleaved=True)
-        return kernels.quantized_matmul(
-            x, *self.parts, group_size=self.group_size, bits=self.bits, mode=self.mode, interleaved=True
-        )
+        return kernels.quantized_matmul(x, *self.parts, **self.packing, interleaved=True)
 
     def gathered(self, x: mx.array, indices: mx.array) -> mx.array:
         """x (..., M, K) through the experts of indices (...) -> (..., M, N)."""
         if len(self.parts) == 1:
             return kernels.gather_matmul(x, self.parts[0], indices, interleaved=True)
-        w, scales, *biases = self.parts
-        return kernels.gather_quantized_matmul(
-            x,
-            w,
-            scales,
-            biases[0] if biases else None,
-            indices,
-            group_size=self.group_size,
-            bits=self.bits,
-            mode=self.mode,
-            interleaved=True,
-        )
+        w, scales, *rest = self.parts
+        options = {**self.packing, "interleaved": True}
+        return kernels.gather_quantized_matmul(x, w, scales, rest[0] if rest else None, indices, **options)
 
     def rows(self, ids: mx.array) -> mx.array:
         """Rows (..., D) of the matrix."""
         if len(self.parts) == 1:
             return interleaved_rows(self.parts[0], ids)
-        words, *rest = (interleaved_rows(p, ids, dense=False) for p in self.parts)
-        biases = rest[1] if len(rest) > 1 else None
-        return mx.dequantize(words, rest[0], biases, self.group_size, self.bits, self.mode)
+        words, scales, *rest = (interleaved_rows(p, ids, dense=False) for p in self.parts)
+        return mx.dequantize(words, scales, rest[0] if rest else None, **self.packing)
+
+
+def packing(layer: Any) -> dict[str, Any]:
+    """How a layer's weights are packed, as the kernels' options."""
+    return {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
 
 
 def interleaved(module: nn.Module) -> Interleaved | None:
@@ -110,7 +101,6 @@ def _install(module: nn.Module, parts: tuple[mx.array, ...]) -> Interleaved:
     plain = tuple(deinterleave(p, dense=len(parts) == 1) for p in parts)
     for name, array in zip([n for n in _NAMES if n in module], plain, strict=True):
         module[name] = array
-    group_size, bits = getattr(module, "group_size", 0), getattr(module, "bits", 0)
     marks = tuple(fused.mark(p) for p in plain)
-    module.interleaved = Interleaved(plain, marks, parts, group_size, bits, getattr(module, "mode", "dense"))
+    module.interleaved = Interleaved(plain, marks, parts, packing(module) if len(parts) > 1 else {})
     return module.interleaved

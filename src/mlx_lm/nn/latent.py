@@ -7,6 +7,7 @@ weights as they are stored, dense or packed. Source: DeepSeek-V2, https://arxiv.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import mlx.core as mx
@@ -15,9 +16,11 @@ import mlx.nn as nn
 from .. import kernels
 from ..kernels import KVView
 from ..state import KVSpec, LayerState, StateSpec, attend_states, offsets
-from .linear import Linear, QuantizedLinear, SwitchLinear
+from .interleaved import packing
+from .linear import Linear, Packed, QuantizedLinear, SwitchLinear
 from .norm import RMSNorm
 from .rope import Rope
+from .rows import Position, Views, by_view, joined
 
 __all__ = ["HeadLinear", "LatentAttention", "LatentOptions", "QuantizedHeadLinear"]
 
@@ -134,25 +137,22 @@ class LatentAttention(nn.Module):
         out = heads.transpose(0, 2, 1, 3).flatten(2)
         return self[self.out_name](out if gate is None else out * mx.sigmoid(gate).astype(out.dtype))
 
-    def _attend(self, queries: mx.array, rope_queries: mx.array, views: tuple[KVView, ...]) -> mx.array:
+    def _attend(self, queries: mx.array, rope_queries: mx.array, views: Views) -> mx.array:
         """Query parts (B, H, L, nope) and (B, H, L, rope) over the rows' views -> (B, H, L, value)."""
-        key_weights, value_weights = self._absorbed(queries.shape[2])
-        if key_weights is not None and value_weights is not None:
-            queries = key_weights.to_latent(queries)
-            sinks = self.get("sinks")
-            latents = kernels.latent_attention(queries, rope_queries, views, scale=self._options.scale, sinks=sinks)
-            return value_weights.from_latent(latents)
-        return self._expanded(mx.concatenate([queries, rope_queries], axis=-1), views)
+        absorbed = self._absorbed(queries.shape[2])
+        if absorbed is None:
+            return self._expanded(mx.concatenate([queries, rope_queries], axis=-1), views)
+        options = {"scale": self._options.scale, "sinks": self.get("sinks")}
+        latents = kernels.latent_attention(absorbed[0].to_latent(queries), rope_queries, views, **options)
+        return absorbed[1].from_latent(latents)
 
-    def _project(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    def _project(self, x: mx.array, position: Position) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         """Query parts (B, H, L, nope) and (B, H, L, rope), latents (B, 1, L, R), rotary keys (B, 1, L, rope)."""
         whole = self._options.q_rank is None
         q = self.q_proj(x) if whole else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
         return self._parts(q, x, position)
 
-    def _parts(
-        self, q: mx.array, x: mx.array, position: int | mx.array
-    ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    def _parts(self, q: mx.array, x: mx.array, position: Position) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         """As `_project`, from the queries of all heads (B, L, H*(nope+rope))."""
         o = self._options
         q = q.reshape(*x.shape[:2], o.num_heads, -1).transpose(0, 2, 1, 3)
@@ -167,66 +167,65 @@ class LatentAttention(nn.Module):
         latents, rope_keys = mx.split(self.kv_a_proj_with_mqa(x)[:, None], [self._options.kv_rank], axis=-1)
         return self.kv_a_layernorm(latents), rope_keys
 
-    def _absorbed(self, length: int) -> "tuple[_HeadWeights | None, _HeadWeights | None]":
+    def _absorbed(self, length: int) -> "tuple[_HeadWeights, _HeadWeights] | None":
         """The per-head matrices where `length` queries attend to the latents themselves, else None."""
-        return self._head_weights() if length <= _ABSORB_UP_TO else (None, None)
+        return self._head_weights() if length <= _ABSORB_UP_TO else None
 
-    def _head_weights(self) -> "tuple[_HeadWeights | None, _HeadWeights | None]":
+    def _head_weights(self) -> "tuple[_HeadWeights, _HeadWeights] | None":
         """The per-head matrices for keys and for values; None where a layer was replaced (by an adapter)."""
         o = self._options
-        if o.split:
-            keys, values = _weights_of(self.embed_q), _weights_of(self.unembed_out)
-            return keys and replace(keys, to_latent_form=True), values
-        fused = _weights_of(self.kv_b_proj)
-        if fused is None:
-            return None, None
-        fused = fused.by_head(o.num_heads)
-        return fused.rows(0, o.nope_dim), fused.rows(o.nope_dim, o.nope_dim + o.value_dim)
+        layers = (self.embed_q, self.unembed_out) if o.split else (self.kv_b_proj,)
+        if any(type(layer) not in _OWN_LAYERS for layer in layers):
+            return None
+        first, *rest = map(_weights_of, layers)
+        if rest:
+            return replace(first, to_latent_form=True), rest[0]
+        fused = first.each(lambda a: a.reshape(o.num_heads, -1, a.shape[-1]))
+        return fused.each(lambda a: a[:, : o.nope_dim]), fused.each(lambda a: a[:, o.nope_dim :])
 
-    def _expanded(self, queries: mx.array, views: tuple[KVView, ...]) -> mx.array:
+    def _expanded(self, queries: mx.array, views: Views) -> mx.array:
         """Attention over expanded keys and values: queries (B, H, L, nope+rope) -> (B, H, L, value)."""
-        rows = []
-        for i, view in enumerate(views):
-            own = queries if len(views) == 1 else queries[i : i + 1]
-            latents, rope_keys = (a.astype(own.dtype) for a in view.dense())
-            rows.append(self._expanded_row(own, latents, rope_keys, view))
-        return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
+        return joined([self._expanded_row(own, view) for view, _, own in by_view(views, 0, queries)])
 
-    def _expanded_row(
-        self,
-        queries: mx.array,
-        latents: mx.array,
-        rope_keys: mx.array,
-        view: KVView,
-        mask: mx.array | None = None,
-    ) -> mx.array:
+    def _expanded_row(self, queries: mx.array, view: KVView, mask: mx.array | None = None) -> mx.array:
         """Attention to what `view` says is seen, or instead to what `mask` (b, 1, L, T) says."""
         o = self._options
+        latents, rope_keys = (a.astype(queries.dtype) for a in view.dense())
         batch, _, total, _ = latents.shape
         size = (o.nope_dim + o.rope_dim + o.value_dim) * batch * total * latents.itemsize
-        group = max(1, min(o.num_heads, _EXPANDED_BYTES // size))
-        key_weights, value_weights = self._head_weights()
-        whole = None  # by an adapter's layer, which gives all heads at once
-        if key_weights is None or value_weights is None:
+        group = max(1, _EXPANDED_BYTES // size)
+        weights, whole = self._head_weights(), latents
+        if weights is None:  # an adapter's layer gives all heads at once
             whole = self.kv_b_proj(latents[:, 0]).reshape(batch, total, o.num_heads, -1).transpose(0, 2, 1, 3)
         out = []
         for start in range(0, o.num_heads, group):
-            heads = slice(start, min(start + group, o.num_heads))
-            if whole is not None:
+            heads = slice(start, start + group)
+            if weights is None:
                 keys, values = mx.split(whole[:, heads], [o.nope_dim], axis=-1)
             else:
-                assert key_weights is not None and value_weights is not None
-                keys = key_weights.heads(heads).from_latent(latents)
-                values = value_weights.heads(heads).from_latent(latents)
+                keys, values = (one.each(itemgetter(heads)).from_latent(latents) for one in weights)
             shared = mx.broadcast_to(rope_keys, (batch, keys.shape[1], total, o.rope_dim))
             seen = KVView(mx.concatenate([keys, shared], axis=-1), values, view.window, view.keep)
             sinks = self.sinks[heads] if o.sinks else None
             out.append(kernels.attention(queries[:, heads], (seen,), scale=o.scale, sinks=sinks, mask=mask))
-        return out[0] if len(out) == 1 else mx.concatenate(out, axis=1)
+        return joined(out, axis=1)
+
+
+class QuantizedHeadLinear(Packed):
+    """`HeadLinear` with weights packed by `mx.quantize`."""
+
+    def __init__(self, layer: "HeadLinear", group_size: int | None, bits: int | None, mode: str):
+        super().__init__()
+        self.pack(layer.weight, group_size, bits, mode)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return _weights_of(self).from_latent(x)
 
 
 class HeadLinear(SwitchLinear):
     """One matrix per head: weight (H, output_dims, input_dims), x (B, H, L, input_dims)."""
+
+    make_packed = QuantizedHeadLinear
 
     def __init__(self, input_dims: int, output_dims: int, num_heads: int):
         super().__init__(input_dims, output_dims, num_heads, bias=False)
@@ -234,61 +233,20 @@ class HeadLinear(SwitchLinear):
     def __call__(self, x: mx.array) -> mx.array:  # type: ignore[override]
         return x @ self.weight.swapaxes(-1, -2)
 
-    def to_quantized(
-        self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
-    ) -> nn.Module:
-        """The layer with packed weights."""
-        if quantize_input:
-            raise ValueError("Quantized activations are not supported by this layer.")
-        return QuantizedHeadLinear(self.weight, group_size, bits, mode)
-
-
-class QuantizedHeadLinear(nn.Module):
-    """`HeadLinear` with weights packed by `mx.quantize`."""
-
-    def __init__(self, weight: mx.array, group_size: int | None, bits: int | None, mode: str = "affine"):
-        super().__init__()
-        defaults = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}[mode]
-        self.group_size, self.bits, self.mode = group_size or defaults[0], bits or defaults[1], mode
-        self.weight, self.scales, *biases = mx.quantize(weight, group_size=self.group_size, bits=self.bits, mode=mode)
-        if biases:
-            self.biases = biases[0]
-        self.freeze()
-
-    def __call__(self, x: mx.array) -> mx.array:
-        weights = _weights_of(self)
-        assert weights is not None
-        return weights.from_latent(x)
-
 
 @dataclass(frozen=True)
 class _HeadWeights:
-    """Per-head matrices (H, N, K), dense or packed along K.
+    """Per-head matrices (H, N, K), dense or packed along K with scales and biases.
 
     Unless `to_latent_form`, K is the latent's size; with it, N is.
     """
 
-    weight: mx.array
-    scales: mx.array | None = None
-    biases: mx.array | None = None
-    group_size: int = 64
-    bits: int = 4
-    mode: str = "affine"
+    arrays: tuple[mx.array, ...]
+    packing: dict[str, Any]
     to_latent_form: bool = False
 
-    def _each(self, change: Callable[[mx.array], mx.array]) -> "_HeadWeights":
-        scales = None if self.scales is None else change(self.scales)
-        biases = None if self.biases is None else change(self.biases)
-        return replace(self, weight=change(self.weight), scales=scales, biases=biases)
-
-    def by_head(self, num_heads: int) -> "_HeadWeights":
-        return self._each(lambda a: a.reshape(num_heads, -1, a.shape[-1]))
-
-    def rows(self, start: int, stop: int) -> "_HeadWeights":
-        return self._each(lambda a: a[:, start:stop])
-
-    def heads(self, which: slice) -> "_HeadWeights":
-        return self._each(lambda a: a[which])
+    def each(self, change: Callable[[mx.array], mx.array]) -> "_HeadWeights":
+        return replace(self, arrays=tuple(change(array) for array in self.arrays))
 
     def to_latent(self, x: mx.array) -> mx.array:
         """x (B, H, L, key) -> (B, H, L, R)."""
@@ -300,33 +258,21 @@ class _HeadWeights:
 
     def _product(self, x: mx.array, *, transpose: bool) -> mx.array:
         batch, heads, length, width = x.shape
+        weight, *rest = self.arrays
         # Rows of all sequences together: each head's matrix is read once.
         x = x.transpose(1, 0, 2, 3).reshape(heads, batch * length, width)
-        if self.scales is None:
-            y = x @ (self.weight.swapaxes(-1, -2) if transpose else self.weight)
+        if not rest:
+            y = x @ (weight.swapaxes(-1, -2) if transpose else weight)
         else:
-            if heads != self.weight.shape[0]:
-                x = mx.broadcast_to(x, (self.weight.shape[0], *x.shape[1:]))
-            y = kernels.quantized_matmul(
-                x,
-                self.weight,
-                self.scales,
-                self.biases,
-                transpose=transpose,
-                group_size=self.group_size,
-                bits=self.bits,
-                mode=self.mode,
-            )
+            x = mx.broadcast_to(x, (weight.shape[0], *x.shape[1:]))
+            y = kernels.quantized_matmul(x, *self.arrays, transpose=transpose, **self.packing)
         return y.reshape(y.shape[0], batch, length, -1).transpose(1, 0, 2, 3)
 
 
-def _weights_of(layer: nn.Module) -> _HeadWeights | None:
-    """The matrices of a layer of ours, (H, N, K) or (N, K); None for any other layer."""
-    if type(layer) in (Linear, HeadLinear):
-        return _HeadWeights(layer.weight)  # type: ignore[arg-type]
-    if type(layer) in (QuantizedLinear, QuantizedHeadLinear):
-        packed: Any = layer
-        return _HeadWeights(
-            packed.weight, packed.scales, packed.get("biases"), packed.group_size, packed.bits, packed.mode
-        )
-    return None
+def _weights_of(layer: nn.Module) -> _HeadWeights:
+    """The matrices of a layer of ours, (H, N, K) or (N, K)."""
+    arrays = tuple(layer[name] for name in ("weight", "scales", "biases") if name in layer)
+    return _HeadWeights(arrays, packing(layer) if len(arrays) > 1 else {})
+
+
+_OWN_LAYERS = (Linear, QuantizedLinear, HeadLinear, QuantizedHeadLinear)

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from .interleaved import Interleaved, interleaved
+from .interleaved import Interleaved, interleaved, packing
 
 __all__ = ["Embedding", "Linear", "QuantizedEmbedding", "QuantizedLinear", "QuantizedSwitchLinear", "SwitchLinear"]
 
@@ -47,9 +47,8 @@ def _biased(layer: nn.Module, y: mx.array) -> mx.array:
     return y + layer["bias"] if "bias" in layer else y
 
 
-def _packed_product(layer: Any, x: mx.array) -> mx.array:
-    w, scales, biases = layer["weight"], layer["scales"], layer.get("biases")
-    return kernels.quantized_matmul(x, w, scales, biases, group_size=layer.group_size, bits=layer.bits, mode=layer.mode)
+def _packed_product(layer: nn.Module, x: mx.array) -> mx.array:
+    return kernels.quantized_matmul(x, layer["weight"], layer["scales"], layer.get("biases"), **packing(layer))
 
 
 class QuantizedLinear(_Projection, nn.QuantizedLinear):
@@ -128,7 +127,20 @@ class _Switch(nn.Module):
         return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y
 
 
-class QuantizedSwitchLinear(_Switch):
+class Packed(nn.Module):
+    """Weights (E, N, K) packed by `mx.quantize`."""
+
+    def pack(self, weight: mx.array, group_size: int | None, bits: int | None, mode: str) -> None:
+        """Takes over `weight`; without a size or bits, as MLX has them for the mode."""
+        defaults = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}[mode]
+        self.group_size, self.bits, self.mode = group_size or defaults[0], bits or defaults[1], mode
+        self.weight, self.scales, *biases = mx.quantize(weight, **packing(self))
+        if biases:
+            self.biases = biases[0]
+        self.freeze()
+
+
+class QuantizedSwitchLinear(_Switch, Packed):
     """`SwitchLinear` with weights packed by `mx.quantize`."""
 
     def __init__(
@@ -142,12 +154,9 @@ class QuantizedSwitchLinear(_Switch):
         mode: str = "affine",
     ):
         super().__init__()
-        defaults = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}[mode]
-        self.group_size, self.bits, self.mode = group_size or defaults[0], bits or defaults[1], mode
-        self._pack(mx.zeros((num_experts, output_dims, input_dims)))
         if bias:
             self.bias = mx.zeros((num_experts, output_dims))
-        self.freeze()
+        self.pack(mx.zeros((num_experts, output_dims, input_dims)), group_size, bits, mode)
 
     @classmethod
     def from_switch(
@@ -155,7 +164,7 @@ class QuantizedSwitchLinear(_Switch):
     ) -> "QuantizedSwitchLinear":
         """Packs the weights of `layer`."""
         new = cls(layer.input_dims, layer.output_dims, layer.num_experts, "bias" in layer, group_size, bits, mode)
-        new._pack(layer.weight)
+        new.pack(layer.weight, group_size, bits, mode)
         if "bias" in layer:
             new.bias = layer.bias
         return new
@@ -166,15 +175,8 @@ class QuantizedSwitchLinear(_Switch):
 
     def _gathered(self, x: mx.array, indices: mx.array, sorted_indices: bool) -> mx.array:
         w, scales, biases = self["weight"], self["scales"], self.get("biases")
-        kind = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
-        return kernels.gather_quantized_matmul(x, w, scales, biases, indices, **kind, sorted_indices=sorted_indices)
-
-    def _pack(self, weight: mx.array) -> None:
-        self.weight, self.scales, *biases = mx.quantize(
-            weight, group_size=self.group_size, bits=self.bits, mode=self.mode
-        )
-        if biases:
-            self.biases = biases[0]
+        order = {"sorted_indices": sorted_indices, **packing(self)}
+        return kernels.gather_quantized_matmul(x, w, scales, biases, indices, **order)
 
 
 class SwitchLinear(_Switch, _Packable):

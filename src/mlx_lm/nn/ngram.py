@@ -14,8 +14,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
-from .conv import CausalConv, after_tail
+from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, scatter_slots
+from .conv import CausalConv, after_tail, tailed
 from .hyper import StreamNorm
 from .linear import Embedding, Linear
 
@@ -95,18 +95,14 @@ class NgramMemory(nn.Module):
         return RecurrentSpec((tail, ArraySlot((self._size - 1,), mx.int32)))
 
     def __call__(self, x: mx.array, ids: mx.array, state: LayerState = None) -> mx.array:
-        size, kernel, (batch, length) = self._size, self.conv1d.weight.shape[1], ids.shape
-        tail, before = gather_slot(state, 0), gather_slot(state, 1)
-        before = mx.zeros((batch, size - 1), mx.int32) if before is None else before
-        history = mx.concatenate([before, ids.astype(mx.int32) ^ self._end], axis=1)
+        size, kernel, length = self._size, self.conv1d.weight.shape[1], ids.shape[1]
+        history = tailed(ids.astype(mx.int32) ^ self._end, size - 1, state, 1)
         found = self.ple_embedding(history ^ self._end, self._end)
         keys = self.norm_key(self.key_proj(found).reshape(x.shape))
         fit = (keys * self.norm_query(x)).sum(axis=-1, keepdims=True) * x.shape[-1] ** -0.5
         fit = mx.sqrt(mx.maximum(mx.abs(fit), 1e-6)) * mx.sign(fit)
         values = mx.sigmoid(fit) * self.value_proj(found)[:, :, None]
-        inputs = self.norm_conv(values).flatten(2)
-        tail = mx.zeros((batch, (kernel - 1) * size, inputs.shape[-1]), inputs.dtype) if tail is None else tail
-        inputs = mx.concatenate([tail.astype(inputs.dtype), inputs], axis=1)
+        inputs = tailed(self.norm_conv(values).flatten(2), (kernel - 1) * size, state)
         spread = [inputs[:, i * size :][:, :length] * self.conv1d.weight[:, i, 0] for i in range(kernel)]
         scatter_slots(state, [inputs[:, length:], history[:, length:]], length)
         return values + kernels.activation(mx.stack(spread).sum(axis=0), "silu").reshape(values.shape)

@@ -12,21 +12,12 @@ import mlx.nn as nn
 
 from .. import kernels
 from ..kernels import KVView, visible
-from ..state import (
-    LayerState,
-    ListSpec,
-    RecurrentSpec,
-    StateSpec,
-    attend_states,
-    gather_slot,
-    offsets,
-    part,
-    scatter_slots,
-)
+from ..state import LayerState, ListSpec, RecurrentSpec, StateSpec, attend_states, offsets, part
 from .attention import AttentionOptions
 from .biased import BiasedAttention
 from .conv import CausalConv
 from .linear import Linear
+from .rows import Position, by_view, joined
 
 __all__ = ["Heads", "RelativeAttention", "RelativeOptions", "ResidualConv", "Sources"]
 
@@ -68,9 +59,8 @@ class ResidualConv(nn.Module):
         return RecurrentSpec((self.conv1d.slot(),))
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        y, tail = self.conv1d(x, gather_slot(state, 0))
-        scatter_slots(state, [tail], x.shape[1])
-        return x + y if self._scale == 1.0 else (x + y) * self._scale
+        y = x + self.conv1d.alone(x, state)
+        return y if self._scale == 1.0 else y * self._scale
 
 
 class Profiles(nn.Module):
@@ -106,13 +96,8 @@ class RelativeAttention(BiasedAttention):
         growth = self._growth(position, x.shape[1])
         if growth is not None:
             queries, relative = (a * growth.astype(a.dtype) for a in (queries, relative))
-        sinks, rows = self._sinks(x), []
-        for i, view in enumerate(views):
-            row = slice(None) if len(views) == 1 else slice(i, i + 1)
-            start = position if isinstance(position, int) else position[i]
-            rows.append(self._row(queries[row], relative[row], None if sinks is None else sinks[row], view, start))
-        out = rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
-        return self._out(out.transpose(0, 2, 1, 3).flatten(2), x)
+        rows = [self._row(*each) for each in by_view(views, position, queries, relative, self._sinks(x))]
+        return self._out(joined(rows).transpose(0, 2, 1, 3).flatten(2), x)
 
     def _heads(self, x: mx.array, sources: Sources, states: tuple[LayerState, LayerState]) -> Heads:
         o = self._options
@@ -135,7 +120,7 @@ class RelativeAttention(BiasedAttention):
     def _out(self, out: mx.array, x: mx.array) -> mx.array:
         return self[self.out_name](out)
 
-    def _growth(self, position: int | mx.array, length: int) -> mx.array | None:
+    def _growth(self, position: Position, length: int) -> mx.array | None:
         if self._relative.floor is None:
             return None
         at = mx.arange(1, length + 1)[:, None]
@@ -143,7 +128,7 @@ class RelativeAttention(BiasedAttention):
         return 1 + self._relative.alpha * mx.log(mx.maximum(at / self._relative.floor, 1))
 
     def _row(
-        self, queries: mx.array, relative: mx.array, sinks: mx.array | None, view: KVView, start: int | mx.array
+        self, view: KVView, start: Position, queries: mx.array, relative: mx.array, sinks: mx.array | None
     ) -> mx.array:
         """Attention of queries (b, H, L, D) from position `start` on over one view."""
         length, held, extent = queries.shape[2], view.keys.shape[2], self._relative.extent
@@ -160,4 +145,4 @@ class RelativeAttention(BiasedAttention):
             own = None if sinks is None else sinks[:, :, some]
             options = {"scale": self.scale, "softcap": self._options.softcap, "sinks": own}
             parts.append(kernels.attention(queries[:, :, some], (view,), **options, mask=bias.astype(queries.dtype)))
-        return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
+        return joined(parts, axis=2)

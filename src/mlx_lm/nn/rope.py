@@ -6,7 +6,7 @@ never a model config.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ import mlx.core as mx
 from .. import kernels
 from ..errors import ConfigError
 
-__all__ = ["Rope", "RopeParameters", "make_rope"]
+__all__ = ["Rope", "RopeParameters", "make_rope", "rotate_each"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,11 @@ class _LongRope(_LengthRope):
         if not isinstance(values, list) or len(values) != self.dims // 2:
             raise ConfigError(f"rope_scaling.{name} must be a list of {self.dims // 2} numbers.")
         return mx.array(values, mx.float32)
+
+
+def rotate_each(rope: Callable[[mx.array, mx.array], mx.array], x: mx.array, positions: mx.array) -> mx.array:
+    """x (B, 1, N, D) with item n at positions[n], where these are not consecutive."""
+    return rope(x.reshape(-1, 1, 1, x.shape[-1]), mx.tile(positions, x.shape[0])).reshape(x.shape)
 
 
 def make_rope(head_dim: int, params: RopeParameters, *, traditional: bool = False) -> Rope:
