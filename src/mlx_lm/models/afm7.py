@@ -8,11 +8,11 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import Attention, Linear, RMSNorm
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
 from .base import CausalLM, DecoderArgs, ModelNames, PassingBackbone, PassingLayer
+from .config import refuse
 from .dense import DenseModel
 
 _Seen = tuple[tuple[KVView, ...], int | mx.array]
@@ -31,8 +31,8 @@ class ModelArgs(DecoderArgs):
     def __post_init__(self) -> None:
         self.intermediate_size = round(self.hidden_size * self.hidden_dim_scale_factor)
         super().__post_init__()
-        if not 0 <= self.num_kv_reuse_layers < self.num_hidden_layers or self.intermediate_size < 1:
-            raise ConfigError("config.json: num_kv_reuse_layers or hidden_dim_scale_factor is not possible.")
+        possible = 0 <= self.num_kv_reuse_layers < self.num_hidden_layers and self.intermediate_size > 0
+        refuse(not possible, "num_kv_reuse_layers or hidden_dim_scale_factor is not possible")
 
 
 def eight_bits(x: mx.array, scale: mx.array) -> mx.array:

@@ -33,8 +33,8 @@ class XIELU(nn.Module):
 
 
 class FeedForward(MLP):
-    def __init__(self, args: Any):
-        super().__init__(args.hidden_size, args.intermediate_size, args.hidden_act)
+    def __init__(self, *sizes: Any, **options: Any):
+        super().__init__(*sizes, **options)
         self.act_fn = XIELU()
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -44,6 +44,4 @@ class FeedForward(MLP):
 class Model(DenseModel):
     layer_names = LayerNames(pre_mixer="attention_layernorm", pre_feed_forward="feedforward_layernorm")
     qk_norm = True
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return FeedForward(args)
+    feed_forward_type = FeedForward

@@ -8,7 +8,7 @@ from .weights import Drop, Rename, Rule, no_correction
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
-    routers = None
+    fixed = {}  # one router, whatever a config calls it
     max_position_embeddings: int = 32768
     n_routed_experts: int | None = 192
     first_k_dense_replace: int = 1

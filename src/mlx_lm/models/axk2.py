@@ -12,7 +12,7 @@ from .weights import Rename
 
 
 class ModelArgs(deepseek_v32.ModelArgs):
-    routers = None
+    fixed = {}  # one router, whatever a config calls it
     max_position_embeddings: int = 131072
     q_lora_rank: int | None = 384
     kv_lora_rank: int = 128

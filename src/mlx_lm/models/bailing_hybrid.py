@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import mlx.core as mx
-from mlx import nn
 
-from ..errors import ConfigError
-from ..nn import ChannelDelta, GatedMLP, LatentAttention
+from ..nn import ChannelDelta, LatentAttention
 from . import deepseek_v3, kimi_linear
+from .config import refuse
 from .weights import Rename, Rule, Split
 
 
@@ -31,32 +30,31 @@ class ModelArgs(kimi_linear.ModelArgs):
     short_conv_kernel_size: int = 4
     layer_group_size: int = 6
     kda_safe_gate: bool = True
-    kda_lower_bound: float = -5.0
+    kda_lower_bound: float | None = -5.0
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """As for every family; what the models' own code wrote has more options than what transformers reads."""
         names = config.get("architectures")
         own = names[0] if isinstance(names, list) and names else None
-        if own == "BailingMoeV2_5ForCausalLM":
-            raise ConfigError("config.json: architecture 'BailingMoeV2_5ForCausalLM' (Ling 2.5) is not supported.")
+        refuse(own == "BailingMoeV2_5ForCausalLM", f"architecture {own!r} (Ling 2.5) is not supported")
         if cls is ModelArgs and own == "BailingMoeV3ForCausalLM":
             from . import bailing_moe_v3
 
             return bailing_moe_v3.ModelArgs.from_dict(config)  # type: ignore[return-value]
         return super().from_dict(config)
 
-    @property
-    def shared_size(self) -> int:
-        """Width of one shared expert."""
-        return self.moe_intermediate_size
+    @classmethod
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """Queries are projected directly, whatever a config says."""
+        return flat | {"q_lora_rank": None}
 
     def __post_init__(self) -> None:
         # Published configs give the delta layers' sizes as the attention's.
         self.linear_head_dim = self.linear_head_dim or self.head_dim or 128
         self.linear_num_heads = self.linear_num_heads or self.num_attention_heads
         self.linear_conv_kernel_dim = self.short_conv_kernel_size
-        self.q_lora_rank = None  # queries are projected directly, whatever a config says
+        self.kda_lower_bound = self.kda_lower_bound if self.kda_safe_gate else None
         super().__post_init__()
 
     def attends(self, index: int) -> bool:
@@ -78,6 +76,9 @@ class GatedLatentAttention(LatentAttention):
 
 
 class Model(deepseek_v3.Model):
+    mixer_type = GatedLatentAttention
+    linear_type = SafeDelta
+
     def weight_rules(self) -> tuple[Rule, ...]:
         parts = tuple(rf"\1.{name}_conv1d.weight" for name in "qkv")
         return (
@@ -89,18 +90,3 @@ class Model(deepseek_v3.Model):
             Rename(r"\.self_attn\.forget_gate\.", ".self_attn."),
             Split(r"(.*\.self_attn)\.conv1d\.weight", parts),
         )
-
-    def mixer(self, args: Any, index: int) -> nn.Module:
-        return GatedLatentAttention(self.latent_options(args, index))
-
-    def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        layer = SafeDelta(args.delta_options())
-        layer.lower_bound = args.kda_lower_bound if args.kda_safe_gate else None
-        return layer
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
-        block = super().feed_forward(args, index)
-        if args.has_experts(index) and args.n_shared_experts and args.shared_size != args.moe_intermediate_size:
-            size = args.shared_size * args.n_shared_experts
-            block.shared_experts = GatedMLP(args.hidden_size, size, args.hidden_act)
-        return block

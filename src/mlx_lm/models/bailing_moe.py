@@ -5,8 +5,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
-from ..nn import Attention, GatedMLP, LayerNames, MoE
+from ..nn import Attention, LayerNames, MoE
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .experts import gated_moe, usual_routing
@@ -37,12 +36,10 @@ class ModelArgs(DecoderArgs):
     n_group: int | None = 1
     topk_group: int | None = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rotary_dim:
-            self.partial_rotary_factor = self.rotary_dim / self.heads[2]
-        if self.num_experts and not 1 <= self.num_experts_per_tok <= self.num_experts:
-            raise ConfigError(f"config.json: num_experts_per_tok={self.num_experts_per_tok} is not possible.")
+    @property
+    def use_bias(self) -> bool:
+        """Of feed-forwards."""
+        return self.attention_out_bias
 
 
 class FusedAttention(Attention):
@@ -73,11 +70,6 @@ class Model(DenseModel):
     attention = {"fused": True}
     rules = (Drop(r"(^|\.)mtp\."), Rename(r"\.mlp\.gate\.weight$", ".mlp.gate.gate_proj.weight"), *expert_rules())
 
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        if args.has_experts(index):
-            return self.experts(args)
-        return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.attention_out_bias)
-
     def experts(self, args: Any) -> nn.Module:
         routing = usual_routing(
             args,
@@ -85,6 +77,5 @@ class Model(DenseModel):
             normalize=args.norm_topk_prob and args.num_experts_per_tok > 1,
             scale=args.routed_scaling_factor if args.moe_router_enable_routed_scaling else 1.0,
         )
-        shared = (args.moe_shared_expert_intermediate_size or args.moe_intermediate_size) * args.num_shared_experts
-        shared = shared if args.moe_router_enable_shared_expert else 0
+        shared = None if args.moe_router_enable_shared_expert else 0
         return gated_moe(args, routing, Experts, correction=args.moe_router_enable_expert_bias, shared=shared)

@@ -19,12 +19,14 @@ from ..kernels import ACTIVATIONS
 from ..nn import RopeParameters
 
 __all__ = [
-    "EXPERT_COUNTS", "BaseModelArgs", "BiasArgs", "DecoderArgs", "LanguageArgs", "LlamaArgs", "check_kinds",
-    "check_numbers", "flatten_config", "refuse",
+    "EXPERT_COUNTS", "BaseModelArgs", "BiasArgs", "DecoderArgs", "LanguageArgs", "LlamaArgs", "block_options",
+    "check_kinds", "check_numbers", "flatten_config", "refuse",
 ]  # fmt: skip
 
 EXPERT_COUNTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 """The names that configs have for the number of experts."""
+
+_Options = typing.TypeVar("_Options", bound=Any)
 
 _MOST_LAYERS = 2000  # far above any model; every layer is made before its weights are looked for
 
@@ -122,6 +124,36 @@ _OTHER_NAMES: dict[str, str] = {
 }  # fmt: skip
 
 
+# What configs call the options of blocks.
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "hidden_size": ("hidden_size",),
+    "num_heads": ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads", "num_heads", "num_attention_heads"),
+    "head_dim": ("mamba_head_dim", "head_dim"),
+    "groups": ("mamba_n_groups", "mamba_ngroups", "n_groups", "o_groups"),
+    "state_size": ("mamba_d_state", "ssm_state_size", "state_size"),
+    "rank": ("mamba_dt_rank", "time_step_rank"),
+    "kernel": ("mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim"),
+    "bias": ("mamba_proj_bias", "use_bias", "add_bias_linear"),
+    "conv_bias": ("mamba_conv_bias", "use_conv_bias"),
+    "norm_groups": ("mamba_n_groups", "mamba_ngroups", "n_groups"),
+    "norm_eps": ("rms_norm_eps", "layer_norm_epsilon"),
+    "act": ("mamba_hidden_act", "hidden_mamba_act", "hidden_act"),
+    "key_heads": ("linear_num_key_heads", "linear_num_heads"),
+    "value_heads": ("linear_num_value_heads", "linear_num_heads"),
+    "key_dim": ("linear_key_head_dim", "linear_head_dim"),
+    "value_dim": ("linear_value_head_dim", "linear_head_dim"),
+    "q_rank": ("q_lora_rank",),
+    "kv_rank": ("kv_lora_rank",),
+    "out_rank": ("o_lora_rank",),
+    "nope_dim": ("qk_nope_head_dim",),
+    "rope_dim": ("qk_rope_head_dim",),
+    "lower_bound": ("kda_lower_bound", "gate_lower_bound"),
+    "index_heads": ("index_n_heads",),
+    "index_dim": ("index_head_dim",),
+    "index_topk": ("index_topk",),
+}
+
+
 def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with nested text configs lifted and transformers-5 spellings turned into the published ones.
 
@@ -168,9 +200,9 @@ class BaseModelArgs:
     """
 
     model_type: str = ""
-    aliases: ClassVar[Mapping[str, str]] = {}  # other spelling -> field, read where the field's own name is absent
+    aliases: ClassVar[dict[str, str]] = {}  # other spelling -> field, read where the field's own name is absent
     # What a family's fields must be, beside their types; a field that a config leaves out, or has as null, passes.
-    fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # key, of a field or not -> the values that it supports
+    fixed: ClassVar[dict[str, tuple[Any, ...]]] = {}  # key, of a field or not -> the values that it supports
     positive: ClassVar[tuple[str, ...]] = ()  # numbers, or lists of numbers, above 0
     multiples: ClassVar[Mapping[str, str]] = {}  # field or property -> that of which it is a multiple
     per_layer: ClassVar[Mapping[str, Collection[Any]]] = {}  # list -> what it may say of a layer, empty for anything
@@ -200,7 +232,7 @@ class BaseModelArgs:
         flat = cls.prepared(flatten_config(config))
         fields = {spec.name for spec in dataclasses.fields(cls)}
         usual = {other: name for other, name in _OTHER_NAMES.items() if name in fields and other not in fields}
-        for other, name in (usual | dict(cls.aliases)).items():
+        for other, name in (usual | cls.aliases).items():
             if other in flat:
                 value = flat.pop(other)
                 flat[name] = value if flat.get(name) is None else flat[name]
@@ -218,19 +250,18 @@ class BaseModelArgs:
                 raise ConfigError(f"config.json: {spec.name} must be {_show(hints[spec.name])}, not {value!r}.")
             elif isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"config.json: {spec.name} must be finite, not {value!r}.")
+            elif spec.name in cls.positive and min(value if isinstance(value, list) else [value], default=1) <= 0:
+                raise ConfigError(f"config.json: {spec.name} must be positive, not {value!r}.")
             elif spec.name in _POSITIVE | _COUNTS and isinstance(value, int | float):
                 least = 1 if spec.name in _POSITIVE else 0
                 largest = _LARGEST.get(spec.name, 2**31 - 1)
                 if value < least or value > largest:  # type: ignore[operator]
                     raise ConfigError(f"config.json: {spec.name} must be from {least} to {largest}, not {value!r}.")
-            elif spec.name in cls.positive:
-                above = all(number > 0 for number in (value if isinstance(value, list) else [value]))
-                refuse(not above, f"{spec.name} must be positive, not {value!r}")
             values[spec.name] = _whole(value, hints[spec.name])
             if _is_huge(values[spec.name], hints[spec.name]):
                 raise ConfigError(f"config.json: {spec.name} must be below 2**31, not {value!r}.")
         family = flat.get("model_type", cls.__module__)
-        for key, known in (_NEUTRAL | dict(cls.fixed)).items():
+        for key, known in (_NEUTRAL | cls.fixed).items():
             read = key in hints and key not in cls.fixed
             if flat.get(key) not in (None, *known) and not read and not _all_full(key, flat[key]):
                 raise ConfigError(f"config.json: {key}={flat[key]!r} is not supported for model type {family!r}.")
@@ -430,6 +461,13 @@ def check_numbers(args: Any, name: str) -> None:
     numbers = getattr(args, name)
     if len(numbers) != args.num_hidden_layers or min(numbers) <= 0:
         raise ConfigError(f"config.json: {name} must have a positive number for each layer, not {numbers!r}.")
+
+
+def block_options(kind: type[_Options], args: Any, **changes: Any) -> _Options:
+    """A block's options from any of the names that configs have for them; `changes` are what a family has otherwise."""
+    options = [spec.name for spec in dataclasses.fields(kind) if spec.name in _OPTIONS]
+    found = {option: [getattr(args, name) for name in _OPTIONS[option] if hasattr(args, name)] for option in options}
+    return kind(**{option: values[0] for option, values in found.items() if values} | changes)
 
 
 def rope_parameters(

@@ -1,6 +1,5 @@
 """DeepSeek (the first) with experts: softmax routing, shared experts. Source: https://arxiv.org/abs/2401.06066."""
 
-from ..errors import ConfigError
 from .config import DecoderArgs
 from .dense import DenseModel
 from .weights import expert_rules
@@ -16,11 +15,6 @@ class ModelArgs(DecoderArgs):
     moe_layer_freq: int = 1
     first_k_dense_replace: int = 0
     norm_topk_prob: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_routed_experts and not 1 <= (self.num_experts_per_tok or 0) <= self.n_routed_experts:
-            raise ConfigError(f"config.json: num_experts_per_tok={self.num_experts_per_tok!r} is not possible.")
 
 
 class Model(DenseModel):

@@ -5,17 +5,15 @@ from typing import Any, ClassVar
 
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import LatentAttention, LatentOptions, Rope, Routing, make_rope
-from .config import DecoderArgs
+from .config import DecoderArgs, block_options, refuse
 from .dense import DenseModel
-from .experts import gated_moe
+from .experts import grouped_routing
 from .weights import expert_rules
 
 
 class ModelArgs(DecoderArgs):
-    # What `topk_method` and `scoring_func` may be; None for families with one router, whatever a config calls it.
-    routers: ClassVar[tuple[tuple[str, ...], str] | None] = ("greedy", "group_limited_greedy"), "softmax"
+    fixed = {"topk_method": ("greedy", "group_limited_greedy"), "scoring_func": ("softmax",)}
     kv_lora_rank: int = 512
     q_lora_rank: int | None = 1536
     qk_nope_head_dim: int = 128
@@ -40,23 +38,10 @@ class ModelArgs(DecoderArgs):
     def __post_init__(self) -> None:
         self.head_dim = self.qk_rope_head_dim  # what the rope rotates; other sizes are the latent layer's own
         super().__post_init__()
-        if self.num_key_value_heads != self.num_attention_heads:
-            raise ConfigError("config.json: num_key_value_heads must equal num_attention_heads with latent attention.")
-        if self.n_routed_experts:
-            self.check_routing()
-
-    def check_routing(self) -> None:
-        """Raises ConfigError for a router that the family does not have."""
-        methods, score = self.routers or ((self.topk_method,), self.scoring_func)
-        if self.topk_method not in methods or self.scoring_func != score:
-            raise ConfigError(
-                f"config.json: topk_method={self.topk_method!r} with scoring_func={self.scoring_func!r} is not "
-                f"supported for model type {self.model_type!r}; known: {methods} with {score!r}."
-            )
-        grouped = self.topk_method == "group_limited_greedy"
-        for name in ("num_experts_per_tok", *(("n_group", "topk_group") if grouped else ())):
-            if not getattr(self, name):
-                raise ConfigError(f"config.json has no {name!r}, which {self.model_type!r} needs.")
+        same = self.num_key_value_heads == self.num_attention_heads
+        refuse(not same, "num_key_value_heads must equal num_attention_heads with latent attention")
+        lacks = self.topk_method == "group_limited_greedy" and not (self.n_group and self.topk_group)
+        refuse(lacks, "topk_method 'group_limited_greedy' needs n_group and topk_group")
 
     @property
     def softmax_scale(self) -> float:
@@ -69,47 +54,27 @@ class ModelArgs(DecoderArgs):
                 scale *= (0.1 * rope.number("mscale_all_dim") * math.log(factor) + 1.0) ** 2
         return scale
 
-    def routing(self) -> Routing:
-        grouped, count = self.topk_method == "group_limited_greedy", self.num_experts_per_tok or 1
-        normalize = self.norm_topk_prob and count > 1
-        return Routing(
-            count,
-            normalize=normalize,
-            scale=1.0 if normalize else self.routed_scaling_factor,
-            num_groups=(self.n_group or 1) if grouped else 1,
-            top_groups=(self.topk_group or 1) if grouped else 1,
-            epsilon=1e-20,
-        )
-
 
 class Model(DenseModel):
     rules = expert_rules()
+    mixer_type: ClassVar[type[Any]] = LatentAttention
     split_heads = False  # how checkpoints keep the per-head matrices, see `LatentOptions.split`
 
     def mixer(self, args: Any, index: int) -> nn.Module:
-        return LatentAttention(self.latent_options(args, index))
+        return self.mixer_type(self.latent_options(args, index))
 
     def latent_options(self, args: Any, index: int) -> LatentOptions:
         """The attention of layer `index`."""
-        return LatentOptions(
-            hidden_size=args.hidden_size,
-            num_heads=args.num_attention_heads,
-            q_rank=args.q_lora_rank,
-            kv_rank=args.kv_lora_rank,
-            nope_dim=args.qk_nope_head_dim,
-            rope_dim=args.qk_rope_head_dim,
-            value_dim=args.v_head_dim,
-            rope=self.rope(args, index),
-            scale=args.softmax_scale,
-            bias=args.attention_bias,
-            out_bias=args.attention_bias,
-            split=self.split_heads,
-        )
+        own = {"value_dim": args.v_head_dim, "scale": args.softmax_scale, "norm_eps": 1e-6, "split": self.split_heads}
+        biases = dict.fromkeys(("bias", "out_bias"), args.attention_bias)
+        return block_options(LatentOptions, args, rope=self.rope(args, index), **own, **biases)
 
     def rope(self, args: Any, index: int) -> Rope | None:
         return make_rope(args.qk_rope_head_dim, args.rope_parameters(), traditional=args.rope_interleave)
 
-    def experts(self, args: Any) -> nn.Module:
-        routing = args.routing()
-        correction = routing.score == "sigmoid"
-        return gated_moe(args, routing, self.moe_type, act=self.activation(args), correction=correction)
+    def routing(self, args: Any) -> Routing:
+        groups = args.n_group if args.topk_method == "group_limited_greedy" else 1
+        normalize = args.norm_topk_prob and args.num_experts_per_tok > 1
+        scale = 1.0 if normalize else args.routed_scaling_factor
+        options = {"num_groups": groups, "group_score": "max", "normalize": normalize, "scale": scale}
+        return grouped_routing(args, "softmax", **options)

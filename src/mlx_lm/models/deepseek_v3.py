@@ -4,14 +4,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..nn import Routing
 from . import deepseek_v2
-from .experts import grouped_routing
+from .dense import DenseModel
 from .weights import DropLayers, Rule, Weights
 
 
 class ModelArgs(deepseek_v2.ModelArgs):
-    routers = (("noaux_tc",), "sigmoid")
+    fixed = {"topk_method": ("noaux_tc",), "scoring_func": ("sigmoid",)}
     max_position_embeddings: int = 4096
     n_routed_experts: int | None = 256
     n_shared_experts: int | None = 1
@@ -25,9 +24,6 @@ class ModelArgs(deepseek_v2.ModelArgs):
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 2.5
     mlp_layer_types: list[str] | None = None
-
-    def routing(self) -> Routing:
-        return grouped_routing(self)
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,8 @@ class SplitHeads:
 
 class Model(deepseek_v2.Model):
     split_heads = True
+    moe_options = {"correction": True}
+    routing = DenseModel.routing
 
     def weight_rules(self) -> tuple[Rule, ...]:
         args = self.args

@@ -4,15 +4,14 @@ from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import make_rope
 from ..nn.indexed import IndexedLatentAttention, IndexOptions
 from . import deepseek_v3
-from .config import check_kinds
+from .config import refuse
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
-    attention_kinds = ("indexed_attention", "full_attention", "deepseek_sparse_attention")
+    per_layer = {"layer_types": ("indexed_attention", "full_attention", "deepseek_sparse_attention")}
     max_position_embeddings: int = 163840
     layer_types: list[str] | None = None
     index_n_heads: int = 64
@@ -21,14 +20,9 @@ class ModelArgs(deepseek_v3.ModelArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layer_types is not None:
-            check_kinds(self, "layer_types", self.attention_kinds)
-        sizes = (self.q_lora_rank or 0, self.index_n_heads, self.index_head_dim, self.index_topk)
-        if min(sizes) < 1 or self.index_head_dim % 2 or self.index_head_dim < self.qk_rope_head_dim:
-            raise ConfigError(
-                "config.json: q_lora_rank and the index_... sizes must be positive, and index_head_dim even and at "
-                "least qk_rope_head_dim."
-            )
+        refuse(self.q_lora_rank is None, "q_lora_rank must be given")
+        wrong = self.index_head_dim % 2 or self.index_head_dim < self.qk_rope_head_dim
+        refuse(wrong, "index_head_dim must be even and at least qk_rope_head_dim")
 
 
 class Model(deepseek_v3.Model):

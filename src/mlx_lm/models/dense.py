@@ -10,22 +10,9 @@ from typing import Any, ClassVar
 
 from mlx import nn
 
-from ..errors import ConfigError
-from ..nn import (
-    PRE_NORM,
-    Attention,
-    AttentionOptions,
-    DecoderLayer,
-    GatedMLP,
-    LayerNames,
-    LayerNorm,
-    MoE,
-    RMSNorm,
-    Rope,
-    RopeParameters,
-    make_rope,
-)
-from ..nn.mlp import GatedActivation
+from ..nn import PRE_NORM, Attention, AttentionOptions, DecoderLayer, LayerNames, LayerNorm, MoE, RMSNorm, Routing
+from ..nn.mlp import GatedActivation, GatedMLP
+from ..nn.rope import Rope, RopeParameters, make_rope
 from .base import CausalLM, flag
 from .config import DecoderArgs, check_kinds, refuse, rope_parameters
 from .experts import gated_moe, usual_routing
@@ -83,9 +70,8 @@ class SlidingArgs(DecoderArgs):
                 self.layer_types = ["sliding_attention" if s else "full_attention" for s in slides]
         if self.layer_types is not None:
             check_kinds(self, "layer_types", self.kinds)
-        some = self.layer_types is None or "sliding_attention" in self.layer_types
-        if some and self.sliding_window is not None and self.sliding_window < 1:
-            raise ConfigError(f"config.json: sliding_window must be at least 1, not {self.sliding_window}.")
+        size, some = self.sliding_window, self.layer_types is None or "sliding_attention" in self.layer_types
+        refuse(some and size is not None and size < 1, f"sliding_window must be at least 1, not {size}")
 
     def slides(self, index: int) -> bool | None:
         """Whether layer `index` slides where a config does not list `layer_types`; None leaves it without a list."""
@@ -130,6 +116,7 @@ class DenseModel(CausalLM):
 
     layer_names: ClassVar[LayerNames] = PRE_NORM
     linear_names: ClassVar[LayerNames | None] = None  # of layers with a `linear_mixer`, where they are others
+    linear_type: ClassVar[type[Any]]  # of a `linear_mixer` that is made of `args.linear_options()`
     traditional_rope: ClassVar[bool] = False  # rotate neighbouring features instead of the two halves
     attention_type: ClassVar[type[Attention]] = Attention
     layer_type: ClassVar[type[DecoderLayer]] = DecoderLayer
@@ -169,7 +156,7 @@ class DenseModel(CausalLM):
 
     def linear_mixer(self, args: Any, index: int) -> nn.Module:
         """What mixes in place of attention where `args.is_linear`: a recurrence, a state space, a convolution."""
-        raise ConfigError(f"{type(args).__module__} has only attention.")
+        return self.linear_type(args.linear_options())
 
     def names_at(self, args: Any, index: int) -> LayerNames:
         """Names of the parts of layer `index`, for families whose layers differ in kind."""
@@ -217,8 +204,10 @@ class DenseModel(CausalLM):
 
     def experts(self, args: Any) -> nn.Module:
         """What a layer has in place of a feed-forward where `args.has_experts`."""
-        routing = usual_routing(args, **self.routing_options)
-        return gated_moe(args, routing, self.moe_type, act=self.activation(args), **self.moe_options)
+        return gated_moe(args, self.routing(args), self.moe_type, act=self.activation(args), **self.moe_options)
+
+    def routing(self, args: Any) -> Routing:
+        return usual_routing(args, **self.routing_options)
 
     def norm(self, args: Any) -> nn.Module:
         return self.norm_of(args, args.hidden_size)

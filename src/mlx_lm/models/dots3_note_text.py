@@ -3,16 +3,18 @@
 Source: https://huggingface.co/dots-studio/dots3-note-prev.
 """
 
+from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
-from ..nn import GatedMLP, LatentOptions, RMSNorm, Rope, make_rope
+from ..nn import LatentOptions, RMSNorm, Rope, make_rope
 from ..nn.indexed import IndexedLatentAttention, IndexOptions
 from . import deepseek_v2, deepseek_v32
+from .config import refuse
+from .dense import DenseModel
 from .weights import Drop
 
 _INDEXED, _FULL, _SLIDING = "indexed_attention", "full_attention", "sliding_attention"
@@ -21,7 +23,8 @@ _OWN = ("num_attention_heads", "num_key_value_heads", "q_lora_rank", "kv_lora_ra
 
 
 class ModelArgs(deepseek_v32.ModelArgs):
-    attention_kinds = (_INDEXED, _FULL, _SLIDING)
+    per_layer = {"layer_types": (_INDEXED, _FULL, _SLIDING)}
+    positive = ("sliding_window", "n_shared_experts", "shared_experts_intermediate_size")
     aliases = {
         "num_local_experts": "n_routed_experts",
         "moe_shared_expert_intermediate_size": "shared_experts_intermediate_size",
@@ -67,21 +70,20 @@ class ModelArgs(deepseek_v32.ModelArgs):
             self.per_layer_config = {str(i): own for i, kind in enumerate(kinds) if kind == _SLIDING}
         for index, entry in self.per_layer_config.items():
             known = isinstance(entry, dict) and set(entry) <= set(_OWN)
-            if not known or not all(isinstance(n, int) and n > 0 for n in entry.values()):
-                raise ConfigError(f"config.json: per_layer_config has the unknown entry {index}: {entry!r}.")
+            known = known and all(isinstance(n, int) and n > 0 for n in entry.values())
+            refuse(not known, f"per_layer_config has the unknown entry {index}: {entry!r}")
         if self.rope_by_layer_type is None:
             thetas = {_SLIDING: self.rope_theta if self.rope_scaling else self.swa_rope_theta}
             scaling = self.rope_scaling or {}
             self.rope_by_layer_type = {k: {"rope_theta": thetas.get(k, self.rope_theta), **scaling} for k in set(kinds)}
-        if min(self.sliding_window, self.n_shared_experts or 0, self.shared_experts_intermediate_size) < 1:
-            raise ConfigError("config.json: sliding_window and sizes of shared experts must be positive.")
-        for sizes in map(self.sizes, range(count)):
-            if sizes["num_attention_heads"] != sizes["num_key_value_heads"]:
-                raise ConfigError("config.json: num_key_value_heads must equal num_attention_heads in every layer.")
+        same = all(own.num_attention_heads == own.num_key_value_heads for own in map(self.at, range(count)))
+        refuse(not same, "num_key_value_heads must equal num_attention_heads in every layer")
 
-    def sizes(self, index: int) -> dict[str, int]:
-        """What layer `index` has of the sizes that differ between layers."""
-        return {name: getattr(self, name) for name in _OWN} | (self.per_layer_config or {}).get(str(index), {})
+    def at(self, index: int) -> Self:
+        """The config with the sizes that layer `index` has."""
+        own = copy(self)
+        vars(own).update((self.per_layer_config or {}).get(str(index), {}))
+        return own
 
     def kind(self, index: int) -> str:
         return (self.layer_types or [])[index]
@@ -109,6 +111,8 @@ class NoteAttention(IndexedLatentAttention):
 
 class Model(deepseek_v2.Model):
     next_token_layers = True
+    moe_options = {"correction": True}
+    routing = DenseModel.routing
     rules = (Drop(r"^model\.mtp\."), *deepseek_v2.Model.rules)
 
     def mixer(self, args: Any, index: int) -> nn.Module:
@@ -117,16 +121,10 @@ class Model(deepseek_v2.Model):
         return NoteAttention(self.latent_options(args, index), indexed if args.kind(index) == _INDEXED else None)
 
     def latent_options(self, args: Any, index: int) -> LatentOptions:
-        own = args.sizes(index)
+        options = super().latent_options(args.at(index), index)
         return replace(
-            super().latent_options(args, index),
-            num_heads=own["num_attention_heads"],
-            q_rank=own["q_lora_rank"],
-            kv_rank=own["kv_lora_rank"],
-            nope_dim=own["qk_nope_head_dim"],
-            rope_dim=own["qk_rope_head_dim"],
-            value_dim=own["v_head_dim"],
-            scale=(own["qk_nope_head_dim"] + own["qk_rope_head_dim"]) ** -0.5,
+            options,
+            scale=(options.nope_dim + options.rope_dim) ** -0.5,
             norm_eps=args.rms_norm_eps,
             window=args.sliding_window if args.kind(index) == _SLIDING else None,
             grow_queries=True,
@@ -135,11 +133,4 @@ class Model(deepseek_v2.Model):
 
     def rope(self, args: Any, index: int) -> Rope | None:
         params = replace(args.rope_parameters(args.kind(index)), partial=1.0)
-        return make_rope(args.sizes(index)["qk_rope_head_dim"], params, traditional=True)
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module | None:
-        block = super().feed_forward(args, index)
-        if args.has_experts(index):
-            size = args.shared_experts_intermediate_size * args.n_shared_experts
-            block.shared_experts = GatedMLP(args.hidden_size, size, args.hidden_act)
-        return block
+        return make_rope(args.at(index).qk_rope_head_dim, params, traditional=True)

@@ -133,6 +133,7 @@ class DeepBackbone(PassingBackbone):
 class TextModel(kimi_linear.Model):
     backbone_type = DeepBackbone
     layer_type = Layer
+    linear_type = Delta
 
     def weight_rules(self) -> tuple[Rule, ...]:
         return (
@@ -148,18 +149,13 @@ class TextModel(kimi_linear.Model):
         kind = GatedLatentAttention if args.mla_use_output_gate else LatentAttention
         return kind(self.latent_options(args, index))
 
-    def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        mixer = Delta(args.delta_options())
-        mixer.lower_bound = args.gate_lower_bound
-        return mixer
-
     def activation(self, args: Any) -> GatedActivation:
         return partial(situ, beta=args.activation_situ_beta, linear_beta=args.activation_situ_linear_beta)
 
     def experts(self, args: Any) -> nn.Module:
         narrow, act = args.routed_expert_hidden_size, self.activation(args)
         own = {"narrow": narrow, "norm_eps": args.rms_norm_eps if args.latent_moe_use_norm else None}
-        return gated_moe(args, args.routing(), NarrowMoE, act=act, inner=narrow, correction=True, **own)
+        return gated_moe(args, self.routing(args), NarrowMoE, act=act, inner=narrow, correction=True, **own)
 
 
 class Model(TextTower):

@@ -11,13 +11,13 @@ import mlx.nn as nn
 
 from ..nn import CausalConv, ChannelDelta, DeltaOptions, Rope
 from . import deepseek_v3
-from .config import refuse
+from .config import block_options, refuse
 from .dense import LinearArgs
 from .weights import Rename, Rule, Split, Transform, expert_rules
 
 
 class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):
-    fixed = {"mla_use_nope": (True,)}
+    fixed = deepseek_v3.ModelArgs.fixed | {"mla_use_nope": (True,)}
     aliases = {
         "model_max_length": "max_position_embeddings",
         "moe_renormalize": "norm_topk_prob",
@@ -51,10 +51,8 @@ class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):
             flat |= {own: linear[other] for other, own in names.items() if other in linear}
         return flat
 
-    def delta_options(self) -> DeltaOptions:
-        heads, size, kernel = self.linear_num_heads, self.linear_head_dim, self.linear_conv_kernel_dim
-        options = {"norm_eps": self.rms_norm_eps, "act": self.hidden_act, "gate_act": "sigmoid"}
-        return DeltaOptions(self.hidden_size, heads, heads, size, size, kernel, **options)
+    def linear_options(self) -> DeltaOptions:
+        return block_options(DeltaOptions, self, gate_act="sigmoid")
 
 
 class NamedConv(nn.Module):
@@ -68,6 +66,10 @@ class NamedConv(nn.Module):
 class KimiDelta(ChannelDelta):
     narrow = "fg"
 
+    def _build(self, o: DeltaOptions) -> None:
+        super()._build(o)
+        self.A_log = self.A_log.reshape(1, 1, -1, 1)
+
     def _build_conv(self, name: str, size: int) -> None:
         self[f"{name}_conv"] = NamedConv(size, self._options.kernel)
 
@@ -76,6 +78,8 @@ class KimiDelta(ChannelDelta):
 
 
 class Model(deepseek_v3.Model):
+    linear_type = KimiDelta
+
     def weight_rules(self) -> tuple[Rule, ...]:
         parts = tuple(rf"\1.{name}_conv.conv.weight" for name in "qkv")
         return (
@@ -90,8 +94,3 @@ class Model(deepseek_v3.Model):
 
     def rope(self, args: Any, index: int) -> Rope | None:
         return None
-
-    def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        layer = KimiDelta(args.delta_options())
-        layer.A_log = layer.A_log.reshape(1, 1, -1, 1)
-        return layer

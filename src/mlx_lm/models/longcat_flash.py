@@ -19,7 +19,7 @@ from .weights import Drop, Rule, Weights, expert_rules
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
-    routers = None
+    fixed = {}
     aliases = {
         "num_layers": "num_hidden_layers",
         "ffn_hidden_size": "intermediate_size",

@@ -1,7 +1,7 @@
 """Mamba-2: state spaces only. Source: https://arxiv.org/abs/2405.21060."""
 
 import math
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Any
 
 from mlx import nn
@@ -9,43 +9,20 @@ from mlx import nn
 from ..errors import ConfigError
 from ..nn import DecoderLayer, LayerNames, Mamba2, Mamba2Options, MambaOptions, RMSNorm
 from .base import CausalLM, ModelNames
-from .config import LanguageArgs, refuse
+from .config import LanguageArgs, block_options, refuse
 from .weights import Rename
-
-# What configs call the options of a state space.
-_NAMES = {
-    "hidden_size": ("hidden_size",),
-    "num_heads": ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads", "num_heads"),
-    "head_dim": ("mamba_head_dim", "head_dim"),
-    "groups": ("mamba_n_groups", "mamba_ngroups", "n_groups"),
-    "state_size": ("mamba_d_state", "ssm_state_size", "state_size"),
-    "rank": ("mamba_dt_rank", "time_step_rank"),
-    "kernel": ("mamba_d_conv", "conv_kernel"),
-    "bias": ("mamba_proj_bias", "use_bias", "add_bias_linear"),
-    "conv_bias": ("mamba_conv_bias", "use_conv_bias"),
-    "norm_groups": ("mamba_n_groups", "mamba_ngroups", "n_groups"),
-    "norm_eps": ("rms_norm_eps", "layer_norm_epsilon"),
-    "act": ("mamba_hidden_act", "hidden_mamba_act", "hidden_act"),
-}
 
 
 def mamba_options(args: Any, **changes: Any) -> MambaOptions:
     """Mamba-1 layers from any of the names that configs have; `changes` are what a family has otherwise."""
-    return MambaOptions(**(_usual(MambaOptions, args) | changes))
+    return block_options(MambaOptions, args, **changes)
 
 
 def mamba2_options(args: Any, **changes: Any) -> Mamba2Options:
     """Mamba-2 layers from any of the names that configs have; `changes` are what a family has otherwise."""
     lists = hasattr(args, "time_step_limit")
     limit = parse_limit(args.time_step_limit) if lists else (getattr(args, "time_step_min", 0.0), math.inf)
-    changes = {"time_step_limit": limit, **changes}
-    return Mamba2Options(**(_usual(Mamba2Options, args) | changes))
-
-
-def _usual(kind: type[Any], args: Any) -> dict[str, Any]:
-    options = [spec.name for spec in fields(kind) if spec.name in _NAMES]
-    found = {option: [getattr(args, name) for name in _NAMES[option] if hasattr(args, name)] for option in options}
-    return {option: values[0] for option, values in found.items() if values}
+    return block_options(Mamba2Options, args, **{"time_step_limit": limit, **changes})
 
 
 def parse_limit(value: Any) -> tuple[float, float]:

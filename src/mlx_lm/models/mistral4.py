@@ -5,14 +5,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..nn import LatentAttention, RopeParameters, Routing
+from ..nn import LatentAttention, RopeParameters
 from . import deepseek_v3
 from .config import refuse
-from .experts import grouped_routing
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
-    routers = None
+    fixed = {}
     max_position_embeddings: int = 1048576
     q_lora_rank: int | None = 1024
     kv_lora_rank: int = 256
@@ -27,9 +26,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
 
     def rope_parameters(self, layer_type: str | None = None) -> RopeParameters:
         return replace(super().rope_parameters(layer_type), partial=1.0)
-
-    def routing(self) -> Routing:
-        return grouped_routing(self, "softmax")
 
 
 class GrowingLatentAttention(LatentAttention):
@@ -47,6 +43,9 @@ class GrowingLatentAttention(LatentAttention):
 
 
 class Model(deepseek_v3.Model):
+    routing_options = {"score": "softmax"}
+    moe_options = {}
+
     def mixer(self, args: Any, index: int) -> LatentAttention:
         rope = args.rope_parameters()
         mixer = GrowingLatentAttention(self.latent_options(args, index))

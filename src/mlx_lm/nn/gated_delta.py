@@ -34,6 +34,7 @@ class DeltaOptions:
         rate: greatest update rate: 1, or 2 where a step may turn a memory around.
         act: after the convolution.
         gate_act: on the output's gate.
+        lower_bound: the least logarithm of a decay, for layers that have one.
     """
 
     hidden_size: int
@@ -47,6 +48,7 @@ class DeltaOptions:
     norm_eps: float = 1e-6
     act: str = "silu"
     gate_act: str = "silu"
+    lower_bound: float | None = None
 
     @property
     def key_size(self) -> int:
@@ -184,11 +186,10 @@ class SeparateDelta(GatedDelta):
 
 
 class ChannelDelta(SeparateDelta):
-    """Decays for each channel of a key; `lower_bound`, where there is one, is the least logarithm of a decay."""
+    """Decays for each channel of a key."""
 
     steps_name = "f"
     narrow = ""  # which of the decays' and the gate's projections, "f" and "g", have a narrow middle
-    lower_bound: float | None = None
 
     def _build_gates(self, o: DeltaOptions) -> None:
         for name, size in (("f", o.key_size), ("g", o.value_size)):
@@ -204,7 +205,7 @@ class ChannelDelta(SeparateDelta):
         """(B, L, H, D), float32."""
         steps = steps.astype(mx.float32) + self.dt_bias.astype(mx.float32)
         steps = mx.unflatten(steps, -1, (self._options.key_heads, -1))
-        rate, bound = mx.exp(self.A_log.astype(mx.float32)).reshape(-1, 1), self.lower_bound
+        rate, bound = mx.exp(self.A_log.astype(mx.float32)).reshape(-1, 1), self._options.lower_bound
         return -rate * nn.softplus(steps) if bound is None else bound * mx.sigmoid(rate * steps)
 
 
