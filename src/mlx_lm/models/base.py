@@ -22,7 +22,7 @@ from .weights import COMMON_RULES, LAST_RULES, TEXT_TOWER_RULES, Drop, DropLayer
 
 __all__ = [
     "Backbone", "BaseModelArgs", "BiasArgs", "Cache", "CausalLM", "DecoderArgs", "LlamaArgs", "ModelNames",
-    "PassingBackbone", "PassingLayer", "flag", "layer_state", "state_dtype",
+    "NormedBackbone", "PassingBackbone", "PassingLayer", "flag", "layer_state", "state_dtype",
 ]  # fmt: skip
 
 Cache = Sequence[LayerState] | None
@@ -76,6 +76,18 @@ class Backbone(nn.Module):
     def through(self, h: mx.array, cache: Cache, inputs: mx.array) -> mx.array:
         """Normalized hidden states (B, L, D) of the last layer, from what the first reads."""
         return self._runner(self[self._names.layers], self[self._names.norm], h, cache)
+
+
+class NormedBackbone(Backbone):
+    """Tokens' embeddings have a norm."""
+
+    def __init__(self, model: "CausalLM", args: Any):
+        super().__init__(model, args)
+        self.embed_norm: nn.Module = RMSNorm(args.hidden_size, args.rms_norm_eps)
+
+    def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
+        h = super().embedded(inputs, input_embeddings)
+        return self.embed_norm(h) if input_embeddings is None else h
 
 
 class PassingBackbone(Backbone):

@@ -448,7 +448,7 @@ def refuse(condition: Any, message: str) -> None:
         raise ConfigError(f"config.json: {message}.")
 
 
-def check_kinds(args: Any, name: str, known: Collection[str]) -> None:
+def check_kinds(args: Any, name: str, known: Collection[Any]) -> None:
     """Field `name` has one of `known`, or anything where that is empty, for each layer, or ConfigError."""
     kinds = getattr(args, name)
     wrong = len(kinds) != args.num_hidden_layers or (known and not set(kinds) <= set(known))

@@ -124,7 +124,7 @@ class DenseModel(CausalLM):
     feed_forward_type: ClassVar[type[Any]] = GatedMLP
     feed_forward_options: ClassVar[Mapping[str, Any]] = {}
     moe_type: ClassVar[type[MoE]] = MoE
-    moe_options: ClassVar[Mapping[str, Any]] = {}
+    moe_options: ClassVar[Mapping[str, Any]] = {}  # of `gated_moe`; words are fields of the config
     routing_options: ClassVar[Mapping[str, Any]] = {}  # see `usual_routing`
     # True, False or the field of the config that says so:
     qk_norm: ClassVar[bool | str] = False  # norms on queries and keys, of the layers' kind
@@ -204,7 +204,8 @@ class DenseModel(CausalLM):
 
     def experts(self, args: Any) -> nn.Module:
         """What a layer has in place of a feed-forward where `args.has_experts`."""
-        return gated_moe(args, self.routing(args), self.moe_type, act=self.activation(args), **self.moe_options)
+        options = {k: getattr(args, v) if isinstance(v, str) else v for k, v in self.moe_options.items()}
+        return gated_moe(args, self.routing(args), self.moe_type, act=self.activation(args), **options)
 
     def routing(self, args: Any) -> Routing:
         return usual_routing(args, **self.routing_options)

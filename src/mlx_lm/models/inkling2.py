@@ -1,11 +1,6 @@
 """Inkling 2's multimodal checkpoints: the text tower."""
 
 from . import inkling2_text
-from .multimodal import TextTower
+from .multimodal import text_tower
 
-ModelArgs = inkling2_text.ModelArgs
-
-
-class Model(TextTower):
-    text_model = inkling2_text.Model
-    other_towers = r"^model\.(vision_tower|visual)\."
+Model, ModelArgs = text_tower(__name__, inkling2_text)

@@ -4,21 +4,21 @@ Source: https://huggingface.co/thinkingmachines/Inkling-2-Small-MXFP8.
 """
 
 import re
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
-from ..nn import AttentionOptions, LayerNames, Linear, RMSNorm, Routing
+from ..nn import AttentionOptions, LayerNames, Linear, RMSNorm
 from ..nn.conv import after_tail
+from ..nn.mlp import GatedActivation
 from ..nn.relative import Heads, RelativeAttention, RelativeOptions, ResidualConv, Sources
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, part
 from . import inkling_text
-from .base import PassingBackbone
-from .config import refuse
-from .experts import gated_moe
+from .base import NormedBackbone, PassingBackbone
+from .dense import DenseModel
 from .weights import Rename, Weights, rename_parts
 
 
@@ -26,13 +26,23 @@ class ModelArgs(inkling_text.ModelArgs):
     aliases = {
         **{k: v for k, v in inkling_text.ModelArgs.aliases.items() if k != "embedding_multiplier"},
         "intermediate_size": "moe_intermediate_size",
+        "dense_intermediate_size": "intermediate_size",
         "routed_scaling_factor": "route_scale",
     }
+    fixed = {
+        **inkling_text.ModelArgs.fixed, "scoring_func": ("sigmoid",), "hidden_act": ("silu",),
+        "first_k_dense_replace": (0,),
+    }  # fmt: skip
+    positive = (
+        *inkling_text.ModelArgs.positive, "qk_l2_clip_threshold", "rel_l2_clip_threshold", "mlp_gate_softcap",
+        "n_layers_per_attn_res_block", "mlp_up_softcap", "final_logit_softcapping",
+    )  # fmt: skip
+    feed_forward_kinds = ("sparse",)
     max_position_embeddings: int = 1048576
     unpadded_vocab_size: int | None = 200058
     swa_num_attention_heads: int = 48
     swa_num_key_value_heads: int = 8
-    sliding_window_size: int = 1024
+    sliding_window: int | None = 1024
     log_scaling_n_floor: int | None = 128000
     moe_intermediate_size: int = 2304
     n_routed_experts: int = 384
@@ -43,18 +53,6 @@ class ModelArgs(inkling_text.ModelArgs):
     mlp_gate_softcap: float = 4.0
     mlp_up_softcap: float = 25.0
     final_logit_softcapping: float = 30.0
-    scoring_func: str = "sigmoid"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("qk_l2_clip_threshold", "rel_l2_clip_threshold", "n_layers_per_attn_res_block",
-                     "mlp_gate_softcap", "mlp_up_softcap", "final_logit_softcapping"):  # fmt: skip
-            refuse(getattr(self, name) <= 0, f"{name} must be positive, not {getattr(self, name)}")
-        if self.scoring_func != "sigmoid" or self.hidden_act != "silu" or "dense" in (self.mlp_layer_types or ()):
-            raise ConfigError(
-                f"config.json: model type {self.model_type!r} has scoring_func='sigmoid', hidden_act='silu' and only "
-                f"'sparse' mlp_layer_types, not {self.scoring_func!r}, {self.hidden_act!r} and {self.mlp_layer_types}."
-            )
 
 
 class DynamicConv(nn.Module):
@@ -152,7 +150,7 @@ class Layer(inkling_text.ConvolvedLayer):
     """Branches read a choice of earlier blocks' sums; a layer at a boundary starts a new sum."""
 
     def add(self, args: Any, index: int) -> None:
-        width, slides = args.hidden_size, args.slides(index)
+        width, slides = args.hidden_size, args.window(index) is not None
         self.boundary = index % args.n_layers_per_attn_res_block == 0
         for name in ("attn_sconv", "mlp_sconv"):
             self[name] = ResidualConv(width, args.conv_kernel_size, (args.conv_kernel_size + 1) ** -0.5)
@@ -175,7 +173,11 @@ class Layer(inkling_text.ConvolvedLayer):
         return x + self["mlp_sconv"](self["mlp"](self["post_attention_layernorm"](h)), part(state, 2)), blocks
 
 
-class BlockBackbone(PassingBackbone, inkling_text.NormedBackbone):
+def capped(gate: mx.array, up: mx.array, *, linear: float, above: float) -> mx.array:
+    return linear * mx.tanh(gate / linear) * mx.sigmoid(gate) * (above * mx.tanh(up / above))
+
+
+class BlockBackbone(PassingBackbone, NormedBackbone):
     def __init__(self, model: Any, args: Any):
         super().__init__(model, args)
         self.final_input = Choice(args.hidden_size)
@@ -201,6 +203,11 @@ def _chosen_by_layer(weights: Weights) -> Weights:
 class Model(inkling_text.Model):
     backbone_type = BlockBackbone
     layer_type = Layer
+    attention = {"rope": None, "scale": None}
+    qk_norm = False
+    moe_options = {"shared": 0, "correction": True}
+    routing_options = {"score": "sigmoid", "epsilon": 1e-20}
+    experts = DenseModel.experts
     rules = (
         _chosen_by_layer,
         Rename(r"\.attn_res\.output_query$", ".final_input.query"),
@@ -216,18 +223,10 @@ class Model(inkling_text.Model):
         return 1.0
 
     def mixer(self, args: Any, index: int) -> nn.Module:
-        size = args.swa_head_dim if args.slides(index) else args.head_dim
-        options = self.attention_options(args, index, qk_norm=None, scale=size**-0.5)
-        return Attention(options, args.relative(index), args)
+        return Attention(self.attention_options(args, index), args.relative(index), args)
 
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        linear, above = args.mlp_gate_softcap, args.mlp_up_softcap
-
-        def capped(gate: mx.array, up: mx.array) -> mx.array:
-            return linear * mx.tanh(gate / linear) * mx.sigmoid(gate) * (above * mx.tanh(up / above))
-
-        routing = Routing(args.num_experts_per_tok, "sigmoid", scale=args.route_scale, epsilon=1e-20)
-        return gated_moe(args, routing, act=capped, shared=0, correction=True)
+    def activation(self, args: Any) -> GatedActivation:
+        return partial(capped, linear=args.mlp_gate_softcap, above=args.mlp_up_softcap)
 
     def names_at(self, args: Any, index: int) -> LayerNames:
-        return LayerNames(pre_mixer="input_layernorm" if args.slides(index) else None)
+        return LayerNames(pre_mixer=None if args.window(index) is None else "input_layernorm")

@@ -1,11 +1,6 @@
 """Inkling's multimodal checkpoints: the text tower."""
 
 from . import inkling_text
-from .multimodal import TextTower
+from .multimodal import text_tower
 
-ModelArgs = inkling_text.ModelArgs
-
-
-class Model(TextTower):
-    text_model = inkling_text.Model
-    other_towers = r"^model\.(vision_tower|visual|audio_tower|audio)\."
+Model, ModelArgs = text_tower(__name__, inkling_text)

@@ -3,22 +3,19 @@
 Source: https://huggingface.co/thinkingmachines/Inkling.
 """
 
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
-from ..nn import AttentionOptions, DecoderLayer, GatedMLP, Linear, MoE, RMSNorm, Routing, SwitchGLU, route
+from ..nn import DecoderLayer, GatedMLP, Linear, MoE, Routing, SwitchGLU, route
 from ..nn.relative import RelativeAttention, RelativeOptions, ResidualConv
 from ..state import LayerState, ListSpec, StateSpec, part
-from .base import Backbone
-from .config import DecoderArgs, check_kinds, refuse
-from .dense import DenseModel
+from .base import NormedBackbone
+from .dense import DenseModel, SlidingArgs
 from .weights import Drop, Rename, Rule, Split, Transform, expert_rules, rename_parts
 
-_KINDS = {"hybrid", "hybrid_sliding"}
+_KINDS = {"hybrid": "full_attention", "hybrid_sliding": "sliding_attention"}
 
 
 def _pairs(pattern: str, target: str, axis: int) -> Split:
@@ -27,31 +24,37 @@ def _pairs(pattern: str, target: str, axis: int) -> Split:
     return Split(rf"(?P<at>.*){pattern}", tuple(names), axis, interleaved=True)
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(SlidingArgs):
     fixed = {"shared_expert_sink": (True,)}
     aliases = {
         "embedding_multiplier": "logits_mup_width_multiplier",
-        "sliding_window": "sliding_window_size",
+        "sliding_window_size": "sliding_window",
         "num_local_experts": "n_routed_experts",
         "sconv_kernel_size": "conv_kernel_size",
         "model_max_length": "max_position_embeddings",
+        "dense_mlp_idx": "first_k_dense_replace",
     }
+    positive = (
+        "unpadded_vocab_size", "swa_num_attention_heads", "swa_head_dim", "d_rel", "rel_extent", "conv_kernel_size",
+        "log_scaling_n_floor", "n_shared_experts", "logits_mup_width_multiplier",
+    )  # fmt: skip
+    multiples = {"swa_num_attention_heads": "swa_num_key_value_heads"}
     head_dim: int | None = 128
     intermediate_size: int = 24576
+    dense_intermediate_size: int | None = None  # where a config has it, `intermediate_size` is the experts'
     max_position_embeddings: int = 131072
     unpadded_vocab_size: int | None = None
     swa_num_attention_heads: int = 64
     swa_num_key_value_heads: int = 16
     swa_head_dim: int = 128
-    sliding_window_size: int = 512
+    sliding_window: int | None = 512
     d_rel: int = 16
     rel_extent: int = 1024
     log_scaling_n_floor: int | None = None
     log_scaling_alpha: float = 0.1
     local_layer_ids: list[int] | None = None
-    layer_types: list[str] | None = None
     conv_kernel_size: int = 4
-    dense_mlp_idx: int = 0
+    first_k_dense_replace: int = 0
     mlp_layer_types: list[str] | None = None
     moe_intermediate_size: int = 3072
     n_routed_experts: int = 256
@@ -60,53 +63,38 @@ class ModelArgs(DecoderArgs):
     route_scale: float = 8.0
     logits_mup_width_multiplier: float = 24.0
 
-    @classmethod
-    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
-        """Where a config has `dense_intermediate_size`, `intermediate_size` is the experts'."""
-        dense = flat.pop("dense_intermediate_size", None)
-        if dense is not None:
-            flat |= {"moe_intermediate_size": flat.get("intermediate_size", 24576), "intermediate_size": dense}
-        return flat
-
     def __post_init__(self) -> None:
+        self.layer_types = [_KINDS.get(kind, kind) for kind in self.layer_types or ()] or None
+        if self.dense_intermediate_size is not None:
+            self.moe_intermediate_size, self.intermediate_size = self.intermediate_size, self.dense_intermediate_size
         super().__post_init__()
         self.tie_word_embeddings = False  # nothing in the family ties them, whatever a config says
-        count = self.num_hidden_layers
-        if self.layer_types is None:
-            local = self.local_layer_ids
-            slides = [(i + 1) % 6 > 0 if local is None else i in local for i in range(count)]
-            self.layer_types = ["hybrid_sliding" if s else "hybrid" for s in slides]
-        if self.mlp_layer_types is None:
-            self.mlp_layer_types = ["dense" if i < self.dense_mlp_idx else "sparse" for i in range(count)]
-        check_kinds(self, "layer_types", _KINDS)
-        for name in ("unpadded_vocab_size", "swa_num_attention_heads", "swa_num_key_value_heads", "swa_head_dim",
-                     "sliding_window_size", "d_rel", "rel_extent", "conv_kernel_size", "log_scaling_n_floor",
-                     "n_shared_experts", "logits_mup_width_multiplier"):  # fmt: skip
-            value = getattr(self, name)
-            refuse(value is not None and value <= 0, f"{name} must be positive, not {value}")
-        if self.swa_num_attention_heads % self.swa_num_key_value_heads:
-            raise ConfigError("config.json: swa_num_attention_heads is not a multiple of swa_num_key_value_heads.")
+        self.unpadded_vocab_size = min(self.unpadded_vocab_size or self.vocab_size, self.vocab_size)
 
     def slides(self, index: int) -> bool:
-        assert self.layer_types is not None
-        return self.layer_types[index] == "hybrid_sliding"
+        return (index + 1) % 6 > 0 if self.local_layer_ids is None else index in self.local_layer_ids
 
-    def window(self, index: int) -> int | None:
-        return self.sliding_window_size if self.slides(index) else None
+    def layer_heads(self, index: int) -> tuple[int, int, int]:
+        slides = self.window(index) is not None
+        return (self.swa_num_attention_heads, self.swa_num_key_value_heads, self.swa_head_dim) if slides else self.heads
+
+    def attention_scale(self, index: int) -> float:
+        return 1 / self.layer_heads(index)[2]
 
     def relative(self, index: int) -> RelativeOptions:
         """The distances of layer `index`."""
-        slides = self.slides(index)
-        extent = self.sliding_window_size if slides else self.rel_extent
-        floor = None if slides else self.log_scaling_n_floor
-        return RelativeOptions(self.d_rel, extent, self.conv_kernel_size, floor, self.log_scaling_alpha)
+        window = self.window(index)
+        floor = None if window else self.log_scaling_n_floor
+        return RelativeOptions(
+            self.d_rel, window or self.rel_extent, self.conv_kernel_size, floor, self.log_scaling_alpha
+        )
 
 
 class ScaledMLP(GatedMLP):
     """A feed-forward with one factor on all that it gives."""
 
-    def __init__(self, args: ModelArgs):
-        super().__init__(args.hidden_size, args.intermediate_size, args.hidden_act)
+    def __init__(self, *sizes: Any, **options: Any):
+        super().__init__(*sizes, **options)
         self.global_scale = mx.ones((1,))
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -152,20 +140,12 @@ class ConvolvedLayer(DecoderLayer):
         return x + self["mlp_sconv"](self["mlp"](self["post_attention_layernorm"](x)), part(state, 2))
 
 
-class NormedBackbone(Backbone):
-    """Embeddings have a norm."""
-
-    def __init__(self, model: Any, args: Any):
-        super().__init__(model, args)
-        self.embed_norm = RMSNorm(args.hidden_size, args.rms_norm_eps)
-
-    def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
-        return self.embed_norm(self.embed_tokens(inputs)) if input_embeddings is None else input_embeddings
-
-
 class Model(DenseModel):
     backbone_type = NormedBackbone
     layer_type = ConvolvedLayer
+    feed_forward_type = ScaledMLP
+    attention = {"rope": None}
+    qk_norm = True
     rules = (
         Drop(r"(^|\.)mtp\."),
         Rename(r"^model\.llm\.unembed\.", "lm_head."),
@@ -188,30 +168,17 @@ class Model(DenseModel):
 
     def __init__(self, args: Any):
         super().__init__(args)
-        if self.rows(args) < args.vocab_size:
-            self.lm_head = Linear(args.hidden_size, self.rows(args), bias=False)
-
-    def rows(self, args: Any) -> int:
-        """Tokens that have a logit: those after them only fill up the tables."""
-        return min(args.unpadded_vocab_size or args.vocab_size, args.vocab_size)
+        self.lm_head = Linear(args.hidden_size, args.unpadded_vocab_size, bias=False)
 
     def weight_rules(self) -> tuple[Rule, ...]:
-        rows = self.rows(self.args)
+        rows = self.args.unpadded_vocab_size  # tokens after them only fill up the tables
         return (*super().weight_rules(), Transform(r"^lm_head\.", lambda w: w[:rows]))
-
-    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        sizes = {"rope": None, "qk_norm": partial(RMSNorm, eps=args.rms_norm_eps), "scale": 1 / args.head_dim}
-        if args.slides(index):
-            names = ("swa_num_attention_heads", "swa_num_key_value_heads", "swa_head_dim")
-            heads, kv_heads, size = (getattr(args, name) for name in names)
-            sizes |= {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": size, "scale": 1 / size}
-        return super().attention_options(args, index, **(sizes | changes))
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         return RelativeAttention(self.attention_options(args, index), args.relative(index))
 
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return Experts(args) if args.mlp_layer_types[index] == "sparse" else ScaledMLP(args)
+    def experts(self, args: Any) -> nn.Module:
+        return Experts(args)
 
     def logit_scale(self, args: Any) -> float:
         return 1 / args.logits_mup_width_multiplier

@@ -1,9 +1,10 @@
 """InternLM 2: one projection for queries, keys and values, laid out by key head. Source: https://arxiv.org/abs/2403.17297."""
 
-from ..nn import GatedMLP, LayerNames
+from ..nn import LayerNames
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .falcon import FalconAttention
+from .lfm2 import FeedForward
 
 
 class ModelArgs(DecoderArgs):
@@ -14,10 +15,6 @@ class ModelArgs(DecoderArgs):
 
 class Attention(FalconAttention):
     qkv_name, out_name = "wqkv", "wo"
-
-
-class FeedForward(GatedMLP):
-    gate_name, up_name, down_name = "w1", "w3", "w2"
 
 
 class Model(DenseModel):

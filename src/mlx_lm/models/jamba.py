@@ -6,7 +6,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..nn import LayerNames, Mamba, MambaOptions, MoE, RMSNorm
+from ..nn import LayerNames, Mamba, MambaOptions, RMSNorm
+from .aria_text import Experts
 from .base import ModelNames
 from .dense import DenseModel, LinearArgs
 from .mamba import step_rank
@@ -50,10 +51,6 @@ class NormedMamba(Mamba):
 
     def normed(self, dt: mx.array, b: mx.array, c: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         return self.dt_layernorm(dt), self.b_layernorm(b), self.c_layernorm(c)
-
-
-class Experts(MoE):
-    router_name = "router"
 
 
 class Model(DenseModel):

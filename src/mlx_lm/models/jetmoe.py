@@ -6,12 +6,10 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..nn import LayerNames, Linear, MoE, NestedRouter, RMSNorm, Rope, Routing, SwitchLinear, in_expert_order, route
 from ..state import KVSpec, LayerState, StateSpec, attend_states, offsets
-from .config import DecoderArgs
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
-from .experts import gated_moe
 from .weights import Rename, Split
 
 
@@ -26,8 +24,8 @@ class ModelArgs(DecoderArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         heads, kv_heads, _ = self.heads
-        if heads != kv_heads * self.num_experts_per_tok:
-            raise ConfigError("config.json: num_attention_heads must be num_key_value_heads * num_experts_per_tok.")
+        wrong = heads != kv_heads * self.num_experts_per_tok
+        refuse(wrong, "num_attention_heads must be num_key_value_heads * num_experts_per_tok")
 
 
 class HeadExperts(nn.Module):
@@ -81,28 +79,25 @@ class ExpertAttention(nn.Module):
 class BiasedExperts(MoE):
     router_name, router_layer = "router", "layer"
 
+    def __init__(self, width: int, *parts: Any, **options: Any):
+        super().__init__(width, *parts, **options)
+        self.bias = mx.zeros((width,))
+
     def __call__(self, x: mx.array) -> mx.array:
-        return super().__call__(x) + self["bias"]
+        return super().__call__(x) + self.bias
 
 
 class Model(DenseModel):
     layer_names = LayerNames("self_attention")
+    moe_type = BiasedExperts
+    routing_options = {"score": "softmax_topk"}
     rules = (
-        Split(
-            r"(.*\.mlp)\.input_linear\.weight",
-            (r"\1.switch_mlp.gate_proj.weight", r"\1.switch_mlp.up_proj.weight"),
-            1,
-        ),
+        Split(r"(.*\.mlp)\.input_linear\.weight", tuple(rf"\1.switch_mlp.{n}_proj.weight" for n in ("gate", "up")), 1),
         Rename(r"\.mlp\.output_linear\.", ".mlp.switch_mlp.down_proj."),
     )
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         return ExpertAttention(args, self.rope(args, index))
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        moe = gated_moe(args, Routing(args.num_experts_per_tok, "softmax_topk"), BiasedExperts)
-        moe.bias = mx.zeros((args.hidden_size,))
-        return moe
 
     def norm(self, args: Any) -> nn.Module:
         return RMSNorm(args.hidden_size, 1e-6)  # whatever the config says, unlike the final norm

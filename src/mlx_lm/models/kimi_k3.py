@@ -3,53 +3,42 @@
 Source: https://huggingface.co/moonshotai/Kimi-K3.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import ChannelDelta, DecoderLayer, LatentAttention, Linear, MoE, RMSNorm
 from ..nn.mlp import GatedActivation
 from ..state import LayerState
 from . import kimi_linear
 from .base import CausalLM, PassingBackbone
-from .config import refuse
 from .experts import gated_moe
 from .multimodal import TextTower
 from .weights import Rename, Rule, Split
 
 
 class ModelArgs(kimi_linear.ModelArgs):
+    fixed = {**kimi_linear.ModelArgs.fixed, "hidden_act": ("situ",), "use_full_rank_gate": (True,)}
+    positive = "activation_situ_beta", "activation_situ_linear_beta"
+    linear_names = {
+        **kimi_linear.ModelArgs.linear_names, "gate_lower_bound": "gate_lower_bound",
+        "use_full_rank_gate": "use_full_rank_gate",
+    }  # fmt: skip
     activation_situ_beta: float | None = None
     activation_situ_linear_beta: float | None = None
-    attn_res_block_size: int = 0
+    attn_res_block_size: int
     gate_lower_bound: float | None = None
     latent_moe_use_norm: bool = False
     mla_use_output_gate: bool = False
     routed_expert_hidden_size: int | None = None
-    use_full_rank_gate: bool = False
-
-    @classmethod
-    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
-        """Some of the delta layers' options stand in `linear_attn_config`."""
-        linear = flat.get("linear_attn_config")
-        linear = linear if isinstance(linear, Mapping) else {}
-        return super().prepared(
-            flat | {k: linear[k] for k in ("gate_lower_bound", "use_full_rank_gate") if k in linear}
-        )
+    use_full_rank_gate: bool
 
     def __post_init__(self) -> None:
-        refuse(self.hidden_act != "situ", f"hidden_act={self.hidden_act!r} is not supported for 'kimi_k3'")
-        self.hidden_act = "silu"  # after the delta layers' convolutions
+        self.hidden_act = "silu"  # after the delta layers' convolutions; feed-forwards have `situ`
         super().__post_init__()
-        betas = self.activation_situ_beta, self.activation_situ_linear_beta
-        if any(beta is not None and beta <= 0 for beta in betas):
-            raise ConfigError("config.json: activation_situ_beta and activation_situ_linear_beta must be positive.")
-        if not self.use_full_rank_gate or self.attn_res_block_size < 1:
-            raise ConfigError("config.json: 'kimi_k3' needs use_full_rank_gate and attn_res_block_size.")
 
 
 def situ(gate: mx.array, up: mx.array, *, beta: float | None, linear_beta: float | None) -> mx.array:
@@ -87,21 +76,18 @@ class GatedLatentAttention(LatentAttention):
     gate_name = "g_proj"
 
 
-class DepthAttention:
+def add_depth_attention(owner: nn.Module, name: str, args: ModelArgs) -> None:
     """A softmax, for each token, over what earlier blocks of layers gave and the stream since."""
+    owner[f"{name}_proj"] = Linear(args.hidden_size, 1, bias=False)
+    owner[f"{name}_norm"] = RMSNorm(args.hidden_size, args.rms_norm_eps)
 
-    @staticmethod
-    def add(owner: nn.Module, name: str, args: ModelArgs) -> None:
-        owner[f"{name}_proj"] = Linear(args.hidden_size, 1, bias=False)
-        owner[f"{name}_norm"] = RMSNorm(args.hidden_size, args.rms_norm_eps)
 
-    @staticmethod
-    def read(owner: nn.Module, name: str, stream: mx.array, bank: Sequence[mx.array]) -> mx.array:
-        if not bank:
-            return stream
-        values = mx.stack([*bank, stream], axis=-2)  # (B, L, N, D)
-        scores = owner[f"{name}_proj"](owner[f"{name}_norm"](values)).astype(mx.float32)
-        return (mx.softmax(scores, axis=-2) * values.astype(mx.float32)).sum(axis=-2).astype(stream.dtype)
+def read_depth(owner: nn.Module, name: str, stream: mx.array, bank: Sequence[mx.array]) -> mx.array:
+    if not bank:
+        return stream
+    values = mx.stack([*bank, stream], axis=-2)  # (B, L, N, D)
+    scores = owner[f"{name}_proj"](owner[f"{name}_norm"](values)).astype(mx.float32)
+    return (mx.softmax(scores, axis=-2) * values.astype(mx.float32)).sum(axis=-2).astype(stream.dtype)
 
 
 class Layer(DecoderLayer):
@@ -109,25 +95,25 @@ class Layer(DecoderLayer):
 
     def add(self, args: ModelArgs, index: int) -> None:
         for name in ("self_attention_res", "mlp_res"):
-            DepthAttention.add(self, name, args)
+            add_depth_attention(self, name, args)
         self._starts = index % args.attn_res_block_size == 0
 
     def pass_on(self, x: mx.array, state: LayerState, bank: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
-        h = self._mix(self.input_layernorm(DepthAttention.read(self, "self_attention_res", x, bank)), state)
+        h = self._mix(self.input_layernorm(read_depth(self, "self_attention_res", x, bank)), state)
         bank, x = ([*bank, x], h) if self._starts else (bank, x + h)
-        return x + self._feed(self.post_attention_layernorm(DepthAttention.read(self, "mlp_res", x, bank))), bank
+        return x + self._feed(self.post_attention_layernorm(read_depth(self, "mlp_res", x, bank))), bank
 
 
 class DeepBackbone(PassingBackbone):
     def __init__(self, model: CausalLM, args: Any):
         super().__init__(model, args)
-        DepthAttention.add(self, "output_attn_res", args)
+        add_depth_attention(self, "output_attn_res", args)
 
     def begin(self, h: mx.array, inputs: mx.array) -> tuple[mx.array, Any]:
         return h, []
 
     def end(self, h: mx.array, passed: Any) -> mx.array:
-        return super().end(DepthAttention.read(self, "output_attn_res", h, passed), passed)
+        return super().end(read_depth(self, "output_attn_res", h, passed), passed)
 
 
 class TextModel(kimi_linear.Model):

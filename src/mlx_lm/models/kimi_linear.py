@@ -4,7 +4,7 @@ Source: https://arxiv.org/abs/2510.26692.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -36,20 +36,22 @@ class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):
     linear_num_heads: int = 32
     linear_conv_kernel_dim: int = 4
 
+    full_attn_layers: list[int] | None = None  # counted from 1
+    # Where published configs keep what the delta layers are: keys of `linear_attn_config` -> fields.
+    linear_names: ClassVar[Mapping[str, str]] = {
+        "full_attn_layers": "full_attn_layers", "head_dim": "linear_head_dim", "num_heads": "linear_num_heads",
+        "short_conv_kernel_size": "linear_conv_kernel_dim",
+    }  # fmt: skip
+
     @classmethod
     def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
-        """Published configs keep the delta layers in `linear_attn_config`, counted from 1."""
-        linear = flat.pop("linear_attn_config", None)
-        if isinstance(linear, Mapping):
-            full, count = linear.get("full_attn_layers") or [], flat.get("num_hidden_layers")
-            refuse(not isinstance(full, list), f"full_attn_layers must be a list, not {full!r}")
-            kinds = ("linear_attention", "full_attention")
-            count = min(count, 2000) if isinstance(count, int) else 0  # what is no count is refused below
-            flat["layer_types"] = [kinds[i + 1 in full] for i in range(count)]
-            names = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads"}
-            names["short_conv_kernel_size"] = "linear_conv_kernel_dim"
-            flat |= {own: linear[other] for other, own in names.items() if other in linear}
-        return flat
+        """Lifts what stands in `linear_attn_config`."""
+        linear = flat.get("linear_attn_config") or {}
+        refuse(not isinstance(linear, dict), f"linear_attn_config must be an object, not {linear!r}")
+        return flat | {own: linear[name] for name, own in cls.linear_names.items() if name in linear}
+
+    def attends(self, index: int) -> bool:
+        return index + 1 in (self.full_attn_layers or ())
 
     def linear_options(self) -> DeltaOptions:
         return block_options(DeltaOptions, self, gate_act="sigmoid")

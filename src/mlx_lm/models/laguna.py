@@ -8,10 +8,11 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
-from ..nn import Attention, AttentionOptions, Linear, MoE, Routing
+from ..nn import Attention, Linear, Routing
+from .config import refuse
 from .dense import DenseModel, TwoRopeArgs
 from .experts import gated_moe
+from .qwen2_moe import Experts
 from .weights import Drop, Rename, expert_rules
 
 _ROPES = {
@@ -32,6 +33,9 @@ class LayerTypeArgs(TwoRopeArgs):
 
 
 class ModelArgs(LayerTypeArgs):
+    fixed = {"moe_apply_router_weight_on_input": (False,), "gating": (True, "per-head", "per-element")}
+    positive = ("num_attention_heads_per_layer",)
+    per_layer = {"num_attention_heads_per_layer": ()}
     head_dim: int | None = 128
     max_position_embeddings: int = 131072
     sliding_window: int | None = 512
@@ -43,7 +47,6 @@ class ModelArgs(LayerTypeArgs):
     moe_intermediate_size: int = 512
     shared_expert_intermediate_size: int = 512
     moe_routed_scaling_factor: float = 1.0
-    moe_apply_router_weight_on_input: bool = False
     moe_router_logit_softcapping: float = 0.0
 
     def __post_init__(self) -> None:
@@ -52,12 +55,13 @@ class ModelArgs(LayerTypeArgs):
         self.rope_by_layer_type = self.rope_by_layer_type or _ROPES
         heads = self.num_attention_heads_per_layer or [self.num_attention_heads] * self.num_hidden_layers
         self.num_attention_heads_per_layer = heads
-        if len(heads) != self.num_hidden_layers or any(n < 1 or n % self.heads[1] for n in heads):
-            raise ConfigError(
-                f"config.json: num_attention_heads_per_layer={heads} does not fit the layers or KV heads."
-            )
-        if self.moe_apply_router_weight_on_input or self.gating not in (True, "per-head", "per-element"):
-            raise ConfigError("config.json: moe_apply_router_weight_on_input, or this gating, is not supported.")
+        refuse(
+            any(n % self.heads[1] for n in heads), f"num_attention_heads_per_layer={heads} does not fit the KV heads"
+        )
+
+    def layer_heads(self, index: int) -> tuple[int, int, int]:
+        assert self.num_attention_heads_per_layer is not None
+        return self.num_attention_heads_per_layer[index], *self.heads[1:]
 
 
 class SoftplusGates(Attention):
@@ -77,10 +81,6 @@ class SoftplusGates(Attention):
         return out * gate
 
 
-class Experts(MoE):
-    shared_name = "shared_expert"
-
-
 class Model(DenseModel):
     attention_type = SoftplusGates
     qk_norm = True
@@ -90,10 +90,6 @@ class Model(DenseModel):
         Rename(r"\.mlp\.shared_experts\.", ".mlp.shared_expert."),
         *expert_rules(),
     )
-
-    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        heads = args.num_attention_heads_per_layer[index]
-        return super().attention_options(args, index, num_heads=heads, **changes)
 
     def experts(self, args: Any) -> nn.Module:
         scale, softcap = args.moe_routed_scaling_factor, max(args.moe_router_logit_softcapping, 0)

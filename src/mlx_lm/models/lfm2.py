@@ -1,7 +1,7 @@
 """LFM2: gated short convolutions and, at some layers, attention. Source: https://arxiv.org/abs/2511.23404."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.nn as nn
 
@@ -36,8 +36,7 @@ class ModelArgs(LinearArgs):
     def attends(self, index: int) -> bool:
         return self.full_attn_idxs is None or index in self.full_attn_idxs
 
-    @property
-    def feed_forward_size(self) -> int:
+    def layer_width(self, index: int) -> int:
         """Two thirds of the given size, times the multiplier, rounded up; or just the given size."""
         size = self.intermediate_size
         if self.block_auto_adjust_ff_dim:
@@ -62,10 +61,8 @@ class Model(DenseModel):
     layer_names = LayerNames("self_attn", "feed_forward", "operator_norm", None, "ffn_norm")
     linear_names = replace(layer_names, mixer="conv")
     attention_type = Lfm2Attention
+    feed_forward_type: ClassVar[type[GatedMLP]] = FeedForward
     qk_norm = True
 
     def linear_mixer(self, args: Any, index: int) -> nn.Module:
         return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        return FeedForward(args.hidden_size, args.feed_forward_size, args.hidden_act)

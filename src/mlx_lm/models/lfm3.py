@@ -44,9 +44,6 @@ class ModelArgs(SlidingArgs):
     def is_linear(self, index: int) -> bool:
         return self.layer_type(index) == "conv"
 
-    def layer_rope(self, index: int) -> Any:
-        return self.rope_parameters(self.layer_type(index))
-
 
 class HeadGates(GatedAttention):
     per_head = True

@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
-from mlx import nn
 
 from ..kernels import KVView
-from ..nn import AttentionOptions, BiasedAttention, GatedMLP, LayerNames, MoE, Routing, UnitRMSNorm
+from ..nn import AttentionOptions, BiasedAttention, LayerNames, MoE, UnitRMSNorm
 from ..nn.attention import Attention, RotatedNormAttention
-from .config import DecoderArgs, check_kinds, refuse
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
-from .experts import gated_moe
 from .ministral3 import GrowingQueries
 from .weights import Rename, Split, Transform
 
@@ -22,6 +20,7 @@ _KINDS = ("full_attention", "chunked_attention")
 
 
 class ModelArgs(DecoderArgs):
+    per_layer = {"layer_types": _KINDS}
     intermediate_size_mlp: int = 16384
     head_dim: int | None = 128
     rms_norm_eps: float = 1e-5
@@ -46,9 +45,13 @@ class ModelArgs(DecoderArgs):
         count, every = self.num_hidden_layers, self.interleave_moe_layer_step
         if self.moe_layers is None:
             self.moe_layers = list(range(every - 1, count, every)) if every > 0 else []
-        if self.layer_types is None:
-            self.layer_types = [_KINDS[self.has_rope(i)] for i in range(count)]
-        check_kinds(self, "layer_types", _KINDS)
+        self.layer_types = self.layer_types or [_KINDS[self.has_rope(i)] for i in range(count)]
+
+    def has_experts(self, index: int) -> bool:
+        return index in (self.moe_layers or ())
+
+    def layer_width(self, index: int) -> int:
+        return self.intermediate_size_mlp
 
     def window(self, index: int) -> int | None:
         """A chunk's first positions see less than this, none sees more."""
@@ -87,6 +90,9 @@ class Experts(MoE):
 class Model(DenseModel):
     layer_names = LayerNames(feed_forward="feed_forward")
     traditional_rope = True
+    moe_type = Experts
+    moe_options = {"shared": "intermediate_size"}
+    routing_options = {"score": "sigmoid", "normalize": False}
     rules = (
         Rename(r"^output\.", "lm_head."),
         Transform(r"\.experts\.(gate_up|down)_proj$", lambda w: w.swapaxes(1, 2)),
@@ -104,9 +110,3 @@ class Model(DenseModel):
         refuse(options.rope is None, "a layer without rope cannot have chunked attention")
         norm = (lambda _: UnitRMSNorm(args.rms_norm_eps)) if args.use_qk_norm else None
         return ChunkedAttention(replace(options, qk_norm=norm))
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        if index not in args.moe_layers:
-            return GatedMLP(args.hidden_size, args.intermediate_size_mlp, args.hidden_act)
-        routing = Routing(args.num_experts_per_tok, "sigmoid", normalize=False)
-        return gated_moe(args, routing, Experts, shared=args.intermediate_size)

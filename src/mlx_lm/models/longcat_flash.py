@@ -3,23 +3,22 @@
 Some experts do nothing. Source: https://arxiv.org/abs/2509.01322.
 """
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import GatedMLP, LatentOptions, MoE, RMSNorm, Routing
 from ..state import LayerState, ListSpec, StateSpec, part
 from . import deepseek_v3
+from .config import refuse
 from .experts import gated_moe
-from .weights import Drop, Rule, Weights, expert_rules
+from .weights import Drop, DropLayers, Rule, Transform, expert_rules
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
-    fixed = {}
+    fixed = {"zero_expert_type": ("identity",)}
     aliases = {
         "num_layers": "num_hidden_layers",
         "ffn_hidden_size": "intermediate_size",
@@ -32,7 +31,6 @@ class ModelArgs(deepseek_v3.ModelArgs):
     n_routed_experts: int | None = 512
     num_experts_per_tok: int | None = 12
     zero_expert_num: int = 256
-    zero_expert_type: str = "identity"
     router_bias: bool = False
     norm_topk_prob: bool = False
     mla_scale_q_lora: bool = True
@@ -41,27 +39,11 @@ class ModelArgs(deepseek_v3.ModelArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        lacks = self.q_lora_rank is None or not self.n_routed_experts
-        if lacks or self.zero_expert_num < 0 or self.zero_expert_type != "identity":
-            raise ConfigError(
-                "config.json: 'longcat_flash' needs q_lora_rank, n_routed_experts, zero_expert_num of at least 0, "
-                "and zero_expert_type 'identity'."
-            )
+        lacks = self.q_lora_rank is None or not self.n_routed_experts or self.zero_expert_num < 0
+        refuse(lacks, "'longcat_flash' needs q_lora_rank, n_routed_experts and zero_expert_num of at least 0")
 
     def routing(self) -> Routing:
         return Routing(self.num_experts_per_tok or 1, normalize=self.norm_topk_prob, scale=self.routed_scaling_factor)
-
-
-@dataclass(frozen=True)
-class IdleExperts:
-    """Forgets the matrices that some writers give the experts that do nothing."""
-
-    working: int
-
-    def __call__(self, weights: Weights) -> Weights:
-        found = re.compile(r"\.mlp\.experts\.(\d+)\.").search
-        kept = {k: v for k, v in weights.items() if not ((m := found(k)) and int(m[1]) >= self.working)}
-        return {k: v[: self.working] if k.endswith(".mlp.experts.gate_up_proj") else v for k, v in kept.items()}
 
 
 class SomeIdle(MoE):
@@ -85,6 +67,7 @@ class DoubleLayer(nn.Module):
     def __init__(self, args: Any, mixers: list[nn.Module]):
         super().__init__()
         self.self_attn = mixers
+        self._own_states: list[StateSpec] = []
         self.mlps = [GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act) for _ in mixers]
         self.input_layernorm = [RMSNorm(args.hidden_size, args.rms_norm_eps) for _ in mixers]
         self.post_attention_layernorm = [RMSNorm(args.hidden_size, args.rms_norm_eps) for _ in mixers]
@@ -92,7 +75,11 @@ class DoubleLayer(nn.Module):
         self.mlp = gated_moe(args, args.routing(), SomeIdle, shared=0, **options)
 
     def state_spec(self) -> StateSpec:
-        return ListSpec(tuple(mixer.state_spec() for mixer in self.self_attn))
+        return ListSpec((*(mixer.state_spec() for mixer in self.self_attn), *self._own_states))
+
+    def keep(self, spec: StateSpec) -> None:
+        """Adds a state to those of the attentions."""
+        self._own_states.append(spec)
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         shortcut = mx.array(0.0, x.dtype)
@@ -108,9 +95,11 @@ class Model(deepseek_v3.Model):
     rules = (Drop(r"(^|\.)mtp\."), *expert_rules())
 
     def weight_rules(self) -> tuple[Rule, ...]:
-        return (IdleExperts(self.args.n_routed_experts), *super().weight_rules())
+        working = self.args.n_routed_experts  # some writers give matrices to the others
+        cut = Transform(r"\.mlp\.experts\.gate_up_proj$", lambda w: w[:working])
+        return (DropLayers(working, r"mlp\.experts"), cut, *super().weight_rules())
 
-    def layer(self, args: Any, index: int) -> nn.Module:
+    def layer(self, args: Any, index: int) -> DoubleLayer:
         return DoubleLayer(args, [self.mixer(args, 2 * index + i) for i in range(2)])
 
     def latent_options(self, args: Any, index: int) -> LatentOptions:

@@ -9,11 +9,11 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import Embedding, Linear
-from ..state import ArraySlot, LayerState, ListSpec, RecurrentSpec, StateSpec, gather_slot, part, scatter_slots
+from ..state import ArraySlot, LayerState, RecurrentSpec, gather_slot, part, scatter_slots
 from . import longcat_flash
 from .base import Backbone, CausalLM, layer_state
+from .config import refuse
 from .weights import Rename
 
 
@@ -24,6 +24,8 @@ class ModelArgs(longcat_flash.ModelArgs):
         "oe_neighbor_num": "emb_neighbor_num",
         "oe_split_num": "emb_split_num",
     }
+    positive = "ngram_vocab_size_ratio", "emb_split_num"
+    multiples = {"hidden_size": "tables"}
     ngram_vocab_size_ratio: float = 78.0
     emb_neighbor_num: int = 4
     emb_split_num: int = 4
@@ -31,11 +33,13 @@ class ModelArgs(longcat_flash.ModelArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tables = self.emb_split_num * (self.emb_neighbor_num - 1)
-        if min(self.emb_split_num, self.emb_neighbor_num - 1, self.ngram_vocab_size_ratio) <= 0:
-            raise ConfigError("config.json: emb_neighbor_num must be over 1, the other n-gram sizes positive.")
-        if self.hidden_size % tables or isinstance(self.eos_token_id, list):
-            raise ConfigError(f"config.json: hidden_size is no multiple of {tables} tables, or eos_token_id is a list.")
+        refuse(self.emb_neighbor_num < 2, f"emb_neighbor_num must be over 1, not {self.emb_neighbor_num}")
+        refuse(isinstance(self.eos_token_id, list), "eos_token_id must not be a list")
+
+    @property
+    def tables(self) -> int:
+        """Of n-grams of all lengths."""
+        return self.emb_split_num * (self.emb_neighbor_num - 1)
 
 
 class NgramEmbedding(nn.Module):
@@ -48,15 +52,11 @@ class NgramEmbedding(nn.Module):
     def __init__(self, args: ModelArgs):
         super().__init__()
         self._reach, self._split, self._end = args.emb_neighbor_num - 1, args.emb_split_num, args.eos_token_id
-        self._base, count = args.vocab_size, self._reach * self._split
+        self._base, count = args.vocab_size, args.tables
         first = int(args.ngram_vocab_size_ratio * args.vocab_size) + 1
         self._sizes = [first + 2 * i for i in range(count)]
         self.embedders = [Embedding(size, args.hidden_size // count) for size in self._sizes]
         self.post_projs = [Linear(args.hidden_size // count, args.hidden_size, bias=False) for _ in range(count)]
-
-    def slot(self) -> ArraySlot:
-        """The state: the last tokens' ids; 0 stands for none."""
-        return ArraySlot((self._reach,), mx.int32)
 
     def __call__(self, h: mx.array, ids: mx.array, before: mx.array | None) -> tuple[mx.array, mx.array]:
         """From the usual embeddings h (B, L, D) of ids (B, L) after `before` (B, reach); and what is now before."""
@@ -77,21 +77,12 @@ class NgramEmbedding(nn.Module):
         return h / (1 + len(self._sizes)), context[:, length:].astype(mx.int32)
 
 
-class FirstLayer(longcat_flash.DoubleLayer):
-    """Keeps the embedding's state with its own."""
-
-    def keep(self, slot: ArraySlot) -> None:
-        self._slot = slot
-
-    def state_spec(self) -> StateSpec:
-        return ListSpec((*(mixer.state_spec() for mixer in self.self_attn), RecurrentSpec((self._slot,))))
-
-
 class NgramBackbone(Backbone):
     def __init__(self, model: CausalLM, args: Any):
         super().__init__(model, args)
         self.ngram_embeddings = NgramEmbedding(args)
-        self[self._names.layers][0].keep(self.ngram_embeddings.slot())
+        # The first layer also keeps the last tokens' ids; 0 stands for none.
+        self[self._names.layers][0].keep(RecurrentSpec((ArraySlot((args.emb_neighbor_num - 1,), mx.int32),)))
 
     def __call__(
         self, inputs: mx.array, cache: Sequence[LayerState] | None = None, input_embeddings: mx.array | None = None
@@ -101,13 +92,9 @@ class NgramBackbone(Backbone):
             h = self[self._names.embed](inputs)
             input_embeddings, before = self.ngram_embeddings(h, inputs, gather_slot(state, 0))
             scatter_slots(state, [before], inputs.shape[1])
-        return self._runner(self[self._names.layers], self[self._names.norm], input_embeddings, cache)
+        return super().__call__(inputs, cache, input_embeddings)
 
 
 class Model(longcat_flash.Model):
     backbone_type = NgramBackbone
     rules = (Rename(r"\.ngram_embeddings\.word_embeddings\.", ".embed_tokens."), *longcat_flash.Model.rules)
-
-    def layer(self, args: Any, index: int) -> nn.Module:
-        kind = longcat_flash.DoubleLayer if index else FirstLayer
-        return kind(args, [self.mixer(args, 2 * index + i) for i in range(2)])

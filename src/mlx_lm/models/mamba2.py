@@ -48,6 +48,7 @@ class StateSpaceArgs(LanguageArgs):
 
 
 class ModelArgs(StateSpaceArgs):
+    multiples = {"num_heads": "n_groups"}
     num_heads: int = 128
     head_dim: int = 64
     state_size: int = 128
@@ -57,12 +58,8 @@ class ModelArgs(StateSpaceArgs):
 
     def __post_init__(self) -> None:
         inner = int(self.expand * self.hidden_size)
-        if inner != self.num_heads * self.head_dim or self.intermediate_size not in (None, inner):
-            raise ConfigError(
-                f"config.json: expand * hidden_size = {inner} must equal num_heads * head_dim = "
-                f"{self.num_heads * self.head_dim} (and intermediate_size, if given)."
-            )
-        refuse(self.num_heads % self.n_groups, f"num_heads={self.num_heads} is no multiple of n_groups={self.n_groups}")
+        others = self.num_heads * self.head_dim, self.intermediate_size or inner
+        refuse({*others} != {inner}, f"expand * hidden_size = {inner} must be num_heads * head_dim, intermediate_size")
 
 
 class Model(CausalLM):

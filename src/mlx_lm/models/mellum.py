@@ -4,25 +4,18 @@ from .dense import DenseModel
 from .laguna import LayerTypeArgs
 from .weights import Drop, expert_rules
 
-_ROPES = {
-    "full_attention": {"rope_type": "default", "rope_theta": 500000.0},
-    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-}
-
 
 class ModelArgs(LayerTypeArgs):
     head_dim: int | None = 128
     max_position_embeddings: int = 131072
+    rope_theta: float = 500000.0
+    rope_local_base_freq: float | None = 10000.0
     sliding_window: int | None = 1024
     attention_bias: bool = False
     num_experts: int = 64
     num_experts_per_tok: int = 8
     moe_intermediate_size: int = 896
     norm_topk_prob: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.rope_by_layer_type = self.rope_by_layer_type or _ROPES
 
 
 class Model(DenseModel):

@@ -9,9 +9,8 @@ import mlx.core as mx
 
 from .. import kernels
 from ..kernels import KVView
-from ..nn import Attention, AttentionOptions, Linear
+from ..nn import Attention, Linear
 from ..state import KVSpec, StateSpec
-from .config import refuse
 from .dense import DenseModel
 from .laguna import LayerTypeArgs
 from .weights import Drop, Rename, expert_rules
@@ -19,6 +18,7 @@ from .weights import Drop, Rename, expert_rules
 
 class ModelArgs(LayerTypeArgs):
     fixed = {"scoring_func": ("sigmoid",)}
+    multiples = {"n_routed_experts": "n_group"}
     head_dim: int | None = 192
     v_head_dim: int = 128
     rms_norm_eps: float = 1e-5
@@ -54,13 +54,15 @@ class ModelArgs(LayerTypeArgs):
             ]
         if self.sliding_window_size is not None:  # counts the positions before the query, without itself
             self.sliding_window = self.sliding_window_size + 1
-        self.rope_local_base_freq = self.swa_rope_theta
         super().__post_init__()
         self.rope_by_layer_type = self.rope_by_layer_type or {
             kind: {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": self.partial_rotary_factor}
             for kind, theta in (("full_attention", self.rope_theta), ("sliding_attention", self.swa_rope_theta))
         }
-        refuse(self.n_routed_experts % self.n_group, "n_routed_experts must be a multiple of n_group")
+
+    def layer_heads(self, index: int) -> tuple[int, int, int]:
+        heads, kv_heads, size = self.heads
+        return heads, kv_heads if self.window(index) is None else self.swa_num_key_value_heads or 2 * kv_heads, size
 
 
 class NarrowValues(Attention):
@@ -80,15 +82,12 @@ class NarrowValues(Attention):
         return KVSpec(o.num_kv_heads, o.head_dim, self._value_dim, o.window)
 
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        queries, keys, values = (
-            mx.unflatten(a, -1, (-1, size)).transpose(0, 2, 1, 3)
-            for a, size in (
-                (self.q_proj(x), self._options.head_dim),
-                (self.k_proj(x), self._options.head_dim),
-                (self.v_proj(x) * self._value_scale, self._value_dim),
-            )
+        heads = (
+            mx.unflatten(self[f"{name}_proj"](x), -1, (-1, self._value_dim if name == "v" else self._options.head_dim))
+            for name in "qkv"
         )
-        return queries, keys, values, None
+        queries, keys, values = (a.transpose(0, 2, 1, 3) for a in heads)
+        return queries, keys, values * self._value_scale, None
 
     def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
         return kernels.attention(queries, views, scale=self.scale, sinks=self.get("attention_sink_bias"))
@@ -102,8 +101,3 @@ class Model(DenseModel):
         Rename(r"\.self_attn\.sinks$", ".self_attn.attention_sink_bias"),
         *expert_rules(),
     )
-
-    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        slides = args.layer_type(index) == "sliding_attention"
-        kv_heads = (args.swa_num_key_value_heads or 2 * args.heads[1]) if slides else args.heads[1]
-        return super().attention_options(args, index, num_kv_heads=kv_heads, **changes)

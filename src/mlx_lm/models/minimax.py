@@ -9,10 +9,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from ..nn import DecoderLayer, LayerNames, Linear, RMSNorm
+from ..nn import DecoderLayer, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
-from .dense import DenseModel, LinearArgs
-from .weights import Drop, Rename, expert_rules
+from . import mixtral
+from .dense import LinearArgs
+from .weights import Drop
 
 
 class ModelArgs(LinearArgs):
@@ -74,14 +75,9 @@ class Layer(DecoderLayer):
         return h * keep + self._feed(h) * add
 
 
-class Model(DenseModel):
+class Model(mixtral.Model):
     layer_type = Layer
-    layer_names = LayerNames(feed_forward="block_sparse_moe")
-    rules = (
-        Drop(r"\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)$"),
-        Rename(r"(layers\.\d+)\.mlp\.", r"\1.block_sparse_moe."),
-        *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
-    )
+    rules = (Drop(r"\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)$"), *mixtral.Model.rules)
 
     def linear_mixer(self, args: Any, index: int) -> nn.Module:
         return LightningAttention(args, index)

@@ -1,9 +1,8 @@
 """MiniMax-M2: norms on all heads together, sigmoid routing with a selection bias. https://arxiv.org/abs/2605.26494."""
 
-from ..nn import LayerNames, MoE
+from ..nn import MoE
+from . import mixtral
 from .config import DecoderArgs
-from .dense import DenseModel
-from .weights import Rename, expert_rules
 
 
 class ModelArgs(DecoderArgs):
@@ -20,11 +19,9 @@ class Experts(MoE):
     correction_on_router = False
 
 
-class Model(DenseModel):
-    layer_names = LayerNames(feed_forward="block_sparse_moe")
+class Model(mixtral.Model):
     qk_norm = True
     moe_type = Experts
     moe_options = {"correction": True}
     routing_options = {"score": "sigmoid"}
     attention = {"qk_norm_full": True}
-    rules = (Rename(r"\.mlp\.", ".block_sparse_moe."), *expert_rules("block_sparse_moe", ("w1", "w3", "w2")))

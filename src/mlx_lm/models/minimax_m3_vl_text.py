@@ -8,24 +8,25 @@ from typing import Any
 
 from mlx import nn
 
-from ..errors import ConfigError
-from ..nn import GatedMLP, LayerNames, MoE, RMSNorm
+from ..nn import LayerNames
 from ..nn.block_sparse import BlockAttention, BlockOptions
-from .config import DecoderArgs, check_kinds
+from ..nn.mlp import GatedActivation
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
-from .experts import gated_moe, usual_routing
 from .gpt_oss import clamped_swiglu
+from .minimax_m2 import Experts
 from .weights import Drop, Rename, Split, expert_rules
-
-_SPARSE_NAMES = {
-    "sparse_num_index_heads": "index_n_heads", "sparse_index_dim": "index_head_dim",
-    "sparse_block_size": "index_block_size", "sparse_topk_blocks": "index_topk_blocks",
-    "sparse_local_block": "index_local_blocks",
-}  # fmt: skip
 
 
 class ModelArgs(DecoderArgs):
     fixed = {"use_qk_norm": (True,)}
+    aliases = {
+        "sparse_num_index_heads": "index_n_heads", "sparse_index_dim": "index_head_dim",
+        "sparse_block_size": "index_block_size", "sparse_topk_blocks": "index_topk_blocks",
+        "sparse_local_block": "index_local_blocks",
+    }  # fmt: skip
+    multiples = {"num_attention_heads": "index_n_heads"}
+    per_layer = {"layer_types": ("minimax_m3_sparse", "full_attention"), "mlp_layer_types": ("dense", "sparse")}
     head_dim: int | None = 128
     hidden_act: str = "silu"
     max_position_embeddings: int = 524288
@@ -41,38 +42,38 @@ class ModelArgs(DecoderArgs):
     mlp_layer_types: list[str] | None = None
     moe_layer_freq: list[int] | None = None
     layer_types: list[str] | None = None
-    sparse_attention_config: dict[str, Any] | None = None
+    sparse_attention_freq: list[int] | None = None
     index_n_heads: int = 4
     index_head_dim: int = 128
     index_block_size: int = 128
     index_topk_blocks: int = 16
     index_local_blocks: int = 1
 
+    @classmethod
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """Published configs describe the indexer in `sparse_attention_config`."""
+        sparse = flat.get("sparse_attention_config")
+        return flat | (sparse if isinstance(sparse, dict) else {})
+
     def __post_init__(self) -> None:
         self.hidden_act = "silu"  # published configs say "swigluoai", which `swiglu_alpha` and `swiglu_limit` are
         super().__post_init__()
-        count, sparse = self.num_hidden_layers, self.sparse_attention_config or {}
-        for name, own in _SPARSE_NAMES.items():
-            if isinstance(sparse.get(name), int):
-                setattr(self, own, sparse[name])
-        if self.layer_types is None:
-            freq = sparse.get("sparse_attention_freq") or [0] * count
-            self.layer_types = ["minimax_m3_sparse" if f else "full_attention" for f in freq]
-        if self.mlp_layer_types is None:
-            self.mlp_layer_types = ["sparse" if f else "dense" for f in self.moe_layer_freq or [1] * count]
-        check_kinds(self, "layer_types", ("minimax_m3_sparse", "full_attention"))
-        check_kinds(self, "mlp_layer_types", self.feed_forward_kinds)
-        sizes = (self.index_n_heads, self.index_head_dim, self.index_block_size, self.index_topk_blocks)
-        if min(sizes) < 1 or self.num_attention_heads % self.index_n_heads or self.index_head_dim % 2:
-            raise ConfigError("config.json: the index_... sizes must be positive and fit num_attention_heads.")
+        sparse = self.sparse_attention_freq or [0] * self.num_hidden_layers
+        experts = self.moe_layer_freq or [1] * self.num_hidden_layers
+        self.layer_types = self.layer_types or ["minimax_m3_sparse" if s else "full_attention" for s in sparse]
+        self.mlp_layer_types = self.mlp_layer_types or ["sparse" if e else "dense" for e in experts]
+        refuse(self.index_head_dim % 2, f"index_head_dim must be even, not {self.index_head_dim}")
 
-
-class Experts(MoE):
-    correction_on_router = False
+    def layer_width(self, index: int) -> int:
+        return self.dense_intermediate_size
 
 
 class Model(DenseModel):
     norm_options = {"offset": 1.0}
+    qk_norm = True
+    moe_type = Experts
+    moe_options = {"shared": "shared_intermediate_size", "correction": True}
+    routing_options = {"score": "sigmoid"}
     rules = (
         Drop(r"(^|\.)mtp\."),
         Rename(r"\.mlp\.(gate|experts|shared_experts)\.", r".block_sparse_moe.\1."),
@@ -83,24 +84,16 @@ class Model(DenseModel):
     )
 
     def names_at(self, args: Any, index: int) -> LayerNames:
-        return LayerNames(feed_forward="mlp" if args.mlp_layer_types[index] == "dense" else "block_sparse_moe")
+        return LayerNames(feed_forward="block_sparse_moe" if args.has_experts(index) else "mlp")
 
     def mixer(self, args: Any, index: int) -> nn.Module:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
-        options = self.attention_options(args, index, qk_norm=norm)
-        return (
-            BlockAttention(options, self.blocks(args))
-            if args.layer_types[index] != "full_attention"
-            else self.attention_type(options)
+        options = self.attention_options(args, index)
+        if args.layer_types[index] == "full_attention":
+            return self.attention_type(options)
+        choice = args.index_block_size, args.index_topk_blocks, args.index_local_blocks
+        return BlockAttention(
+            options, BlockOptions(args.index_n_heads, args.index_head_dim, *choice, args.rms_norm_eps)
         )
 
-    def blocks(self, args: Any) -> BlockOptions:
-        choice = args.index_block_size, args.index_topk_blocks, args.index_local_blocks
-        return BlockOptions(args.index_n_heads, args.index_head_dim, *choice, args.rms_norm_eps)
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        act = partial(clamped_swiglu, alpha=args.swiglu_alpha, limit=args.swiglu_limit)
-        if not args.has_experts(index):
-            return GatedMLP(args.hidden_size, args.dense_intermediate_size, act)
-        routing = usual_routing(args, score="sigmoid")
-        return gated_moe(args, routing, Experts, act=act, shared=args.shared_intermediate_size, correction=True)
+    def activation(self, args: Any) -> GatedActivation:
+        return partial(clamped_swiglu, alpha=args.swiglu_alpha, limit=args.swiglu_limit)

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from ..nn import LatentAttention, RopeParameters
 from . import deepseek_v3
-from .config import refuse
+from .ministral3 import Growth
 
 
 class ModelArgs(deepseek_v3.ModelArgs):
@@ -28,17 +28,10 @@ class ModelArgs(deepseek_v3.ModelArgs):
         return replace(super().rope_parameters(layer_type), partial=1.0)
 
 
-class GrowingLatentAttention(LatentAttention):
-    """Queries are multiplied by 1 + beta * log(1 + floor(position / trained length))."""
-
-    beta = 0.0
-    trained = 1
-
+class GrowingLatentAttention(Growth, LatentAttention):
     def _project(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         queries, rope_queries, latents, rope_keys = super()._project(x, position)
-        positions = mx.arange(x.shape[1])[None, None, :, None]
-        positions = positions + (position if isinstance(position, int) else position[:, None, None, None])
-        growth = (1 + self.beta * mx.log(1 + mx.floor(positions / self.trained))).astype(queries.dtype)
+        growth = self.growth(queries, position)
         return queries * growth, rope_queries * growth, latents, rope_keys
 
 
@@ -47,9 +40,6 @@ class Model(deepseek_v3.Model):
     moe_options = {}
 
     def mixer(self, args: Any, index: int) -> LatentAttention:
-        rope = args.rope_parameters()
         mixer = GrowingLatentAttention(self.latent_options(args, index))
-        mixer.beta = rope.number("llama_4_scaling_beta", 0.0)
-        mixer.trained = int(rope.number("original_max_position_embeddings", args.max_position_embeddings))
-        refuse(mixer.trained < 1, f"original_max_position_embeddings must be at least 1, not {mixer.trained}")
+        mixer.read_growth(args)
         return mixer

@@ -14,7 +14,4 @@ class ModelArgs(SlidingArgs):
 
 class Model(DenseModel):
     layer_names = LayerNames(feed_forward="block_sparse_moe")
-    rules = (
-        Rename(r"\.mlp\.(gate|experts)\.", r".block_sparse_moe.\1."),
-        *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
-    )
+    rules = (Rename(r"\.mlp\.", ".block_sparse_moe."), *expert_rules("block_sparse_moe", ("w1", "w3", "w2")))

@@ -1,40 +1,32 @@
 """MPT: ALiBi, no biases, queries, keys and values limited in size. Source: https://www.databricks.com/blog/mpt-7b."""
 
-from dataclasses import field
 from typing import Any
 
-from ..errors import ConfigError
 from ..nn import MLP, AlibiAttention, LayerNames
 from .base import DecoderArgs, ModelNames
 from .config import refuse
 from .dense import DenseModel
 
-_FIXED = {"prefix_lm": False, "qk_ln": False, "alibi": True, "attn_type": "multihead_attention"}
-
 
 class ModelArgs(DecoderArgs):
-    fixed = {"no_bias": (True,)}
+    fixed = {
+        "no_bias": (True,), "prefix_lm": (False,), "qk_ln": (False,), "alibi": (True,),
+        "attn_type": ("multihead_attention",),
+    }  # fmt: skip
+    aliases = {"softmax_scale": "attention_multiplier"}
+    feed_forward_ratio = 4
     layer_norm_eps: float = 1e-5
     hidden_act: str = "gelu"
     tie_word_embeddings: bool = True
-    attn_config: dict[str, Any] = field(default_factory=dict)
+    clip_qkv: float | None = None
+    attention_multiplier: float | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.intermediate_size = 4 * self.hidden_size
-        self.clip_qkv = self.attention_number("clip_qkv") or None
-        for key, value in _FIXED.items():
-            refuse(self.attn_config.get(key, value) != value, f"attn_config.{key} must be {value!r} for 'mpt'")
-
-    def attention_scale(self, index: int) -> float | None:
-        return self.attention_number("softmax_scale")
-
-    def attention_number(self, name: str) -> float | None:
-        """A number of `attn_config`, or None."""
-        value = self.attn_config.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ConfigError(f"config.json: attn_config.{name} must be a number, not {value!r}.")
-        return value
+    @classmethod
+    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """Lifts what stands in `attn_config`; a limit of 0 is none."""
+        attention = flat.get("attn_config") or {}
+        refuse(not isinstance(attention, dict), f"attn_config must be an object, not {attention!r}")
+        return {**flat, **attention, "clip_qkv": attention.get("clip_qkv") or None}
 
 
 class MptAttention(AlibiAttention):

@@ -16,7 +16,7 @@ from .base import CausalLM
 from .config import BaseModelArgs, refuse
 from .weights import Drop, Rename, Rule
 
-__all__ = ["NamedText", "NamedTextTower", "TextTower", "text_tower"]
+__all__ = ["TextTower", "named_text_tower", "text_tower"]
 
 
 class TextTower(CausalLM):
@@ -24,8 +24,8 @@ class TextTower(CausalLM):
 
     text_model: ClassVar[type[CausalLM]]
     other_towers: ClassVar[str] = (
-        r"^(model\.)?(vision_\w+|visual|audio_\w+|multi_modal_projector|multimodal_projector|mm_projector|"
-        r"patch_merger|embed_vision|embed_audio)\."
+        r"^(model\.)?(vision_\w+|visual|audio(_\w+)?|multi_modal_projector|multimodal_projector|mm_projector|"
+        r"patch_merge\w+|embed_vision|embed_audio)\."
     )
 
     def __init__(self, args: Any):
@@ -72,25 +72,21 @@ def text_tower(module: str, family: ModuleType) -> tuple[type[TextTower], Any]:
     return type("Model", (TextTower,), {"text_model": family.Model, "__module__": module}), family.ModelArgs
 
 
-class NamedText(BaseModelArgs):
-    """Reads as the arguments of the text model, one of `texts`, that `text_config` names; `usual` where it does not."""
+def named_text_tower(module: str, usual: str, **texts: ModuleType) -> tuple[type[TextTower], Any]:
+    """As `text_tower`; the text model is the one of `texts` that `text_config` names, `usual` where it does not."""
 
-    texts: ClassVar[Mapping[str, ModuleType]]
-    usual: ClassVar[str]
+    class Model(TextTower):
+        def __init__(self, args: Any):
+            self.text_model = next(m.Model for m in texts.values() if type(args) is m.ModelArgs)  # type: ignore[misc]
+            super().__init__(args)
 
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Any:
-        nested = config.get("text_config")
-        kind = (nested.get("model_type") if isinstance(nested, Mapping) else None) or cls.usual
-        refuse(kind not in cls.texts, f"text_config.model_type {kind!r} is not one of {sorted(cls.texts)}")
-        return cls.texts[kind].ModelArgs.from_dict(config)
+    class ModelArgs(BaseModelArgs):
+        @classmethod
+        def from_dict(cls, config: Mapping[str, Any]) -> Any:
+            nested = config.get("text_config")
+            kind = (nested.get("model_type") if isinstance(nested, Mapping) else None) or usual
+            refuse(kind not in texts, f"text_config.model_type {kind!r} is not one of {sorted(texts)}")
+            return texts[kind].ModelArgs.from_dict(config)
 
-
-class NamedTextTower(TextTower):
-    """The tower of arguments that `NamedText` has read."""
-
-    texts: ClassVar[Mapping[str, ModuleType]]
-
-    def __init__(self, args: Any):
-        self.text_model = next(m.Model for m in self.texts.values() if type(args) is m.ModelArgs)  # type: ignore[misc]
-        super().__init__(args)
+    Model.__module__ = ModelArgs.__module__ = module
+    return Model, ModelArgs

@@ -5,13 +5,11 @@ Source: https://huggingface.co/meta-models/Muse-Glimmer-30B.
 
 from typing import Any, ClassVar
 
-import mlx.core as mx
 from mlx import nn
 
-from .. import kernels
-from ..errors import ConfigError
 from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, GatedAttention, RMSNorm, UnitRMSNorm
-from .base import Backbone, CausalLM
+from .base import CausalLM, NormedBackbone
+from .config import check_kinds
 from .dense import DenseModel, SlidingArgs
 from .multimodal import TextTower
 
@@ -34,28 +32,22 @@ class ModelArgs(SlidingArgs):
     layer_rope_theta: list[float] | None = None
 
     def __post_init__(self) -> None:
-        count = self.num_hidden_layers
-        full = [(count - 1 - i) % 4 == 0 for i in range(count)]
-        if self.layer_types is None:
-            self.layer_types = ["full_attention" if f else "sliding_attention" for f in full]
         super().__post_init__()
-        if self.layer_rope_theta is None:
-            self.layer_rope_theta = [0.0 if f else self.rope_theta for f in full]
-        if len(self.layer_rope_theta) != count or set(self.layer_rope_theta) - {0, self.rope_theta}:
-            raise ConfigError(f"config.json: layer_rope_theta must have 0 or {self.rope_theta} for each layer.")
+        usual = [self.rope_theta * self.slides(i) for i in range(self.num_hidden_layers)]
+        self.layer_rope_theta = self.layer_rope_theta or usual
+        check_kinds(self, "layer_rope_theta", (0.0, self.rope_theta))
+
+    def slides(self, index: int) -> bool:
+        return (self.num_hidden_layers - 1 - index) % 4 > 0
 
     def attention_scale(self, index: int) -> float:
         return self.qk_scale_factor * self.heads[2] ** -0.5
 
 
-class NormedEmbeddings(Backbone):
+class NormedEmbeddings(NormedBackbone):
     def __init__(self, model: CausalLM, args: Any):
         super().__init__(model, args)
-        self._eps = args.rms_norm_eps
-
-    def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
-        h = super().embedded(inputs, input_embeddings)
-        return kernels.rms_norm(h, None, self._eps) if input_embeddings is None else h
+        self.embed_norm = UnitRMSNorm(args.rms_norm_eps)
 
 
 class OwnPostNorms(DecoderLayer):

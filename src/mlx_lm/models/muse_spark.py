@@ -9,9 +9,8 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..kernels import KVView
-from ..nn import SANDWICH_NORM, DecoderLayer, Linear, MoE, RMSNorm, SwitchGLU, UnitRMSNorm
+from ..nn import DecoderLayer, Linear, MoE, RMSNorm, SwitchGLU, UnitRMSNorm
 from ..state import LayerState
 from . import muse_glimmer
 from .experts import usual_routing
@@ -20,6 +19,7 @@ from .weights import Rename, expert_rules
 
 
 class ModelArgs(muse_glimmer.ModelArgs):
+    positive = "residual_gate_temperature", "moe_hidden_size"
     max_position_embeddings: int = 1048576
     qk_scale_factor: float = 5.4730064863875
     output_multiplier: float = 0.1767766952966369
@@ -30,12 +30,6 @@ class ModelArgs(muse_glimmer.ModelArgs):
     routed_scaling_factor: float = 1.0
     mlp_layer_types: list[str] | None = None
     residual_gate_temperature: float = 0.3
-
-    def __post_init__(self) -> None:
-        self.mlp_layer_types = self.mlp_layer_types or ["sparse"] * self.num_hidden_layers
-        super().__post_init__()
-        if self.residual_gate_temperature <= 0 or self.moe_hidden_size < 1:
-            raise ConfigError("config.json: residual_gate_temperature and moe_hidden_size must be positive.")
 
 
 class NormedOutAttention(muse_glimmer.GatedAttention):
@@ -113,7 +107,6 @@ class Layer(DecoderLayer):
 
 
 class TextModel(muse_glimmer.TextModel):
-    layer_names = SANDWICH_NORM
     layer_type = Layer
     attention_type = NormedOutAttention
     rules = (

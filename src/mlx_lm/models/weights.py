@@ -69,12 +69,13 @@ class Drop:
 
 @dataclass(frozen=True)
 class DropLayers:
-    """Forgets layers from number `count` on: next-token prediction heads that no layer list has."""
+    """Forgets layers, or other `parts`, from number `count` on: next-token prediction heads that no layer list has."""
 
     count: int
+    parts: str = "layers"
 
     def __call__(self, weights: Weights) -> Weights:
-        found = re.compile(r"(?:^|\.)layers\.(\d+)\.").search
+        found = re.compile(rf"(?:^|\.){self.parts}\.(\d+)\.").search
         return {k: v for k, v in weights.items() if not ((m := found(k)) and int(m[1]) >= self.count)}
 
 
