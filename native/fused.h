@@ -79,15 +79,21 @@ struct FusedStates {
   std::vector<int> lengths;    // tokens in the store before this step
   std::vector<int> windows;    // 0: all
   std::vector<int> keeps;
-  std::vector<int> positions;  // per row of the batch: the first new token's
+  std::vector<int> positions;  // per sequence: the first new token's
 };
 
-// x and y: (batch * length, hidden).
+// Sequences with equally many new tokens. Their rows lie behind those of the parts before, as do their states.
+struct FusedPart {
+  int64_t batch, length;
+};
+
+// x and y: (rows, hidden).
 struct FusedStep {
   const FusedPlan* plan;
   const FusedStates* states;
   bool fast;
-  int64_t batch, length;
+  const std::vector<FusedPart>* parts;
+  int64_t rows;
   const char* x;
   Float x_type;
   char* y;

@@ -18,7 +18,10 @@ namespace mlx_lm {
 
 // ---------------------------------------------------------------- token stores
 
-std::shared_ptr<TokenStore> TokenStore::allocate(mx::Shape shape, mx::Dtype type, SteadyMemory* memory) {
+namespace {
+
+// Memory for an array whose content is written at once.
+mx::array unwritten(mx::Shape shape, mx::Dtype type, SteadyMemory* memory) {
   if (shape.size() != 4 || !is_kernel_float(type)) {
     throw std::invalid_argument("token store: a float shape (B, H, capacity, D) is needed");
   }
@@ -27,6 +30,13 @@ std::shared_ptr<TokenStore> TokenStore::allocate(mx::Shape shape, mx::Dtype type
     a.set_data(mx::allocator::malloc(a.nbytes()));
   }
   a.set_status(mx::array::Status::available);
+  return a;
+}
+
+}  // namespace
+
+std::shared_ptr<TokenStore> TokenStore::allocate(mx::Shape shape, mx::Dtype type, SteadyMemory* memory) {
+  mx::array a = unwritten(std::move(shape), type, memory);
   std::memset(a.data<char>(), 0, a.nbytes());
   return std::make_shared<TokenStore>(std::move(a));
 }
@@ -38,10 +48,10 @@ std::shared_ptr<TokenStore> TokenStore::adopt(const mx::array& a) {
   if (a.is_donatable() && a.flags().row_contiguous && a.data_size() == a.size()) {
     return std::make_shared<TokenStore>(a);
   }
-  auto store = allocate(a.shape(), a.dtype());
+  mx::array own = unwritten(a.shape(), a.dtype(), nullptr);
   std::vector<char> copy;
-  std::memcpy(store->array_.data<char>(), Operand::of(a).contiguous<char>(copy), a.nbytes());
-  return store;
+  std::memcpy(own.data<char>(), Operand::of(a).contiguous<char>(copy), a.nbytes());
+  return std::make_shared<TokenStore>(std::move(own));
 }
 
 void TokenStore::grow(int capacity, int length, SteadyMemory* memory) {
@@ -49,12 +59,14 @@ void TokenStore::grow(int capacity, int length, SteadyMemory* memory) {
   const auto token = static_cast<size_t>(shape[3]) * array_.itemsize();
   const size_t heads = static_cast<size_t>(shape[0]) * static_cast<size_t>(shape[1]), old = shape[2];
   shape[2] = capacity;
-  auto larger = allocate(shape, array_.dtype(), memory);
+  mx::array larger = unwritten(shape, array_.dtype(), memory);
+  const size_t kept = static_cast<size_t>(length) * token, room = static_cast<size_t>(capacity) * token;
   for (size_t h = 0; h < heads; ++h) {
-    std::memcpy(larger->array_.data<char>() + h * static_cast<size_t>(capacity) * token,
-                array_.data<char>() + h * old * token, static_cast<size_t>(length) * token);
+    char* to = larger.data<char>() + h * room;
+    std::memcpy(to, array_.data<char>() + h * old * token, kept);
+    std::memset(to + kept, 0, room - kept);
   }
-  array_ = std::move(larger->array_);
+  array_ = std::move(larger);
 }
 
 // ---------------------------------------------------------------- plans
@@ -188,16 +200,19 @@ class Watch {
 
 class FusedLayers : public CpuPrimitive {
  public:
-  FusedLayers(mx::Stream stream, std::shared_ptr<FusedPlan> plan, FusedStates states, bool fast)
-      : CpuPrimitive(stream), plan_(std::move(plan)), states_(std::move(states)), fast_(fast) {}
+  FusedLayers(mx::Stream stream, std::shared_ptr<FusedPlan> plan, FusedStates states, std::vector<FusedPart> parts,
+              bool fast)
+      : CpuPrimitive(stream), plan_(std::move(plan)), states_(std::move(states)), parts_(std::move(parts)),
+        fast_(fast) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     allocate(outputs[0]);
-    submit([plan = plan_, states = states_, fast = fast_, x = Operand::of(inputs[0]),
+    submit([plan = plan_, states = states_, parts = parts_, fast = fast_, x = Operand::of(inputs[0]),
             x_type = float_type(inputs[0].dtype()), y = outputs[0].data<char>(),
             y_type = float_type(outputs[0].dtype())] {
       std::vector<char> copy;
-      FusedStep step{plan.get(), &states, fast, x.shape[0], x.shape[1], x.contiguous<char>(copy), x_type, y, y_type};
+      FusedStep step{plan.get(), &states, fast, &parts, x.shape[0] * x.shape[1], x.contiguous<char>(copy), x_type, y,
+                     y_type};
       run_fused(step);
     });
   }
@@ -208,27 +223,40 @@ class FusedLayers : public CpuPrimitive {
  private:
   std::shared_ptr<FusedPlan> plan_;
   FusedStates states_;
+  std::vector<FusedPart> parts_;
   bool fast_;
 };
 
-void check_states(const FusedPlan& plan, const FusedStates& states, const mx::array& x) {
+void check_states(const FusedPlan& plan, const FusedStates& states, const std::vector<FusedPart>& parts,
+                  const mx::array& x) {
   const size_t layers = plan.layers.size();
-  if (x.ndim() != 3 || x.shape(2) != plan.hidden || layers == 0 || states.keys.size() % layers != 0) {
+  int64_t sequences = 0, rows = 0;
+  std::vector<int64_t> lengths;  // of the new tokens of each sequence
+  for (const FusedPart& part : parts) {
+    if (part.batch < 1 || part.length < 1 || part.batch > x.size() || part.length > x.size()) {
+      throw std::invalid_argument("fused layers: a part needs rows");
+    }
+    sequences += part.batch;
+    rows += part.batch * part.length;
+    lengths.insert(lengths.end(), static_cast<size_t>(part.batch), part.length);
+  }
+  if (x.ndim() != 3 || x.shape(2) != plan.hidden || layers == 0 || states.keys.size() % layers != 0 ||
+      rows != static_cast<int64_t>(x.shape(0)) * x.shape(1)) {
     throw std::invalid_argument("fused layers: shapes of input and states do not fit the plan");
   }
   const size_t count = states.keys.size() / layers;
   if (states.values.size() != states.keys.size() || states.lengths.size() != states.keys.size() ||
       states.windows.size() != states.keys.size() || states.keeps.size() != states.keys.size() ||
-      static_cast<int>(states.positions.size()) != x.shape(0) ||
-      (count != 1 && static_cast<int>(count) != x.shape(0))) {
+      static_cast<int64_t>(states.positions.size()) != sequences ||
+      (static_cast<int64_t>(count) != sequences && (count != 1 || parts.size() != 1))) {
     throw std::invalid_argument("fused layers: one state for each layer, or one for each layer and row, is needed");
   }
   for (size_t i = 0; i < states.keys.size(); ++i) {
     const FusedLayer& layer = plan.layers[i / count];
     for (const auto* store : {&states.keys[i], &states.values[i]}) {
       const mx::Shape& shape = (*store)->array().shape();
-      if (shape[0] != (count == 1 ? x.shape(0) : 1) || shape[1] != layer.kv_heads || shape[3] != layer.head_dim ||
-          states.lengths[i] < 0 || states.lengths[i] + x.shape(1) > shape[2]) {
+      if (shape[0] != (count == 1 ? sequences : 1) || shape[1] != layer.kv_heads || shape[3] != layer.head_dim ||
+          states.lengths[i] < 0 || states.lengths[i] + lengths[i % count] > shape[2]) {
         throw std::invalid_argument("fused layers: a state has another shape or too little room");
       }
     }
@@ -236,14 +264,18 @@ void check_states(const FusedPlan& plan, const FusedStates& states, const mx::ar
 }
 
 mx::array fused_layers(std::shared_ptr<FusedPlan> plan, const mx::array& x, FusedStates states,
-                       const std::vector<mx::array>& after, mx::Dtype type, bool fast) {
-  check_states(*plan, states, x);
+                       std::vector<FusedPart> parts, const std::vector<mx::array>& after, mx::Dtype type, bool fast) {
+  if (parts.empty() && x.ndim() == 3) {
+    parts.push_back({x.shape(0), x.shape(1)});
+  }
+  check_states(*plan, states, parts, x);
   std::vector<mx::array> inputs = {x};
   inputs.insert(inputs.end(), after.begin(), after.end());
   auto stream = cpu_stream();
   mx::Shape shape = x.shape();
   return mx::array(std::move(shape), type,
-                   std::make_shared<FusedLayers>(stream, std::move(plan), std::move(states), fast), std::move(inputs));
+                   std::make_shared<FusedLayers>(stream, std::move(plan), std::move(states), std::move(parts), fast),
+                   std::move(inputs));
 }
 
 }  // namespace
@@ -312,12 +344,16 @@ MLX_LM_BIND(m) {
         [](std::shared_ptr<FusedPlan> plan, const mx::array& x, std::vector<std::shared_ptr<TokenStore>> keys,
            std::vector<std::shared_ptr<TokenStore>> values, std::vector<int> lengths, std::vector<int> windows,
            std::vector<int> keeps, std::vector<int> positions, const std::vector<mx::array>& after, mx::Dtype type,
-           bool fast) {
+           bool fast, const std::vector<std::pair<int64_t, int64_t>>& parts) {
+          std::vector<FusedPart> own;
+          for (const auto& [batch, length] : parts) {
+            own.push_back({batch, length});
+          }
           FusedStates states{std::move(keys),    std::move(values), std::move(lengths),
                              std::move(windows), std::move(keeps),  std::move(positions)};
-          return fused_layers(std::move(plan), x, std::move(states), after, type, fast);
+          return fused_layers(std::move(plan), x, std::move(states), std::move(own), after, type, fast);
         },
         "plan"_a, "x"_a, "keys"_a, "values"_a, "lengths"_a, "windows"_a, "keeps"_a, "positions"_a, "after"_a, "type"_a,
-        "fast"_a);
+        "fast"_a, "parts"_a = std::vector<std::pair<int64_t, int64_t>>{});
   m.def("traced", [](const mx::array& a) { return a.is_tracer(); });
 }

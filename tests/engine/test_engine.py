@@ -8,6 +8,7 @@ from tiny_models import plain_greedy, prompts, tiny
 
 from mlx_lm.engine import BatchGenerator, Engine, Request, TokenEvent, generate_step, speculative_generate_step
 from mlx_lm.errors import CacheMismatchError, ContextLengthError, RequestError, UnsupportedError
+from mlx_lm.kernels import fused
 from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache, trim_prompt_cache
 from mlx_lm.sampling import make_logits_processors, make_sampler
 
@@ -342,3 +343,60 @@ def test_a_forward_pass_that_fails_leaves_every_state_as_it_was(any_model):
                 out[e.uid].append(e.token)
     assert len(failures) == 3
     assert [out[u] for u in uids] == [plain_greedy(model, p, 8) for p in wanted]
+
+
+@pytest.mark.parametrize("fault", [None, "raises", "cannot"])
+def test_prompts_are_computed_beside_decoding(fault):
+    """One pass over the weights for both where that is possible, two where not: the same tokens."""
+    model, vocab = tiny("full")
+    wanted = prompts(vocab, [5, 6, 40, 23])
+    engine = Engine(model, prefill_step_size=7)
+    real, calls = engine._runner._hidden_together, []
+
+    def together(parts):
+        both = real(parts) if fault != "cannot" else None
+        calls.append(both is not None)
+        if fault == "raises":
+            raise RuntimeError("boom")
+        return both
+
+    engine._runner._hidden_together = together
+    out: dict[int, list[int]] = {}
+    for p in wanted:
+        out[engine.add(Request(prompt=tuple(p), max_tokens=30))] = []
+        for _ in range(3):
+            events = engine.step()
+            assert all(e.error is None for e in events if isinstance(e, TokenEvent))
+            for e in events:
+                if isinstance(e, TokenEvent):
+                    out[e.uid].append(e.token)
+    while not engine.idle:
+        for e in engine.step():
+            if isinstance(e, TokenEvent):
+                out[e.uid].append(e.token)
+        engine.check()
+    assert list(out.values()) == [plain_greedy(model, p, 30) for p in wanted]
+    assert len(calls) >= 4 and (not fused.available() or fault == "cannot" or all(calls))
+    stats = engine.stats()
+    assert stats.counters["prompt_tokens"] == sum(map(len, wanted)) and stats.counters["prompt_time"] > 0
+
+
+def test_a_sampler_that_fails_on_a_prompts_last_piece_ends_that_request_alone():
+    model, vocab = tiny("full")
+    a, b = prompts(vocab, [4, 20])
+    engine = Engine(model, prefill_step_size=8)
+
+    def bad(logprobs):
+        raise ValueError("no")
+
+    first = engine.add(Request(prompt=tuple(a), max_tokens=20))
+    while engine.stats().running < 1:
+        engine.step()
+    second = engine.add(Request(prompt=tuple(b), max_tokens=20, sampler=bad))
+    events = []
+    while not engine.idle:
+        events += [e for e in engine.step() if isinstance(e, TokenEvent)]
+        engine.check()
+    (failed,) = [e for e in events if e.uid == second]
+    assert isinstance(failed.error, ValueError)
+    assert [e.token for e in events if e.uid == first] == plain_greedy(model, a, 20)[-len(events) + 1 :]

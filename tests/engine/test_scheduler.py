@@ -85,48 +85,75 @@ def test_priority_goes_first():
     decode=st.floats(1e-3, 1e-1),
     token=st.floats(1e-6, 1e-3),
     fixed=st.floats(0.0, 1.2),
+    slower=st.floats(1.0, 1.2),
     streams=st.integers(1, 8),
 )
-def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, streams):
-    """A 32k prompt beside running streams, in virtual time: a piece costs `fixed` decode steps and its tokens."""
+def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, slower, streams):
+    """A 32k prompt beside running streams, in virtual time: a piece costs `fixed` decode steps and its tokens, and
+    decoding beside it lasts `slower` times as long."""
     pace = Pace()
     scheduler = Scheduler(prefill_step=2048, policy="fair", pace=pace)
     for uid in range(streams):
         scheduler.add(uid, 1)
-        scheduler.prefilled(uid, scheduler.plan().length)
-        pace.computed(1, token + fixed * decode, beside=False)
+        pace.prefilled(1, token + fixed * decode)
+        while uid in scheduler.waiting:
+            plan = scheduler.plan()
+            if plan.prefill is None:
+                pace.decoded(uid, decode)
+            else:
+                scheduler.prefilled(uid, plan.length)
     for _ in range(20):  # idle
         assert scheduler.plan() == Plan(None, 0, tuple(range(streams)))
-        pace.decoded(decode)
+        pace.decoded(streams, decode)
     scheduler.add(99, 32_768)
-    longest, steps = 0.0, 0
+    longest, steps, without = 0.0, 0, 0
     while 99 in scheduler.waiting:
         plan = scheduler.plan()
         assert plan.decode == tuple(range(streams))  # every stream gets a token in every step
-        cost = fixed * decode + plan.length * token
-        pace.computed(plan.length, cost, beside=True)
-        pace.decoded(decode)
+        steps += 1
+        assert steps < 20_000
+        if plan.prefill is None:
+            pace.decoded(streams, decode)
+            without += 1
+            continue
+        cost = fixed * decode + plan.length * token + slower * decode
+        pace.shared(plan.length, cost)
         scheduler.prefilled(99, plan.length)
         # A piece has at least `smallest` tokens, or the prompt would never end.
         if plan.length > pace.smallest:
-            longest = max(longest, cost + decode)
-        steps += 1
-        assert steps < 20_000
+            longest = max(longest, cost)
     assert longest <= 3 * decode
+    assert without <= steps / pace.look_again
 
 
 def test_pieces_grow_to_what_running_sequences_can_bear():
-    """A piece of n tokens costs 5 + n / 2 where a decode step costs 6: as if each token cost more, two fit at first."""
+    """A step with n tokens costs 11 + n / 2 where one without costs 6."""
     pace = Pace()
-    pace.decoded(6.0)
-    for _ in range(20):
-        n = pace.piece()
-        pace.computed(n, 5 + n / 2, beside=True)
-    assert 6 <= pace.piece() <= 8  # 5 + 8 / 2 = 1.5 steps
-    pace.computed(pace.piece(), 30.0, beside=True)  # a hiccup, or a longer context
-    assert pace.piece() <= 4
-    pace.computed(1, 5.5, beside=True)  # the end of a prompt says nothing of larger pieces
-    assert pace.piece() <= 4
+    pace.decoded(2, 6.0)
+    for _ in range(12):
+        n = pace.piece(2)
+        pace.shared(n, 11 + n / 2)
+    assert 6 <= pace.piece(2) <= 7  # 11 + 6.8 / 2 = 2.4 steps
+    pace.shared(pace.piece(2), 36.0)  # a hiccup, or a longer context
+    assert pace.piece(2) <= 4
+    pace.shared(1, 11.5)  # the end of a prompt says nothing of larger pieces
+    assert pace.piece(2) <= 4
+
+
+def test_now_and_then_a_step_shows_what_decoding_costs():
+    pace = Pace()
+    assert pace.piece(1) == 0  # nothing is known
+    pace.decoded(2, 4.0)
+    for _ in range(pace.look_again):
+        assert pace.piece(2) >= pace.smallest
+        pace.shared(2, 9.0)
+    assert pace.piece(2) == 0
+    pace.decoded(2, 4.0)
+    assert pace.piece(2) >= pace.smallest and pace.piece(3) == 0
+    pace.decoded(3, 60.0)  # a hiccup is not what a third sequence costs
+    assert pace.decode_seconds == 6.0
+    pace.decoded(1, 3.0)
+    assert pace.decode_seconds == 3.0
 
 
 @settings(max_examples=20, deadline=None)

@@ -23,7 +23,7 @@ from .prefix import BLOCK_TOKENS, PrefixCache
 from .prefix.blocks import needs_checkpoints
 from .request import PrefillProgress, Request, TokenEvent
 from .reuse import PrefixReuse
-from .runner import ActiveSequence, Runner
+from .runner import ActiveSequence, Piece, Runner
 from .scheduler import Pace, Policy, Scheduler
 from .speculate.gate import Gate
 from .speculate.make import check_speculation, make_drafter
@@ -160,13 +160,11 @@ class Engine:
         plan = self._scheduler.plan()
         if plan is None:
             return events
-        if plan.prefill is not None:
-            events += self._prefill(plan.prefill, plan.length, beside=bool(plan.decode))
-        decode = [uid for uid in plan.decode if uid in self._live]
-        if plan.prefill is not None and plan.prefill in self._scheduler.running:
-            decode.append(plan.prefill)  # its first token was sampled with the prompt
-        if decode:
-            events += self._decode(decode)
+        if plan.prefill is None:
+            return events + self._decode_only(list(plan.decode))
+        events += self._prefill(plan.prefill, plan.length, list(plan.decode))
+        if plan.prefill in self._scheduler.running:
+            events += self._decode([plan.prefill])  # its first token was sampled with the prompt
         return events
 
     def run(self, uid: int) -> Iterator[TokenEvent]:
@@ -244,29 +242,43 @@ class Engine:
 
     # Prompts.
 
-    def _prefill(self, uid: int, length: int, *, beside: bool) -> list[Event]:
+    def _prefill(self, uid: int, length: int, decode: list[int]) -> list[Event]:
+        """Computes a piece of a prompt, beside a step of `decode`."""
         live = self._live[uid]
         sequence, request = live.sequence, live.sequence.request
         total = len(request.prompt)
-        start = time.perf_counter()
+        events: list[Event] = []
+        start, decoded = time.perf_counter(), self.counters.decode_time
         try:
             if not live.started:
                 length = self._start(live, length)
             length = self._piece(live, length)
-            self._runner.prefill(sequence, length)
+        except Exception as error:
+            return [self._fail(uid, error), *self._decode(decode)]
+        piece = Piece(sequence, length)
+        if decode:
+            events = self._decode(decode, piece)
+        try:
+            if not decode:
+                self._runner.prefill(sequence, length)
+            if sequence.error is not None:
+                raise sequence.error
             if sequence.ahead is not None:
                 mx.eval(sequence.ahead.token)
             if request.on_progress is not None:
                 request.on_progress(sequence.done, total)
         except Exception as error:
-            return [self._fail(uid, error)]
+            return [self._fail(uid, error), *events]
         seconds = time.perf_counter() - start
-        self._pace.computed(length, seconds, beside=beside)
+        if decode:
+            self._pace.shared(length, seconds)
+        else:
+            self._pace.prefilled(length, seconds)
         self.counters.prompt_tokens += length
-        self.counters.prompt_time += seconds
+        self.counters.prompt_time += seconds - (self.counters.decode_time - decoded)
         self._scheduler.prefilled(uid, length)
         self._keep_prompt(live)
-        return [PrefillProgress(uid, sequence.done, total, live.cached)]
+        return [PrefillProgress(uid, sequence.done, total, live.cached), *events]
 
     def _start(self, live: Live, length: int) -> int:
         """Makes the states and takes from the prefix cache what it knows; the piece's length afterwards."""
@@ -311,9 +323,18 @@ class Engine:
 
     # Tokens.
 
-    def _decode(self, uids: list[int]) -> list[Event]:
+    def _decode_only(self, uids: list[int]) -> list[Event]:
         start = time.perf_counter()
-        lives = [self._live[uid] for uid in uids]
+        events = self._decode(uids)
+        self._pace.decoded(len(uids), time.perf_counter() - start)
+        return events
+
+    def _decode(self, uids: list[int], piece: Piece | None = None) -> list[Event]:
+        """One step of sequences, and the piece of a prompt that goes along."""
+        start = time.perf_counter()
+        lives = [self._live[uid] for uid in uids if uid in self._live]
+        if not lives:
+            return []
         for live in lives:
             if live.sequence.drafter is not None or live.sequence.constraint is not None:
                 live.sequence.room = self._room(live)
@@ -329,16 +350,15 @@ class Engine:
             return reason is None
 
         try:
-            self._runner.decode([live.sequence for live in lives], emit)
+            self._runner.decode([live.sequence for live in lives], emit, piece)
         except Exception as error:
             if len(uids) == 1:
                 return [self._fail(uids[0], error)]
             return self._decode_apart(uids)
-        seconds = time.perf_counter() - start
-        self._pace.decoded(seconds)
         self.counters.generation_tokens += len(events)
         self.counters.generation_steps += 1
-        self.counters.decode_time += seconds
+        share = 1.0 if piece is None else len(lives) / (len(lives) + piece.length)  # the rest is the prompt's
+        self.counters.decode_time += (time.perf_counter() - start) * share
         for live in lives:
             error = live.sequence.error
             if live.sequence.uid in ended:
@@ -360,7 +380,7 @@ class Engine:
         """
         request, sequence = live.sequence.request, live.sequence
         alone = len(self._scheduler.running) == 1
-        rooms = [_LONGEST_STEP if alone else max(_LEAST_STEP, self._pace.piece())]
+        rooms = [_LONGEST_STEP if alone else max(_LEAST_STEP, int(self._pace.size or 0))]
         if request.max_tokens is not None:
             rooms.append(request.max_tokens - len(sequence.generated))
         if self._limit is not None:

@@ -8,6 +8,7 @@ have. The runner does not decide what to compute, or when a sequence ends.
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,7 +21,7 @@ from .proposal import Proposal, propose
 from .rewind import Mark
 from .sequence import ActiveSequence, Ahead, Round
 
-__all__ = ["ActiveSequence", "Emit", "Runner", "SpeculationCounters", "hidden_and_head", "token_id"]
+__all__ = ["ActiveSequence", "Emit", "Piece", "Runner", "SpeculationCounters", "hidden_and_head", "token_id"]
 
 # Gives out a token: (sequence, token, log-probabilities (V,), whether it was guessed) -> whether the sequence goes on.
 Emit = Callable[[ActiveSequence, int, mx.array, bool], bool]
@@ -46,6 +47,15 @@ class _Step:
     start: int  # before it, tokens are certain in every row, so that nobody needs logits to choose them
 
 
+@dataclass
+class Piece:
+    """The next `length` prompt tokens of a sequence, to be computed beside a decode step."""
+
+    sequence: ActiveSequence
+    length: int
+    done: bool = False
+
+
 def token_id(token: mx.array) -> int:
     """The id in an array of one element; waits for it."""
     return int(token.item())  # type: ignore[arg-type]
@@ -63,21 +73,23 @@ class Runner:
         self.model = model
         self.counters = SpeculationCounters()
         self._hidden, self._head = hidden_and_head(model)
+        self._hidden_together = getattr(model, "hidden_together", None)
         gpu = mx.default_device().type == mx.DeviceType.gpu
         self.look_ahead = gpu if look_ahead is None else look_ahead
 
     def prefill(self, sequence: ActiveSequence, length: int) -> None:
         """Computes the next `length` prompt tokens; the first new token is sampled with the last of them."""
-        request, start = sequence.request, sequence.done
-        last = start + length == len(request.prompt)
-        ids = mx.array(request.prompt[start : start + length], mx.int32)[None]
-        embeddings = request.input_embeddings
+        start, embeddings = sequence.done, sequence.request.input_embeddings
         kwargs = {} if embeddings is None else {"input_embeddings": embeddings[None, start : start + length]}
-        out = self._hidden(ids, sequence.states, **kwargs)
+        self._prefilled(sequence, length, self._hidden(_prompt_ids(sequence, length), sequence.states, **kwargs))
+
+    def _prefilled(self, sequence: ActiveSequence, length: int, out: mx.array, *, beside: bool = False) -> None:
+        """Counts prompt tokens with hidden states `out` (1, L, D); `beside` a decode step, which is to be evaluated."""
+        request = sequence.request
         sequence.done += length
         if sequence.drafter is not None:
             sequence.drafter.prefilled(len(request.history) + sequence.done, out)
-        if last:
+        if sequence.remaining == 0:
             sequence.pending, sequence.ahead = None, None
             logits = self._logits(out[:, -1:])[:, -1]
             forced = [] if sequence.constraint is None else sequence.constraint.forced()
@@ -89,21 +101,25 @@ class Runner:
                 self._sample([sequence], logits, [sequence.rewind.mark()])
             if sequence.error is not None:
                 raise sequence.error
-        else:
+        elif not beside:
             mx.eval([a for state in sequence.states for a in state.arrays()] or out)
             mx.clear_cache()  # the chunk's activations would otherwise stay beside those of the next
 
-    def decode(self, sequences: Sequence[ActiveSequence], emit: Emit) -> None:
+    def decode(self, sequences: Sequence[ActiveSequence], emit: Emit, piece: Piece | None = None) -> None:
         """One step: each sequence gives out a token, or more where some are forced or guessed right.
 
         A failure of one sequence's own is in its `error`. An exception is nobody's: states and samplers are as before,
-        so that each sequence may be tried alone.
+        so that each sequence may be tried alone. `piece` is computed along, with the weights read once where they can
+        be; it is done then, or has failed with an error of its sequence's own, even when this raises.
         """
         singles, rounds = self._proposals([s for s in sequences if s.ahead is None])
         steps: list[_Step] = []
         try:
+            if piece is not None and not (singles and self._goes_along(piece)):
+                self._compute(piece)
+                piece = None
             if singles:
-                steps.append(self._forward([Proposal(s) for s in singles]))
+                steps.append(self._forward([Proposal(s) for s in singles], piece))
             for proposals in rounds:
                 steps.append(self._forward(proposals))
             mx.async_eval([step.logits for step in steps[bool(singles) :]])
@@ -112,6 +128,8 @@ class Runner:
         except Exception:
             for step in steps:
                 _undo([p.sequence for p in step.proposals], step.marks)
+            if piece is not None and not piece.done:
+                self._compute(piece)
             raise
         ready = [s for s in sequences if s.ahead is not None]
         aheads = [s.ahead for s in ready if s.ahead is not None]
@@ -231,23 +249,53 @@ class Runner:
 
     # Steps.
 
-    def _forward(self, proposals: list[Proposal]) -> _Step:
-        """Feeds each sequence its last token and its proposal, all of equal length."""
+    def _forward(self, proposals: list[Proposal], piece: Piece | None = None) -> _Step:
+        """Feeds each sequence its last token and its proposal, all of equal length, and computes `piece` along."""
         sequences = [p.sequence for p in proposals]
         inputs = _inputs(proposals)
         marks = [s.rewind.mark() for s in sequences]
         try:
-            if len(sequences) == 1:
-                hidden = self._hidden(inputs, sequences[0].states)
-            else:
-                hidden = self._hidden(
-                    inputs, [list(layer) for layer in zip(*(s.states for s in sequences), strict=True)]
-                )
+            states: list[Any] = sequences[0].states
+            if len(sequences) > 1:
+                states = [list(layer) for layer in zip(*(s.states for s in sequences), strict=True)]
+            hidden = None if piece is None else self._forward_together(inputs, states, piece, marks, sequences)
+            hidden = self._hidden(inputs, states) if hidden is None else hidden
             start = min(p.certain for p in proposals)
             return _Step(proposals, marks, hidden, self._logits(hidden[:, start:] if start else hidden), start)
         except Exception:
             _undo(sequences, marks)
             raise
+
+    def _goes_along(self, piece: Piece) -> bool:
+        return self._hidden_together is not None and piece.sequence.request.input_embeddings is None
+
+    def _forward_together(
+        self, inputs: mx.array, states: list[Any], piece: Piece, marks: list[Mark], sequences: list[ActiveSequence]
+    ) -> mx.array | None:
+        """Hidden states of a decode step whose weights served `piece` too; None where each needs its own pass."""
+        sequence = piece.sequence
+        mark, both = sequence.rewind.mark(), None
+        with contextlib.suppress(Exception):  # whose fault it was shows when each has its own pass
+            parts = [(inputs, states), (_prompt_ids(sequence, piece.length), sequence.states)]
+            both = self._hidden_together(parts)  # type: ignore[misc]
+        if both is None:
+            _undo([*sequences, sequence], [*marks, mark])
+            self._compute(piece)
+            return None
+        mx.async_eval(both)
+        self._compute(piece, both[1])
+        return both[0]
+
+    def _compute(self, piece: Piece, out: mx.array | None = None) -> None:
+        """As `prefill`; `out` are the hidden states where they are known. A failure is its sequence's own."""
+        piece.done = True
+        try:
+            if out is None:
+                self.prefill(piece.sequence, piece.length)
+            else:
+                self._prefilled(piece.sequence, piece.length, out, beside=True)
+        except Exception as error:
+            piece.sequence.error = error
 
     def _look_ahead(self, sequences: Sequence[ActiveSequence]) -> None:
         followers = [s for s in sequences if _may_look_ahead(s)]
@@ -377,6 +425,11 @@ def _may_look_ahead(sequence: ActiveSequence) -> bool:
     left = None if request.max_tokens is None else request.max_tokens - len(sequence.generated)
     watched = request.logits_processors or sequence.constraint is not None or sequence.drafter is not None
     return not watched and (left is None or left > 1)
+
+
+def _prompt_ids(sequence: ActiveSequence, length: int) -> mx.array:
+    """The next prompt tokens (1, L)."""
+    return mx.array(sequence.request.prompt[sequence.done : sequence.done + length], mx.int32)[None]
 
 
 def _inputs(proposals: Sequence[Proposal]) -> mx.array:

@@ -1,6 +1,6 @@
 """Which sequence computes what next. Pure Python: it sees ids, counts and seconds, never tokens or arrays.
 
-Each step plans at most one piece of one prompt and one decode of all running sequences.
+Each step plans at most one piece of one prompt and one decode of all running sequences, which are computed together.
 """
 
 from collections.abc import Callable
@@ -25,42 +25,56 @@ class Plan:
 class Pace:
     """How long things take, from the latest steps, to size a piece of a prompt that running sequences can bear.
 
-    A step with a piece lasts at most about `stretch` times a step without; measured costs lag behind, so this aims
-    below the promised factor of 3. A piece has a fixed cost (all weights are read for it, however short it is), so its
-    size is steered by how long the last one took, and not by dividing that by its tokens.
+    A step with a piece lasts about `stretch` times one without, which aims below the promised factor of 3, as measured
+    costs lag behind. What a step without lasts is seen by taking one now and then: decoding is slower beside a prompt,
+    whose states push the weights out of the caches, so steps with a piece would let the pieces grow and grow. A piece
+    may have a fixed cost, so its size is steered by how long the last step took, and not by dividing that by tokens.
     """
 
-    stretch: float = 2.5
+    stretch: float = 2.4
     smallest: int = 2
-    decode_seconds: float | None = None
+    look_again: int = 16  # steps with a piece between two without
+    decode_seconds: float | None = None  # of a step without a piece
     size: float | None = None  # of the next piece, as steered
     token_seconds: float | None = None  # of the last prompt that was computed with nothing beside it
+    _sequences: int = 0  # that `decode_seconds` is about
+    _since: int = 0  # steps with a piece since then
 
-    def decoded(self, seconds: float) -> None:
-        """Records a decode step; slow steps count less, so that a hiccup does not widen the pieces."""
-        old = self.decode_seconds
-        self.decode_seconds = seconds if old is None else old + (0.1 if seconds > old else 0.3) * (seconds - old)
+    def decoded(self, sequences: int, seconds: float) -> None:
+        """Records a step without a piece; slow ones count less, so that a hiccup does not widen the pieces."""
+        old, self._since = self.decode_seconds, 0
+        if old is None or sequences != self._sequences:
+            # a longer step for more sequences, at most by as much as these are more
+            most = seconds if old is None else old * max(sequences / self._sequences, 1.0)
+            self.decode_seconds, self._sequences = min(seconds, most), sequences
+        else:
+            self.decode_seconds = old + (0.1 if seconds > old else 0.3) * (seconds - old)
 
-    def computed(self, tokens: int, seconds: float, *, beside: bool) -> None:
-        """Records a piece of a prompt; `beside` running sequences or alone."""
-        if not beside or self.decode_seconds is None:
-            self.token_seconds = seconds / tokens
-            return
-        size = self.piece()
-        if tokens >= size or seconds > self._room:  # the rest of a prompt that was quick says nothing
-            self.size = max(min(tokens, size) * min(max(self._room / seconds, 0.5), 1.5), self.smallest)
+    def prefilled(self, tokens: int, seconds: float) -> None:
+        """Records a piece with nothing beside it."""
+        self.token_seconds = seconds / tokens
 
-    def piece(self) -> int:
-        """Prompt tokens that fit beside a decode step."""
+    def shared(self, tokens: int, seconds: float) -> None:
+        """Records a step of running sequences and a piece of `tokens`."""
+        size, room = self._wanted(), self.stretch * (self.decode_seconds or 0.0)
+        self._since += 1
+        if tokens >= int(size) or seconds > room:  # the rest of a prompt that was quick says nothing
+            taken = size if tokens >= int(size) else tokens
+            self.size = max(taken * min(max(room / seconds, 0.5), 1.5), self.smallest)
+
+    def piece(self, sequences: int) -> int:
+        """Prompt tokens that fit beside a decode step of `sequences`; 0 when it is time for a step without."""
+        if sequences != self._sequences or self._since >= self.look_again:
+            return 0
+        return int(self._wanted())
+
+    def _wanted(self) -> float:
         if self.size is None:
             if self.decode_seconds is None or not self.token_seconds:
                 return self.smallest
-            self.size = max(self._room / self.token_seconds, self.smallest)
-        return int(self.size)
-
-    @property
-    def _room(self) -> float:
-        return (self.stretch - 1) * (self.decode_seconds or 0.0)
+            # half of what fits as if tokens cost as little in a small piece as in a large one
+            self.size = max((self.stretch - 1) * self.decode_seconds / self.token_seconds / 2, self.smallest)
+        return self.size
 
 
 @dataclass
@@ -79,7 +93,7 @@ class Scheduler:
     Args:
         max_batch: sequences that decode together; a prompt waits while the batch is full.
         prefill_step: most prompt tokens in one step.
-        policy: "fair" gives running sequences a token between pieces of a prompt, sized by `pace`; "prefill_first"
+        policy: "fair" gives running sequences a token with each piece of a prompt, sized by `pace`; "prefill_first"
             pauses decoding while prompts are pending and the batch has room, for at most `max_pause` steps;
             "decode_first" computes prompts only when nothing decodes.
         may_start: whether a prompt may begin now (memory); asked once more each step until it may.
@@ -146,9 +160,9 @@ class Scheduler:
         if entry is not None:
             most = self.prefill_step
             if decode and self.policy == "fair" and self.pace is not None:
-                most = min(most, self.pace.piece())
+                most = min(most, self.pace.piece(len(decode)))
             length = min(entry.remaining, most)
-        return Plan(None if entry is None else entry.uid, length, decode)
+        return Plan(entry.uid if entry is not None and length else None, length, decode)
 
     def check(self) -> None:
         """Raises AssertionError when the books do not balance."""

@@ -77,6 +77,11 @@ class Backbone(nn.Module):
         """Normalized hidden states (B, L, D) of the last layer, from what the first reads."""
         return self._runner(self[self._names.layers], self[self._names.norm], h, cache)
 
+    def together(self, parts: Sequence[tuple[mx.array, Sequence[LayerState]]]) -> list[mx.array] | None:
+        """Calls for several ids (B, L) and their states, with the weights read once; None where that cannot be."""
+        layers, norm = self[self._names.layers], self[self._names.norm]
+        return self._runner.together(layers, norm, [(self.embedded(ids, None), cache) for ids, cache in parts])
+
 
 class NormedBackbone(Backbone):
     """Tokens' embeddings have a norm."""
@@ -200,6 +205,12 @@ class CausalLM(nn.Module):
     ) -> mx.array:
         """Final hidden states (B, L, D), normalized."""
         return self[self.names.backbone](inputs, cache, input_embeddings)
+
+    def hidden_together(self, parts: Sequence[tuple[mx.array, Sequence[LayerState]]]) -> list[mx.array] | None:
+        """`hidden` of several ids (B, L) and their states, with the weights read once; None where that cannot be."""
+        backbone = self[self.names.backbone]
+        usual = all(getattr(type(backbone), name, None) is getattr(Backbone, name) for name in ("__call__", "through"))
+        return backbone.together(parts) if usual else None
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Logits (..., V) from final hidden states (..., D)."""

@@ -46,6 +46,9 @@ class TextTower(CausalLM):
     ) -> mx.array:
         return self.language_model.hidden(inputs, cache, input_embeddings)
 
+    def hidden_together(self, parts: Sequence[tuple[mx.array, Sequence[LayerState]]]) -> list[mx.array] | None:
+        return self.language_model.hidden_together(parts)
+
     def logits(self, hidden: mx.array) -> mx.array:
         return self.language_model.logits(hidden)
 

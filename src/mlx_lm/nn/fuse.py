@@ -11,6 +11,7 @@ become lazy inverses, so memory is not doubled.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from operator import is_
 from typing import Any
 
@@ -31,7 +32,7 @@ from .rope import Rope
 __all__ = ["LayerRunner"]
 
 _FLOATS = (mx.float32, mx.bfloat16, mx.float16)
-_SHORT = 8  # tokens in a step that repeats: decoding or checking a draft
+_FEW = 256  # rows of a step that repeats: decoding, checking a draft, a piece of a prompt beside them
 
 
 @dataclass(frozen=True)
@@ -69,40 +70,60 @@ class LayerRunner:
         """x (B, L, D) -> normalized hidden states (B, L, D)."""
         if cache is None or not self._usable(x):
             return norm(_one_by_one(layers, x, cache))
-        known = len(layers) == len(self._layers) and all(map(is_, layers, self._layers))
-        if self._watch is None or not known or not self._watch.unchanged():
-            self._look(layers, norm)
+        self._know(layers, norm)
         normed = False
         for segment in self._segments:
             y = None
             if segment.plan is not None:
-                y = self._step(segment, x, cache[segment.start : segment.stop])
+                y = self._step(segment, [(x, cache[segment.start : segment.stop])])
             if y is None:
                 x = _one_by_one(layers[segment.start : segment.stop], x, cache[segment.start : segment.stop])
             else:
                 x, normed = y, segment.normed
         return x if normed else norm(x)
 
+    def together(
+        self, layers: list[nn.Module], norm: nn.Module, parts: Sequence[tuple[mx.array, Sequence[LayerState]]]
+    ) -> list[mx.array] | None:
+        """Calls for several x (B, L, D) and their states, with the weights read once; None where that cannot be."""
+        if not all(self._usable(x) for x, _ in parts):
+            return None
+        self._know(layers, norm)
+        segment = self._segments[0]
+        if len(self._segments) > 1 or segment.plan is None or not segment.normed:
+            return None
+        y = self._step(segment, parts)
+        if y is None:
+            return None
+        ends = list(accumulate(x.shape[0] * x.shape[1] for x, _ in parts))
+        return [own.reshape(x.shape) for own, (x, _) in zip(mx.split(y, ends[:-1], axis=1), parts, strict=True)]
+
     @staticmethod
     def _usable(x: mx.array) -> bool:
         return fused.available() and x.dtype in _FLOATS and x.ndim == 3 and x.size > 0 and not fused.traced(x)
 
-    def _step(self, segment: _Segment, x: mx.array, cache: Sequence[LayerState]) -> mx.array | None:
+    def _know(self, layers: list[nn.Module], norm: nn.Module) -> None:
+        known = len(layers) == len(self._layers) and all(map(is_, layers, self._layers))
+        if self._watch is None or not known or not self._watch.unchanged():
+            self._look(layers, norm)
+
+    def _step(self, segment: _Segment, parts: Sequence[tuple[mx.array, Sequence[LayerState]]]) -> mx.array | None:
         """One fused step, or None when a state is not plain attention of one kind for all layers."""
-        alone = isinstance(cache[0], State)
-        rows: list[Sequence[Any]] = [(s,) if alone else s for s in cache]  # type: ignore[misc, list-item]
-        count, length = len(rows[0]), x.shape[1]
-        if not alone and count != x.shape[0]:
+        several = len(parts) > 1
+        found = [rows for x, cache in parts if (rows := _states_of(x, cache, apart=several)) is not None]
+        if len(found) < len(parts):
             return None
-        if any(len(states) != count for states in rows):
-            return None
+        rows = [sum(states, ()) for states in zip(*found, strict=True)]  # of each layer, one for each sequence
+        x = mx.concatenate([x.reshape(1, -1, x.shape[2]) for x, _ in parts], axis=1) if several else parts[0][0]
+        tokens = [x.shape[1] for (x, _), states in zip(parts, found, strict=True) for _ in states[0]]
         flat = [state for states in rows for state in states]
         dtype = self._result_type((x.dtype, *segment.dtypes))
-        memory = self._continued(segment, flat, length) or self._asked(segment, rows, length, dtype, x.shape[0])
+        batch = x.shape[0] // len(rows[0]) or 1  # rows in a state
+        memory = self._continued(segment, flat, max(tokens)) or self._asked(segment, rows, tokens, dtype, batch)
         if memory is None:
             return None
         keys, values, lengths, windows, keeps, after, left = memory
-        positions = [s.offset for s in rows[0]] if not alone else [rows[0][0].offset] * x.shape[0]
+        positions = [s.offset for s in rows[0] for _ in range(batch)]
         y = fused.run_layers(
             segment.plan,
             x,
@@ -114,10 +135,11 @@ class LayerRunner:
             positions=positions,
             after=after,
             dtype=dtype,
+            parts=[(x.shape[0], x.shape[1]) for x, _ in parts] if several else (),
         )
-        in_place.wrote(flat, length, y)
-        if length <= _SHORT:
-            self._last[segment.start] = (y, left - length)
+        in_place.wrote(flat, tokens, y)
+        if y.shape[0] * y.shape[1] <= _FEW:
+            self._last[segment.start] = (y, left - max(tokens))
         else:
             self._last.pop(segment.start, None)  # y is large, and a prompt's pieces are few
         return y
@@ -132,24 +154,22 @@ class LayerRunner:
         return keys, values, lengths, windows, [0] * len(states), [node], left
 
     def _asked(
-        self, segment: _Segment, rows: Sequence[Sequence[Any]], length: int, dtype: mx.Dtype, batch: int
+        self, segment: _Segment, rows: Sequence[Sequence[Any]], tokens: list[int], dtype: mx.Dtype, batch: int
     ) -> tuple[Any, ...] | None:
-        """Memory for `length` more keys and values, tokens that it holds, windows, tokens kept beside them, the nodes
-        that wrote last and the tokens that find room; None when a state is not plain attention."""
+        """Memory for each sequence's next `tokens` keys and values, tokens that it holds, windows, tokens kept beside
+        them, the nodes that wrote last and the tokens that find room; None when a state is not plain attention."""
         if not all(isinstance(s, AttentionState) and s.bits is None for states in rows for s in states):
             return None
-        if len(rows[0]) > 1:
-            batch = 1
         keys, values, lengths, windows, keeps = [], [], [], [], []
         after: dict[int, mx.array] = {}
-        shapes = [(batch, heads, length, head_dim) for heads, head_dim in segment.shapes]
+        shapes = [[(batch, heads, count, head_dim) for count in tokens] for heads, head_dim in segment.shapes]
         # one allocation for the layers of a sequence, which grow together and end together
         memories = [
-            fused.token_memory(sum(state.lacking(shape, dtype) for state, shape in zip(states, shapes, strict=True)))
-            for states in zip(*rows, strict=True)
+            fused.token_memory(sum(state.lacking(shape, dtype) for state, shape in zip(*column, strict=True)))
+            for column in zip(zip(*rows, strict=True), zip(*shapes, strict=True), strict=True)
         ]
-        for states, shape, window in zip(rows, shapes, segment.windows, strict=True):
-            for state, memory in zip(states, memories, strict=True):
+        for states, own, window in zip(rows, shapes, segment.windows, strict=True):
+            for state, shape, memory in zip(states, own, memories, strict=True):
                 k, v, written = state.writable(shape, dtype, memory)
                 keys.append(k)
                 values.append(v)
@@ -323,6 +343,14 @@ class LayerRunner:
             int(linear.group_size),  # type: ignore[arg-type]
             regrouped is not None,
         )
+
+
+def _states_of(x: mx.array, cache: Sequence[LayerState], *, apart: bool) -> list[tuple[Any, ...]] | None:
+    """Of each layer: one for each row of x, or unless `apart` one for all; None where that is not so."""
+    if isinstance(cache[0], State):
+        return [(state,) for state in cache] if x.shape[0] == 1 or not apart else None
+    rows = [tuple(states) for states in cache]  # type: ignore[arg-type]
+    return rows if all(len(states) == x.shape[0] for states in rows) else None
 
 
 def _one_by_one(layers: Sequence[nn.Module], x: mx.array, cache: Sequence[LayerState] | None) -> mx.array:

@@ -4,6 +4,7 @@ A decode step of eight sequences touches hundreds of states, and asking each of 
 """
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import mlx.core as mx
@@ -32,11 +33,11 @@ def room(stores: Sequence[Any], lengths: Sequence[int]) -> int:
     return min(store.capacity - length for store, length in zip(stores, lengths, strict=True))
 
 
-def wrote(states: Sequence[AttentionState], tokens: int, node: mx.array) -> None:
-    """Counts `tokens` for each state, which `node` writes when it is evaluated."""
-    for s in states:
+def wrote(states: Sequence[AttentionState], tokens: Sequence[int], node: mx.array) -> None:
+    """Counts what `node` writes when it is evaluated: `tokens` of each sequence, whose states come layer by layer."""
+    for s, count in zip(states, cycle(tokens), strict=False):
         keys, values = s._keys, s._values
-        keys.length += tokens
-        values.length += tokens
+        keys.length += count
+        values.length += count
         keys._written = values._written = node
-        s._offset += tokens
+        s._offset += count
