@@ -180,7 +180,7 @@ def run_layers(
     `parts` are batches of their own shapes (B, L) whose rows follow each other in x (1, R, D); none: x is one.
     """
     fast = native.activations() == "int8"
-    return _module().fused_layers(plan, x, keys, values, lengths, windows, keeps, positions, parts, after, dtype, fast)
+    return _module().fused_layers(plan, x, keys, values, lengths, windows, keeps, positions, after, dtype, fast, parts)
 
 
 def _module() -> Any:
