@@ -115,7 +115,8 @@ _LARGEST = {"num_hidden_layers": 4096, "num_attention_heads": 65536, "num_key_va
 # Other names that several families' configs have for a field, where the family has the field and not the name.
 _OTHER_NAMES: dict[str, str] = {
     "activation_function": "hidden_act", "d_model": "hidden_size", "ffn_dim": "intermediate_size",
-    "layer_norm_epsilon": "layer_norm_eps", "max_seq_len": "max_position_embeddings", "model_dim": "hidden_size",
+    "hidden_activation": "hidden_act", "layer_norm_epsilon": "layer_norm_eps",
+    "max_seq_len": "max_position_embeddings", "model_dim": "hidden_size",
     "n_embd": "hidden_size", "n_head": "num_attention_heads", "n_head_kv": "num_key_value_heads",
     "n_heads": "num_attention_heads", "n_inner": "intermediate_size", "n_layer": "num_hidden_layers",
     "n_layers": "num_hidden_layers", "n_positions": "max_position_embeddings", "num_kv_heads": "num_key_value_heads",

@@ -1,11 +1,11 @@
 """nanochat: norms without weights, rotation the other way round, squared ReLU. https://github.com/karpathy/nanochat."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import LayerNames, Rope, UnitRMSNorm
+from ..nn import LayerNames, Rope, UnitRMSNorm, named
 from ..nn.attention import RotatedNormAttention
 from .base import Backbone, BiasArgs, ModelNames
 from .config import refuse
@@ -19,10 +19,6 @@ class ModelArgs(BiasArgs):
     final_logit_softcapping: float | None = 15.0
 
 
-class NormedAfterRope(RotatedNormAttention):
-    q_name, k_name, v_name, out_name = "c_q", "c_k", "c_v", "c_proj"
-
-
 class NormedEmbeddings(Backbone):
     def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
         return self[self._names.norm](super().embedded(inputs, input_embeddings))
@@ -31,8 +27,8 @@ class NormedEmbeddings(Backbone):
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="h")
     layer_names = LayerNames("attn")
-    backbone_type = NormedEmbeddings
-    attention_type = NormedAfterRope
+    backbone_type: ClassVar[type[Backbone]] = NormedEmbeddings
+    attention_type = named(RotatedNormAttention, q_name="c_q", k_name="c_k", v_name="c_v", out_name="c_proj")
     feed_forward_type = FeedForward
     qk_norm = True
     rules = (

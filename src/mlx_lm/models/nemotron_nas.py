@@ -8,7 +8,6 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import Linear
 from ..state import LayerState, NoSpec, StateSpec
 from .config import LlamaArgs, refuse
@@ -21,6 +20,7 @@ _NOT_SUPPORTED = (
 
 
 class ModelArgs(LlamaArgs):
+    per_layer = {"block_configs": ()}
     block_configs: list[Any]
     rms_norm_eps: float = 1e-5
     rope_theta: float = 500000.0
@@ -28,19 +28,19 @@ class ModelArgs(LlamaArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse(len(self.block_configs) != self.num_hidden_layers, "block_configs must have an entry for each layer")
         for i, block in enumerate(self.block_configs):
             parts = [block.get(name) for name in ("attention", "ffn")] if isinstance(block, dict) else [None]
-            if not all(isinstance(part, dict) for part in parts):
-                raise ConfigError(f"config.json: block_configs[{i}] must have 'attention' and 'ffn'.")
+            complete = all(isinstance(part, dict) for part in parts)
+            refuse(not complete, f"block_configs[{i}] must have 'attention' and 'ffn'")
             for name in _NOT_SUPPORTED:
                 refuse(any(part.get(name) for part in parts), f"{name} in block_configs[{i}] is not supported")
             share, wide = parts[0].get("n_heads_in_group"), parts[1].get("ffn_mult")
-            if self.kind("attention", i) == "full" and (not isinstance(share, int) or share < 1
-                                                        or self.num_attention_heads % share):  # fmt: skip
-                raise ConfigError(f"config.json: n_heads_in_group={share!r} in block_configs[{i}] is not possible.")
-            if self.kind("ffn", i) == "full" and (not isinstance(wide, int | float) or wide <= 0):
-                raise ConfigError(f"config.json: ffn_mult={wide!r} in block_configs[{i}] is not possible.")
+            shares = isinstance(share, int) and share > 0 and self.num_attention_heads % share == 0
+            widens = isinstance(wide, int | float) and wide > 0
+            wrong = not shares and self.kind("attention", i) == "full"
+            refuse(wrong, f"n_heads_in_group={share!r} in block_configs[{i}] is not possible")
+            wrong = not widens and self.kind("ffn", i) == "full"
+            refuse(wrong, f"ffn_mult={wide!r} in block_configs[{i}] is not possible")
 
     def layer_heads(self, index: int) -> tuple[int, int, int]:
         heads, _, size = self.heads

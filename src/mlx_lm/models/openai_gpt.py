@@ -1,10 +1,10 @@
 """GPT-1: GPT-2 with norms after the sums and none at the end. https://openai.com/index/language-unsupervised."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.nn as nn
 
-from ..nn import DecoderLayer, LayerNames, NormedSumLayer
+from ..nn import NormedSumLayer, named
 from . import gpt2
 from .base import ModelNames
 from .positions import LearnedPositions
@@ -21,15 +21,10 @@ class ModelArgs(gpt2.ModelArgs):
         super().__post_init__()
 
 
-class Positions(LearnedPositions):
-    position_name = "positions_embed"
-
-
 class Model(gpt2.Model):
     names = ModelNames(embed="tokens_embed", layers="h")
-    layer_names = LayerNames("attn", "mlp", None, "ln_1", None, "ln_2")
-    layer_type: ClassVar[type[DecoderLayer]] = NormedSumLayer
-    backbone_type = Positions
+    layer_type = NormedSumLayer
+    backbone_type = named(LearnedPositions, position_name="positions_embed")
     rules = (
         Transform(r"^(transformer\.)?h\.\d+\..*(c_attn|c_proj|c_fc)\.weight$", lambda w: w.T),
         Rename(r"^(transformer\.)?(h|tokens_embed|positions_embed)\.", r"model.\2."),

@@ -2,14 +2,16 @@
 
 from dataclasses import field
 
-from ..nn import GatedMLP, LayerNames, OutProjAttention
+from ..nn import GatedMLP, LayerNames, OutProjAttention, named
 from .base import ModelNames
-from .config import DecoderArgs, check_numbers, refuse
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
 
 
 class ModelArgs(DecoderArgs):
     fixed = {"ffn_with_glu": (True,)}
+    positive = "num_query_heads", "num_kv_heads", "ffn_multipliers"
+    per_layer = dict.fromkeys(positive, ())
     aliases = {
         "num_transformer_layers": "num_hidden_layers", "rope_freq_constant": "rope_theta",
         "max_context_length": "max_position_embeddings", "share_input_output_layers": "tie_word_embeddings",
@@ -26,9 +28,7 @@ class ModelArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_query_heads", "num_kv_heads", "ffn_multipliers"):
-            check_numbers(self, name)
-        heads = zip(self.num_query_heads, self.num_kv_heads, strict=True)
+        heads = zip(self.num_query_heads, self.num_kv_heads, strict=False)
         refuse(any(q % k for q, k in heads), "num_query_heads must be multiples of num_kv_heads")
 
     def layer_heads(self, index: int) -> tuple[int, int, int]:
@@ -41,15 +41,11 @@ class ModelArgs(DecoderArgs):
         return size + by if size < 0.9 * wanted else size
 
 
-class FeedForward(GatedMLP):
-    fused_name, down_name = "proj_1", "proj_2"
-
-
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="token_embeddings")
     layer_names = LayerNames("attn", "ffn", "attn_norm", None, "ffn_norm")
     attention_type = OutProjAttention
     attention = {"fused": True}
     qk_norm = "normalize_qk_projections"
-    feed_forward_type = FeedForward
+    feed_forward_type = named(GatedMLP, fused_name="proj_1", down_name="proj_2")
     feed_forward_options = {"fused": True}

@@ -5,9 +5,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
 from ..nn import DecoderLayer, Embedding, LayerNames, LayerNorm, Linear, NormedSumLayer, OutProjAttention
 from .base import Cache, CausalLM, DecoderArgs, ModelNames
+from .config import refuse
 from .dense import DenseModel
 from .phi import FeedForward
 from .positions import LearnedPositions
@@ -28,8 +28,8 @@ class ModelArgs(DecoderArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.word_embed_proj_dim = self.word_embed_proj_dim or self.hidden_size
-        if not self.tie_word_embeddings and self.word_embed_proj_dim != self.hidden_size:
-            raise ConfigError("config.json: word_embed_proj_dim needs tie_word_embeddings for 'opt'.")
+        narrow = self.word_embed_proj_dim != self.hidden_size
+        refuse(narrow and not self.tie_word_embeddings, "word_embed_proj_dim needs tie_word_embeddings for 'opt'")
 
 
 class OptBackbone(LearnedPositions):
@@ -57,6 +57,7 @@ class Model(DenseModel):
     """The feed-forward's `fc1` and `fc2` stand in the layer in Hugging Face's checkpoints, in `mlp` here."""
 
     names = ModelNames(norm="final_layer_norm")
+    layer_names = LayerNames(pre_mixer="self_attn_layer_norm", pre_feed_forward="final_layer_norm")
     attention_type = OutProjAttention
     backbone_type = OptBackbone
     attention = {"rope": None}
@@ -68,11 +69,6 @@ class Model(DenseModel):
 
     def layer_type_at(self, args: Any, index: int) -> type[DecoderLayer]:
         return DecoderLayer if args.do_layer_norm_before else NormedSumLayer
-
-    def names_at(self, args: Any, index: int) -> LayerNames:
-        first, second = "self_attn_layer_norm", "final_layer_norm"
-        before = LayerNames(pre_mixer=first, pre_feed_forward=second)
-        return before if args.do_layer_norm_before else LayerNames("self_attn", "mlp", None, first, None, second)
 
     def norm(self, args: Any) -> nn.Module:
         return LayerNorm(args.hidden_size, args.layer_norm_eps, affine=args.layer_norm_elementwise_affine)

@@ -1,6 +1,6 @@
 """Phi 1, 1.5 and 2: attention and feed-forward in parallel, biases everywhere. https://arxiv.org/abs/2309.05463."""
 
-from ..nn import MLP, Attention, LayerNames
+from ..nn import MLP, Attention, LayerNames, named
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 
@@ -12,18 +12,13 @@ class ModelArgs(DecoderArgs):
     qk_layernorm: bool = False
 
 
-class PhiAttention(Attention):
-    out_name, q_norm_name, k_norm_name = "dense", "q_layernorm", "k_layernorm"
-
-
-class FeedForward(MLP):
-    up_name, down_name = "fc1", "fc2"
+FeedForward = named(MLP, up_name="fc1", down_name="fc2")
 
 
 class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
     layer_names = LayerNames(pre_feed_forward=None)
-    attention_type = PhiAttention
+    attention_type = named(Attention, out_name="dense", q_norm_name="q_layernorm", k_norm_name="k_layernorm")
     attention = {"bias": True, "out_bias": True}
     qk_norm = "qk_layernorm"
     feed_forward_type = FeedForward

@@ -1,6 +1,6 @@
 """Phi 3, 3.5, 4 and 4-mini: fused projections, partial rotation, LongRoPE. Source: https://arxiv.org/abs/2404.14219."""
 
-from .config import ConfigError
+from .config import refuse
 from .dense import DenseModel, SlidingArgs
 
 
@@ -14,8 +14,8 @@ class ModelArgs(SlidingArgs):
         super().__post_init__()
         if self.rope_scaling:
             kind = self.rope_scaling.get("rope_type") or self.rope_scaling.get("type")
-            if kind not in ("longrope", "su", "yarn", "default"):
-                raise ConfigError(f"config.json: rope_scaling type {kind!r} is not supported for model type 'phi3'.")
+            known = kind in ("longrope", "su", "yarn", "default")
+            refuse(not known, f"rope_scaling type {kind!r} is not supported for model type 'phi3'")
             # Early Phi checkpoints call LongRoPE "su" or "yarn".
             self.rope_scaling = {**self.rope_scaling, "rope_type": "default" if kind == "default" else "longrope"}
 

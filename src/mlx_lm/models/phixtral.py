@@ -4,7 +4,7 @@ from typing import Any
 
 from mlx import nn
 
-from ..nn import Attention, LayerNames, MoE, Routing, SwitchMLP
+from ..nn import Attention, LayerNames, MoE, Routing, SwitchMLP, named
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .weights import Rename, Stack
@@ -26,8 +26,7 @@ class ModelArgs(DecoderArgs):
     num_experts_per_tok: int = 2
 
 
-class FusedAttention(Attention):
-    qkv_name, out_name = "Wqkv", "out_proj"
+FusedAttention = named(Attention, qkv_name="Wqkv", out_name="out_proj")
 
 
 class Model(DenseModel):

@@ -1,9 +1,7 @@
 """Pixtral's text tower, which is Mistral (or Llama in some conversions). Source: https://arxiv.org/abs/2410.07073."""
 
 from . import mistral
-from .multimodal import TextTower
-
-__all__ = ["Model", "ModelArgs"]
+from .multimodal import text_tower
 
 
 class ModelArgs(mistral.ModelArgs):
@@ -12,5 +10,4 @@ class ModelArgs(mistral.ModelArgs):
     sliding_window: int | None = None
 
 
-class Model(TextTower):
-    text_model = mistral.Model
+Model, _ = text_tower(__name__, mistral)

@@ -2,7 +2,6 @@
 
 import mlx.core as mx
 
-from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import Attention, LayerNames
 from .config import DecoderArgs
@@ -11,14 +10,10 @@ from .weights import Rename
 
 
 class ModelArgs(DecoderArgs):
+    multiples = {"num_attention_heads": "n_shared_head"}
     n_shared_head: int = 8
 
     def __post_init__(self) -> None:
-        if self.n_shared_head < 1 or self.num_attention_heads % self.n_shared_head:
-            raise ConfigError(
-                f"config.json: num_attention_heads={self.num_attention_heads} is not a multiple of "
-                f"n_shared_head={self.n_shared_head}."
-            )
         self.num_key_value_heads = self.num_attention_heads // self.n_shared_head
         super().__post_init__()
 

@@ -9,89 +9,72 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import Embedding, Linear, QuantizedEmbedding, QuantizedLinear
 from . import qwen3_5_text
+from .config import refuse
 from .multimodal import TextTower
 
 
 class ModelArgs(qwen3_5_text.ModelArgs):
+    fixed = {"gdn_activation_layout": ("grouped",), "schema_version": (1, 2)}
     modules: list[Any] = field(default_factory=list)
     components: dict[str, Any] | None = None
-    gdn_activation_layout: str = "grouped"
-    schema_version: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.gdn_activation_layout != "grouped" or self.schema_version not in (1, 2):
-            raise ConfigError("config.json: this gdn_activation_layout or schema_version is not supported.")
-        if (self.components or {}).get("mtp"):
-            raise ConfigError("config.json: components.mtp is not supported for model type 'prism_hadamard_qwen35'.")
+        mtp = (self.components or {}).get("mtp")
+        refuse(mtp, "components.mtp is not supported for model type 'prism_hadamard_qwen35'")
         for record in self.modules:
             known = isinstance(record, dict) and isinstance(record.get("path"), str)
             block = record.get("block") if known else None
-            if not isinstance(block, int) or isinstance(block, bool) or block < 0 or block & (block - 1):
-                raise ConfigError(
-                    f"config.json: modules must have a path, and a power of two as block, not {record!r}."
-                )
-
-
-def turned(x: mx.array, signs: mx.array, block: int, *, back: bool = False) -> mx.array:
-    """Each block of features of x (..., D), times its signs and then the normalized Hadamard matrix; or `back`."""
-    y = x.astype(mx.float32)
-    y = y if back else y * signs
-    y = mx.hadamard_transform(mx.unflatten(y, -1, (-1, block))).flatten(-2)
-    return (y * signs if back else y).astype(x.dtype)
+            whole = isinstance(block, int) and not isinstance(block, bool) and block >= 0 and not block & (block - 1)
+            refuse(not whole, f"modules must have a path, and a power of two as block, not {record!r}")
 
 
 class _Turning(nn.Module):
-    """Signs beside a layer's weights; a block of 0 turns nothing."""
+    """A layer that reads each block of features times its signs and then the normalized Hadamard matrix.
 
-    def set_turn(self, width: int, block: int, signs: mx.array | None = None) -> None:
-        self._block = block
-        self.signs = mx.ones((width,)) if signs is None else signs
-        self.freeze(keys=["signs"], recurse=False)
+    A block of 0 turns nothing.
+    """
 
     def turned(self, x: mx.array, *, back: bool = False) -> mx.array:
-        return turned(x, self.signs, self._block, back=back) if self._block else x
+        """x (..., D) in the weights' basis, or `back`."""
+        if not self._block:
+            return x
+        y = x.astype(mx.float32)
+        y = y if back else y * self["signs"]
+        y = mx.hadamard_transform(mx.unflatten(y, -1, (-1, self._block))).flatten(-2)
+        return (y * self["signs"] if back else y).astype(x.dtype)
 
-
-class TurnedQuantizedLinear(QuantizedLinear, _Turning):
     def __call__(self, x: mx.array) -> mx.array:
         return super().__call__(self.turned(x))
 
+    def to_quantized(self, *args: Any, **options: Any) -> nn.Module:
+        return turn(super().to_quantized(*args, **options), self._block, self.signs)  # type: ignore[misc]
 
-class TurnedLinear(Linear, _Turning):
+
+class _TurningEmbedding(_Turning):
+    """An embedding whose rows are turned back; as an output head, it reads like other layers."""
+
     def __call__(self, x: mx.array) -> mx.array:
-        return super().__call__(self.turned(x))
-
-    def to_quantized(self, *args: Any, **options: Any) -> QuantizedLinear:
-        packed = super().to_quantized(*args, **options)
-        packed.__class__ = TurnedQuantizedLinear
-        packed.set_turn(self.signs.shape[0], self._block, self.signs)
-        return packed
-
-
-class TurnedQuantizedEmbedding(QuantizedEmbedding, _Turning):
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.turned(super().__call__(x), back=True)
+        return self.turned(super(_Turning, self).__call__(x), back=True)
 
     def as_linear(self, x: mx.array) -> mx.array:
-        return super().as_linear(self.turned(x))
+        return super().as_linear(self.turned(x))  # type: ignore[misc]
 
 
-class TurnedEmbedding(Embedding, _Turning):
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.turned(super().__call__(x), back=True)
+_KINDS = {
+    plain: type(f"Turned{plain.__name__}", (turning, plain), {})
+    for turning, kinds in ((_Turning, (Linear, QuantizedLinear)), (_TurningEmbedding, (Embedding, QuantizedEmbedding)))
+    for plain in kinds
+}
 
-    def as_linear(self, x: mx.array) -> mx.array:
-        return super().as_linear(self.turned(x))
 
-    def to_quantized(self, *args: Any, **options: Any) -> QuantizedEmbedding:
-        packed = super().to_quantized(*args, **options)
-        packed.__class__ = TurnedQuantizedEmbedding
-        packed.set_turn(self.signs.shape[0], self._block, self.signs)
-        return packed
+def turn(layer: Any, block: int, signs: mx.array) -> nn.Module:
+    """The layer, which becomes one that turns what it reads."""
+    layer.__class__ = _KINDS[type(layer)]
+    layer._block, layer.signs = block, signs
+    return layer.freeze(keys=["signs"], recurse=False)
 
 
 class TextModel(qwen3_5_text.Model):
@@ -102,13 +85,10 @@ class TextModel(qwen3_5_text.Model):
 
     def _turn(self, path: str, block: int) -> None:
         """Makes the layer at `path` a turned one."""
-        found = dict(self.named_modules()).get(path)
-        kind = {Linear: TurnedLinear, Embedding: TurnedEmbedding}.get(type(found))
-        width = found.weight.shape[-1] if found is not None and kind is not None else 0
-        if found is None or kind is None or (block and width % block):
-            raise ConfigError(f"config.json: modules has {path!r} with block {block}, which fits no layer.")
-        found.__class__ = kind
-        found.set_turn(width, block)
+        found: Any = dict(self.named_modules()).get(path)
+        width = found.weight.shape[-1] if type(found) in (Linear, Embedding) else 0
+        refuse(not width or (block and width % block), f"modules has {path!r} with block {block}, which fits no layer")
+        turn(found, block, mx.ones((width,)))
 
 
 class Model(TextTower):

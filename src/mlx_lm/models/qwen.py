@@ -1,6 +1,6 @@
 """Qwen 1: one projection with biases, a gate under the name `w2`. Source: https://arxiv.org/abs/2309.16609."""
 
-from ..nn import GatedMLP, LayerNames
+from ..nn import GatedMLP, LayerNames, named
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .gpt2 import FusedAttention
@@ -19,13 +19,9 @@ class ModelArgs(DecoderArgs):
         return self.intermediate_size // 2
 
 
-class FeedForward(GatedMLP):
-    gate_name, up_name, down_name = "w2", "w1", "c_proj"
-
-
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
     attention_type = FusedAttention
     attention = {"fused": True, "bias": True}
-    feed_forward_type = FeedForward
+    feed_forward_type = named(GatedMLP, gate_name="w2", up_name="w1", down_name="c_proj")

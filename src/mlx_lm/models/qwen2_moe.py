@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..nn import AttentionOptions, MoE
+from ..nn import AttentionOptions, MoE, named
 from . import qwen3_moe
 from .dense import DenseModel
 from .weights import expert_rules
@@ -20,8 +20,7 @@ class ModelArgs(qwen3_moe.ModelArgs):
         return index % 2 == 0 and index < self.max_window_layers
 
 
-class Experts(MoE):
-    shared_name = "shared_expert"
+Experts = named(MoE, shared_name="shared_expert")
 
 
 class Model(DenseModel):

@@ -9,5 +9,4 @@ class ModelArgs(qwen3_5_text.ModelArgs):
     num_experts_per_tok: int = 8
 
 
-class Model(qwen3_5_text.Model):
-    pass
+Model = qwen3_5_text.Model

@@ -10,14 +10,16 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
-from ..nn import DecoderLayer, DeltaOptions, GatedDelta, LayerNames, MoE, NextTokenHead
+from ..nn import DecoderLayer, DeltaOptions, GatedDelta, LayerNames, NextTokenHead
 from ..state import PLAIN_KV, KVOptions, LayerState, State
+from .config import refuse
 from .dense import DenseModel, LinearArgs
+from .qwen2_moe import Experts
 from .weights import Weights, expert_rules
 
 
 class ModelArgs(LinearArgs):
+    multiples = {"linear_num_value_heads": "linear_num_key_heads"}
     head_dim: int | None = 256
     max_position_embeddings: int = 32768
     partial_rotary_factor: float = 0.25
@@ -35,11 +37,6 @@ class ModelArgs(LinearArgs):
     decoder_sparse_step: int = 1
     mlp_only_layers: list[int] = field(default_factory=list)
     norm_topk_prob: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.linear_num_value_heads % self.linear_num_key_heads:
-            raise ConfigError("config.json: linear_num_value_heads must be a multiple of linear_num_key_heads.")
 
     def attends(self, index: int) -> bool:
         return (index + 1) % self.full_attention_interval == 0
@@ -66,14 +63,10 @@ class AddOne:
         return {k: v + 1 if re.search(self.pattern, k) else v for k, v in weights.items()}
 
 
-class SharedMoE(MoE):
-    shared_name = "shared_expert"
-
-
 class Model(DenseModel):
     linear_names = LayerNames("linear_attn")
     attention = {"gated": True}
-    moe_type = SharedMoE
+    moe_type = Experts
     moe_options = {"shared_gate": True}
     qk_norm = True
     rules = (
@@ -106,11 +99,9 @@ class Model(DenseModel):
 
     def next_token_layer(self) -> DecoderLayer:
         """A layer of the head: attention, whatever the model's own layers at that place are."""
-        args = self.args
-        full = next((i for i in range(args.num_hidden_layers) if not args.is_linear(i)), None)
-        if full is None:
-            raise ConfigError("config.json: a checkpoint with a next-token head needs a full_attention layer.")
-        return self.layer(args, full)
+        full = [i for i in range(self.args.num_hidden_layers) if not self.args.is_linear(i)]
+        refuse(not full, "a checkpoint with a next-token head needs a full_attention layer")
+        return self.layer(self.args, full[0])
 
     def draft(self, hidden: mx.array, tokens: mx.array, cache: list[LayerState] | None = None) -> mx.array:
         """Hidden states (B, L, D) of the tokens after `tokens` (B, L), which follow final states `hidden` (B, L, D).

@@ -1,12 +1,11 @@
 """Qwen3-VL with experts: the text tower, whose expert weights always sum to one. https://arxiv.org/abs/2511.21631."""
 
 from . import qwen3_moe
-from .multimodal import TextTower
+from .multimodal import text_tower
 
 
 class ModelArgs(qwen3_moe.ModelArgs):
     norm_topk_prob: bool = True
 
 
-class Model(TextTower):
-    text_model = qwen3_moe.Model
+Model, _ = text_tower(__name__, qwen3_moe)

@@ -1,10 +1,6 @@
 """Qwen4-Exp's multimodal checkpoints: the text tower."""
 
 from . import qwen4_exp_text
-from .multimodal import TextTower
+from .multimodal import text_tower
 
-ModelArgs = qwen4_exp_text.ModelArgs
-
-
-class Model(TextTower):
-    text_model = qwen4_exp_text.Model
+Model, ModelArgs = text_tower(__name__, qwen4_exp_text)

@@ -7,22 +7,22 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..nn import CausalConv, GatedMLP, LayerNames, Linear
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, offsets, scatter_slots
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
+from .base import ModelNames
+from .config import refuse
+from .dense import DenseModel, SlidingArgs
 
 
-class ModelArgs(DecoderArgs):
-    aliases = {"hidden_activation": "hidden_act", "attention_window_size": "sliding_window",
-                        "logits_soft_cap": "final_logit_softcapping"}  # fmt: skip
+class ModelArgs(SlidingArgs):
+    aliases = {"attention_window_size": "sliding_window", "logits_soft_cap": "final_logit_softcapping"}
+    multiples = {"lru_width": "num_attention_heads"}
     hidden_act: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 8192
     tie_word_embeddings: bool = True
     partial_rotary_factor: float = 0.5
     attention_bias: bool = False
-    sliding_window: int = 2048
+    sliding_window: int | None = 2048
     conv1d_width: int = 4
     lru_width: int | None = None
     final_logit_softcapping: float | None = 30.0
@@ -31,16 +31,12 @@ class ModelArgs(DecoderArgs):
     def __post_init__(self) -> None:
         self.head_dim = None  # published configs' value is the same
         super().__post_init__()
-        if (self.lru_width or self.hidden_size) % self.num_attention_heads:
-            raise ConfigError("config.json: lru_width must be a multiple of num_attention_heads.")
-        if not self.block_types or set(self.block_types) - {"recurrent", "attention"}:
-            raise ConfigError(f"config.json: block_types may name 'recurrent' and 'attention', not {self.block_types}.")
+        self.lru_width = self.lru_width or self.hidden_size
+        known = self.block_types and set(self.block_types) <= {"recurrent", "attention"}
+        refuse(not known, f"block_types may name 'recurrent' and 'attention', not {self.block_types}")
 
     def is_linear(self, index: int) -> bool:
         return self.block_types[index % len(self.block_types)] == "recurrent"
-
-    def window(self, index: int) -> int | None:
-        return self.sliding_window
 
 
 class GatedRecurrence(nn.Module):
@@ -71,13 +67,12 @@ class GatedRecurrence(nn.Module):
 class RecurrentBlock(nn.Module):
     """out(act(y(x)) * recurrence(conv(x(x)))), x (B, L, D)."""
 
-    def __init__(self, args: ModelArgs):
+    def __init__(self, args: Any):
         super().__init__()
         self.act = args.hidden_act
-        self.width = args.lru_width or args.hidden_size
-        self.linear_y = Linear(args.hidden_size, self.width, bias=True)
-        self.linear_x = Linear(args.hidden_size, self.width, bias=True)
-        self.linear_out = Linear(self.width, args.hidden_size, bias=True)
+        size, self.width = args.hidden_size, args.lru_width
+        self.linear_y, self.linear_x = (Linear(size, self.width, bias=True) for _ in range(2))
+        self.linear_out = Linear(self.width, size, bias=True)
         self.conv_1d = CausalConv(self.width, args.conv1d_width, bias=True)
         self.rg_lru = GatedRecurrence(self.width, args.num_attention_heads)
 
@@ -95,9 +90,7 @@ class RecurrentBlock(nn.Module):
 
 class Model(DenseModel):
     names = ModelNames(norm="final_norm")
-    layer_names = LayerNames(
-        "temporal_block", "mlp_block", pre_mixer="temporal_pre_norm", pre_feed_forward="channel_pre_norm"
-    )
+    layer_names = LayerNames("temporal_block", "mlp_block", "temporal_pre_norm", None, "channel_pre_norm")
     attention = {"out_bias": True}
     norm_options = {"offset": 1.0}
 

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
+from .. import kernels
 from ..nn import LayerNorm, Linear
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .base import CausalLM, ModelNames, PassingBackbone
@@ -20,16 +20,14 @@ _LEAST = -1e38  # the exponent of an empty average
 
 
 class ModelArgs(LanguageArgs):
+    positive = ("attention_hidden_size",)
     attention_hidden_size: int | None = None
     intermediate_size: int | None = None
     layer_norm_epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
-        if self.attention_hidden_size is None:
-            self.attention_hidden_size = self.hidden_size
-        if not 1 <= self.attention_hidden_size < 2**31:
-            raise ConfigError(f"config.json: attention_hidden_size={self.attention_hidden_size} is not possible.")
+        self.attention_hidden_size = self.attention_hidden_size or self.hidden_size
 
 
 def shifted(x: mx.array, last: mx.array | None) -> mx.array:
@@ -74,16 +72,26 @@ def fading_average(
     return average, mx.stack([total[:, -1], weight[:, -1], top[:, -1]], axis=1)
 
 
-class TimeMix(nn.Module):
+class Mixing(nn.Module):
+    """Projections, named with their sizes, of mixtures of the input (B, L, D) and the input before it."""
+
+    def __init__(self, hidden_size: int, **sizes: int):
+        super().__init__()
+        for name, size in sizes.items():
+            self[f"time_mix_{name}"] = mx.ones((1, 1, hidden_size))
+            self[name] = Linear(hidden_size, size, bias=False)
+
+    def _mixed(self, x: mx.array, last: mx.array | None, *names: str) -> list[mx.array]:
+        before = shifted(x, last)
+        return [self[name](before + (x - before) * self[f"time_mix_{name}"]) for name in names]
+
+
+class TimeMix(Mixing):
     """x (B, L, D), the input before it (B, D) and the averages' state -> (B, L, D) and the next state."""
 
     def __init__(self, hidden_size: int, inner: int):
-        super().__init__()
-        self.time_decay = mx.zeros((inner,))
-        self.time_first = mx.zeros((inner,))
-        for name in ("key", "value", "receptance"):
-            self[f"time_mix_{name}"] = mx.ones((1, 1, hidden_size))
-            self[name] = Linear(hidden_size, inner, bias=False)
+        super().__init__(hidden_size, key=inner, value=inner, receptance=inner)
+        self.time_decay, self.time_first = mx.zeros((inner,)), mx.zeros((inner,))
         self.output = Linear(inner, hidden_size, bias=False)
 
     def slot(self) -> ArraySlot:
@@ -93,31 +101,22 @@ class TimeMix(nn.Module):
     def __call__(
         self, x: mx.array, last: mx.array | None, averages: mx.array | None, passed: None
     ) -> tuple[mx.array, mx.array, None]:
-        before = shifted(x, last)
-        keys, values, receptance = (
-            self[name](before + (x - before) * self[f"time_mix_{name}"]) for name in ("key", "value", "receptance")
-        )
+        keys, values, receptance = self._mixed(x, last, "key", "value", "receptance")
         decay = -mx.exp(self.time_decay.astype(mx.float32))
         y, averages = fading_average(keys, values, decay, self.time_first.astype(mx.float32), averages)
         return self.output(mx.sigmoid(receptance) * y.astype(x.dtype)), averages, None
 
 
-class ChannelMix(nn.Module):
+class ChannelMix(Mixing):
     """x (B, L, D) and the input before it (B, D) -> (B, L, D)."""
 
     def __init__(self, hidden_size: int, intermediate_size: int):
-        super().__init__()
-        for name in ("key", "receptance"):
-            self[f"time_mix_{name}"] = mx.ones((1, 1, hidden_size))
-        self.key = Linear(hidden_size, intermediate_size, bias=False)
-        self.receptance = Linear(hidden_size, hidden_size, bias=False)
+        super().__init__(hidden_size, key=intermediate_size, receptance=hidden_size)
         self.value = Linear(intermediate_size, hidden_size, bias=False)
 
     def __call__(self, x: mx.array, last: mx.array | None) -> mx.array:
-        before = shifted(x, last)
-        hidden = mx.square(nn.relu(self.key(before + (x - before) * self["time_mix_key"])))
-        receptance = self.receptance(before + (x - before) * self["time_mix_receptance"])
-        return mx.sigmoid(receptance) * self.value(hidden)
+        hidden, receptance = self._mixed(x, last, "key", "receptance")
+        return mx.sigmoid(receptance) * self.value(kernels.activation(hidden, "relu2"))
 
 
 class ShiftedLayer(nn.Module):

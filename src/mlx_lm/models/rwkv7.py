@@ -1,12 +1,13 @@
 """RWKV-7: a matrix for each head that fades by channel and unlearns what a key recalls. https://arxiv.org/abs/2503.14456."""
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
-from ..nn import HeadNorm, LayerNorm, Linear
+from .. import kernels
+from ..nn import HeadNorm, LayerNorm, Linear, named
 from ..state import ArraySlot
 from .base import CausalLM, ModelNames, PassingBackbone
 from .config import LanguageArgs, refuse
@@ -18,6 +19,7 @@ _RANKS = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_dim
 
 
 class ModelArgs(LanguageArgs):
+    multiples = {"hidden_size": "head_dim"}
     fixed = {"attn": (None,), "hidden_act": ("sqrelu",), "norm_first": (True,)}
     intermediate_size: int | None = None
     hidden_ratio: float = 4.0
@@ -33,8 +35,6 @@ class ModelArgs(LanguageArgs):
     def __post_init__(self) -> None:
         if self.intermediate_size is None:
             self.intermediate_size = 32 * -(-int(self.hidden_size * self.hidden_ratio) // 32)
-        if self.hidden_size % self.head_dim:
-            raise ConfigError(f"config.json: head_dim={self.head_dim} does not divide hidden_size={self.hidden_size}.")
         values = self.value_dim if isinstance(self.value_dim, list) else [self.value_dim]
         refuse(set(values) - {None, self.hidden_size}, f"value_dim={self.value_dim!r} is not supported for 'rwkv7'")
 
@@ -67,21 +67,19 @@ def fading_recall(
         upto = mx.tril(mx.ones((size, size)))
         out.append(r @ old + (r @ bt * upto) @ heard + (r @ kt * upto) @ v)
         memory = (memory + heard.swapaxes(-1, -2) @ b + v.swapaxes(-1, -2) @ k) * faded[:, :, -1:]
-    return (out[0] if len(out) == 1 else mx.concatenate(out, axis=2)), memory
+    return mx.concatenate(out, axis=2), memory
 
 
 class Narrow(nn.Module):
     """Two linear layers, an activation between them, a bias after the second."""
 
-    def __init__(self, width: int, rank: int, act: str | None, bias: bool):
+    def __init__(self, width: int, rank: int, act: Callable[[mx.array], mx.array], bias: bool):
         super().__init__()
         self._act = act
         self.lora = [Linear(width, rank, bias=False), nn.Identity(), Linear(rank, width, bias=bias)]
 
     def __call__(self, x: mx.array) -> mx.array:
-        low = self.lora[0](x)
-        low = mx.tanh(low) if self._act == "tanh" else mx.sigmoid(low) if self._act == "sigmoid" else low
-        return self.lora[2](low)
+        return self.lora[2](self._act(self.lora[0](x)))
 
 
 class TimeMix(nn.Module):
@@ -97,10 +95,10 @@ class TimeMix(nn.Module):
             self[name] = mx.zeros((self._heads, self._size))
         for name in "rkvo":
             self[f"{name}_proj"] = Linear(width, width, bias=False)
-        acts = {"w": "tanh", "g": "sigmoid"}
+        acts = {"w": mx.tanh, "g": mx.sigmoid}
         for name, rank in _RANKS.items():
             if name != "v" or index:
-                self[f"{name}_lora"] = Narrow(width, getattr(args, rank), acts.get(name), name != "g")
+                self[f"{name}_lora"] = Narrow(width, getattr(args, rank), acts.get(name, nn.Identity()), name != "g")
         self.g_norm = HeadNorm(self._heads, self._size, args.norm_eps * self._size, bias=True)
 
     def slot(self) -> ArraySlot:
@@ -114,58 +112,50 @@ class TimeMix(nn.Module):
         change = shifted(x, last) - x
         r, w, k, v, a, g = (x + change * self[f"x_{name}"] for name in "rwkvag")
         rate = mx.sigmoid(self["a_lora"](a))
-        gate = self["g_lora"](g)
         decay = mx.exp(-0.6065306597126334 * mx.sigmoid(self["w_lora"](w).astype(mx.float32)))
         values: mx.array = self["v_proj"](v)
-        if first is None:
-            first = values
-        else:
+        if first is not None:
             values = values + (first - values) * mx.sigmoid(self["v_lora"](v))
-        r, k, values_, decay, rate = (
-            mx.unflatten(m, -1, (self._heads, -1)).astype(mx.float32)
-            for m in (self["r_proj"](r), self["k_proj"](k), values, decay, rate)
-        )
+        parts = self["r_proj"](r), self["k_proj"](k), values, decay, rate
+        r, k, v, decay, rate = (mx.unflatten(m, -1, (self._heads, -1)).astype(mx.float32) for m in parts)
         seek = k * self["k_k"].astype(mx.float32)
         seek = seek / mx.maximum(mx.linalg.norm(seek, axis=-1, keepdims=True), 1e-12)
         k = k * (1 + (rate - 1) * self["k_a"].astype(mx.float32))
         if memory is None:
             memory = mx.zeros((x.shape[0], self._heads, self._size, self._size), mx.float32)
-        rows = (m.swapaxes(1, 2) for m in (r, decay, k, values_, -seek, seek * rate))
-        y, memory = fading_recall(*rows, memory)
+        rows = (m.swapaxes(1, 2) for m in (r, decay, k, v, -seek, seek * rate))
+        y, memory = fading_recall(*rows, memory=memory)
         y = self.g_norm(y).swapaxes(1, 2)
-        y = y + (r * k * self["r_k"].astype(mx.float32)).sum(axis=-1, keepdims=True) * values_
-        y = y.flatten(2).astype(x.dtype)
-        return self["o_proj"](y * gate), memory, first  # type: ignore[return-value]
+        y = y + (r * k * self["r_k"].astype(mx.float32)).sum(axis=-1, keepdims=True) * v
+        y = y.flatten(2).astype(x.dtype) * self["g_lora"](g)
+        return self["o_proj"](y), memory, values if first is None else first
 
 
 class ChannelMix(nn.Module):
     """x (B, L, D) with the input before it -> (B, L, D)."""
 
-    def __init__(self, args: ModelArgs):
+    def __init__(self, args: Any):
         super().__init__()
-        self.x_k = mx.zeros((args.hidden_size,))
-        self.key = Linear(args.hidden_size, args.intermediate_size or 0, bias=False)
-        self.value = Linear(args.intermediate_size or 0, args.hidden_size, bias=False)
+        width, size = args.hidden_size, args.intermediate_size
+        self.x_k = mx.zeros((width,))
+        self.key, self.value = Linear(width, size, bias=False), Linear(size, width, bias=False)
 
     def __call__(self, x: mx.array, last: mx.array | None) -> mx.array:
-        return self.value(mx.square(nn.relu(self.key(x + (shifted(x, last) - x) * self.x_k))))
+        return self.value(kernels.activation(self.key(x + (shifted(x, last) - x) * self.x_k), "relu2"))
 
 
-class Layer(ShiftedLayer):
-    part_names = "attn", "ffn"
-    norm_names = "pre_norm", "attn_norm", "ffn_norm"
+Layer = named(ShiftedLayer, part_names=("attn", "ffn"), norm_names=("pre_norm", "attn_norm", "ffn_norm"))
 
 
 class Model(CausalLM):
     names = ModelNames(embed="embeddings")
     backbone_type = PassingBackbone
-    by_head: ClassVar[str] = r"\.attn\.(k_k|k_a|r_k|g_norm\.weight|g_norm\.bias)$"
 
     def weight_rules(self) -> tuple[Rule, ...]:
-        size = self.args.head_dim
-        return (*super().weight_rules(), Transform(self.by_head, lambda a: a.reshape(-1, size)))
+        by_head, size = r"\.attn\.(k_k|k_a|r_k|g_norm\.weight|g_norm\.bias)$", self.args.head_dim
+        return (*super().weight_rules(), Transform(by_head, lambda a: a.reshape(-1, size)))
 
-    def layer(self, args: Any, index: int) -> Layer:
+    def layer(self, args: Any, index: int) -> ShiftedLayer:
         return Layer(index, args.hidden_size, (TimeMix(args, index), ChannelMix(args)), lambda: self.final_norm(args))
 
     def final_norm(self, args: Any) -> nn.Module:

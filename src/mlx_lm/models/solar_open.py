@@ -1,12 +1,11 @@
 """Solar Open: GLM-4.5's experts in every layer. Source: https://arxiv.org/abs/2601.07022."""
 
-from .glm4_moe import Model
-from .glm4_moe import ModelArgs as Glm4MoeArgs
+from . import glm4_moe
 
-__all__ = ["Model", "ModelArgs"]
+Model = glm4_moe.Model
 
 
-class ModelArgs(Glm4MoeArgs):
+class ModelArgs(glm4_moe.ModelArgs):
     head_dim: int | None = 128
     partial_rotary_factor: float = 1.0
     rope_theta: float = 1000000.0

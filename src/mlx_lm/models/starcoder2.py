@@ -1,6 +1,6 @@
 """StarCoder 2: biased layer norms and projections, a window in every layer. Source: https://arxiv.org/abs/2402.19173."""
 
-from ..nn import MLP
+from ..nn import MLP, named
 from .dense import DenseModel, SlidingArgs
 
 
@@ -13,8 +13,7 @@ class ModelArgs(SlidingArgs):
     tie_word_embeddings: bool = True
 
 
-class FeedForward(MLP):
-    up_name, down_name = "c_fc", "c_proj"
+FeedForward = named(MLP, up_name="c_fc", down_name="c_proj")
 
 
 class Model(DenseModel):

@@ -10,10 +10,9 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
-from ..nn import Attention, GatedAttention, GatedMLP, MoE, RopeParameters, Routing, SwitchGLU
+from ..nn import Attention, GatedAttention, GatedMLP, MoE, RopeParameters, Routing, SwitchGLU, named
 from ..nn.mlp import GatedActivation
-from .config import rope_parameters
+from .config import refuse, rope_parameters
 from .dense import DenseModel, SlidingArgs
 from .weights import Rename
 
@@ -21,6 +20,8 @@ _PER_LAYER = "layer_types", "layer_thetas", "partial_rotary_factors", "swiglu_li
 
 
 class ModelArgs(SlidingArgs):
+    fixed = {"moe_router_activation": ("sigmoid", "softmax"), "norm_expert_weight": (True,)}
+    per_layer = dict.fromkeys(_PER_LAYER, ())
     aliases = {"num_attention_groups": "num_key_value_heads", "share_expert_dims": "share_expert_dim"}
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 262144
@@ -39,7 +40,6 @@ class ModelArgs(SlidingArgs):
     moe_router_activation: str = "sigmoid"
     moe_router_scaling_factor: float = 1.0
     use_moe_router_bias: bool = True
-    norm_expert_weight: bool = True
     swiglu_limits: list[float | None] | None = None
     swiglu_limits_shared: list[float | None] | None = None
 
@@ -51,36 +51,28 @@ class ModelArgs(SlidingArgs):
         count = flat.get("num_hidden_layers")
         for name in _PER_LAYER:
             if isinstance(flat.get(name), list) and isinstance(count, int):
-                flat[name] = flat[name][: max(count, 0)]
+                flat[name] = flat[name][: max(count, 0)] or None
         return flat
 
     def __post_init__(self) -> None:
-        count = self.num_hidden_layers
-        if not self.layer_types:
-            self.layer_types = [("sliding_attention", "full_attention")[i % 2] for i in range(count)]
         super().__post_init__()
-        for name in _PER_LAYER:
-            if getattr(self, name) and len(getattr(self, name)) != count:
-                raise ConfigError(f"config.json: {name} must have an entry for each of {count} layers.")
-        if self.use_rope_layers and not all(self.use_rope_layers):
-            raise ConfigError("config.json: layers without rope (use_rope_layers) are not supported.")
-        if not self.norm_expert_weight or self.moe_router_activation not in ("sigmoid", "softmax"):
-            raise ConfigError("config.json: this norm_expert_weight or moe_router_activation is not supported.")
+        refuse(not all(self.use_rope_layers or ()), "layers without rope (use_rope_layers) are not supported")
         if isinstance(self.moe_layers_enum, str):
-            try:
-                self.moe_layers_enum = [int(part) for part in self.moe_layers_enum.split(",") if part.strip()]
-            except ValueError:
-                raise ConfigError(f"config.json: moe_layers_enum={self.moe_layers_enum!r} is not a list.") from None
+            listed = [part for part in map(str.strip, self.moe_layers_enum.split(",")) if part]
+            refuse(not all(map(str.isdecimal, listed)), f"moe_layers_enum={self.moe_layers_enum!r} is not a list")
+            self.moe_layers_enum = [int(part) for part in listed]
 
-    def heads_at(self, index: int) -> tuple[int, int]:
-        """Query heads and key-value heads of layer `index`."""
-        other = self.attention_other_setting
+    def slides(self, index: int) -> bool:
+        return index % 2 == 0
+
+    def layer_heads(self, index: int) -> tuple[int, int, int]:
+        other: Any = self.attention_other_setting
         if other is None or self.layer_type(index) == "full_attention":
-            return self.heads[:2]
-        heads, groups = other.get("num_attention_heads"), other.get("num_attention_groups")
-        if not isinstance(heads, int) or not isinstance(groups, int) or min(heads, groups) < 1 or heads % groups:
-            raise ConfigError(f"config.json: attention_other_setting={other!r} is not possible.")
-        return heads, groups
+            return self.heads
+        heads, groups = (other.get(f"num_attention_{name}") for name in ("heads", "groups"))
+        counts = all(isinstance(number, int) and number > 0 for number in (heads, groups))
+        refuse(not counts or heads % groups, f"attention_other_setting={other!r} is not possible")
+        return heads, groups, self.heads[2]
 
     def layer_rope(self, index: int) -> RopeParameters:
         theta = self.layer_thetas[index] if self.layer_thetas else self.rope_theta
@@ -106,9 +98,7 @@ class HeadGates(GatedAttention):
     gate_name, per_head = "g_proj", True
 
 
-class Experts(MoE):
-    router_layer = "gate"
-    shared_name, correction_name = "share_expert", "router_bias"
+Experts = named(MoE, router_layer="gate", shared_name="share_expert", correction_name="router_bias")
 
 
 class Model(DenseModel):
@@ -123,9 +113,7 @@ class Model(DenseModel):
     )
 
     def mixer(self, args: Any, index: int) -> Attention:
-        heads, kv_heads = args.heads_at(index)
-        options = self.attention_options(args, index, num_heads=heads, num_kv_heads=kv_heads)
-        return HeadGates(options) if args.use_head_wise_attn_gate else Attention(options)
+        return (HeadGates if args.use_head_wise_attn_gate else Attention)(self.attention_options(args, index))
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         sparse, width, count = args.has_experts(index), args.hidden_size, args.moe_num_experts

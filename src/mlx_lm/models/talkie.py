@@ -8,11 +8,11 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import DecoderLayer, GatedMLP, LayerNames, Rope, UnitRMSNorm
+from ..nn import DecoderLayer, GatedMLP, LayerNames, UnitRMSNorm, named
 from ..nn.attention import RotatedNormAttention
 from ..state import LayerState
+from . import nanochat
 from .base import DecoderArgs, ModelNames, PassingBackbone
-from .dense import DenseModel
 from .weights import Rename
 
 
@@ -48,10 +48,6 @@ class RotatedNorms(RotatedNormAttention):
         return queries * gains[:, None, None], keys
 
 
-class FeedForward(GatedMLP):
-    gate_name, up_name, down_name = "mlp_gate", "mlp_linear", "mlp_resid"
-
-
 class Block(DecoderLayer):
     def add(self, args: Any, index: int) -> None:
         self.attn_gain, self.mlp_gain, self.embed_skip = Gain("a_g"), Gain("a_g"), Gain("a_g")
@@ -69,14 +65,13 @@ class SkipBackbone(PassingBackbone):
         return h, h
 
 
-class Model(DenseModel):
+class Model(nanochat.Model):
     names = ModelNames(embed="embed", layers="blocks")
     layer_names = LayerNames("attn", "mlp", None, None, None)
     backbone_type = SkipBackbone
     layer_type = Block
     attention_type = RotatedNorms
-    qk_norm = True
-    feed_forward_type = FeedForward
+    feed_forward_type = named(GatedMLP, gate_name="mlp_gate", up_name="mlp_linear", down_name="mlp_resid")
     rules = (Rename(r"^lm_head$", "lm_head.weight"),)
 
     def __init__(self, args: ModelArgs):
@@ -85,12 +80,3 @@ class Model(DenseModel):
 
     def logits(self, hidden: mx.array) -> mx.array:
         return self.lm_head_gain(super().logits(hidden))
-
-    @classmethod
-    def norm_of(cls, args: Any, size: int) -> nn.Module:
-        return UnitRMSNorm(args.rms_norm_eps)
-
-    def rope(self, args: Any, index: int) -> Rope:
-        size = args.heads[2]
-        divisors = mx.array([args.rope_theta ** (2 * i / size) for i in range(size // 2)], mx.float32)
-        return Rope(size, freqs=-divisors)

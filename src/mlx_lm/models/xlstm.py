@@ -3,13 +3,13 @@
 The memory is computed and kept in float32, whatever a config says of its kernels' types.
 """
 
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
-from ..nn import DecoderLayer, GatedMLP, HeadNorm, LayerNames, Linear, RMSNorm
+from ..nn import DecoderLayer, GatedMLP, HeadNorm, LayerNames, Linear, RMSNorm, named
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from .base import CausalLM, ModelNames
 from .config import BaseModelArgs, refuse
@@ -19,49 +19,39 @@ _CHUNK = 64  # tokens whose products are computed together
 
 
 class ModelArgs(BaseModelArgs):
+    aliases = {"norm_eps": "rms_norm_eps", "output_logit_soft_cap": "final_logit_softcapping"}
+    fixed = {"add_out_norm": (True,), "weight_mode": ("single", "fused")}
+    multiples = {"key_size": "num_heads", "value_size": "num_heads"}
+    positive = "final_logit_softcapping", "gate_soft_cap"
+    tie_word_embeddings = False  # nothing in the family ties them, whatever a config says
     vocab_size: int = 50304
     hidden_size: int = 4096
     num_hidden_layers: int = 32
     num_heads: int = 8
     use_bias: bool = False
-    add_out_norm: bool = True
-    norm_eps: float = 1e-6
+    rms_norm_eps: float = 1e-6
     eps: float = 1e-6
     qk_dim_factor: float = 0.5
     v_dim_factor: float = 1.0
     ffn_proj_factor: float = 2.667
     ffn_round_up_to_multiple_of: int = 64
     gate_soft_cap: float = 15.0
-    output_logit_soft_cap: float = 30.0
-    weight_mode: str = "single"
-    tie_word_embeddings: bool = False  # nothing in the family ties them
+    final_logit_softcapping: float = 30.0
 
     @classmethod
     def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
         """`num_blocks` goes before `num_hidden_layers`."""
-        flat.pop("tie_word_embeddings", None)
         if flat.get("num_blocks") is not None:
             flat["num_hidden_layers"] = flat["num_blocks"]
         width = flat.setdefault("hidden_size", flat.get("embedding_dim") or cls.hidden_size)
-        if flat.get("embedding_dim") not in (None, width):
-            raise ConfigError(f"config.json: embedding_dim={flat['embedding_dim']} is not hidden_size={width}.")
+        other = flat.get("embedding_dim")
+        refuse(other not in (None, width), f"embedding_dim={other} is not hidden_size={width}")
         return flat
 
     def __post_init__(self) -> None:
-        for name in ("num_heads", "ffn_round_up_to_multiple_of", "gate_soft_cap", "output_logit_soft_cap"):
-            refuse(getattr(self, name) <= 0, f"{name} must be positive, not {getattr(self, name)}")
-        for name, size in (("qk_dim", self.key_size), ("v_dim", self.value_size), ("ffn_proj", self.feed_forward_size)):
-            whole = name == "ffn_proj" or size % self.num_heads == 0
-            if not whole or not 1 <= size < 2**31:
-                raise ConfigError(
-                    f"config.json: {name}_factor with hidden_size={self.hidden_size} and num_heads={self.num_heads} "
-                    f"gives {size} features, which is not possible."
-                )
-        if not self.add_out_norm or self.weight_mode not in ("single", "fused"):
-            raise ConfigError(
-                f"config.json: add_out_norm={self.add_out_norm} with weight_mode={self.weight_mode!r} is not supported "
-                f"for model type {self.model_type!r}; known: true with 'single' or 'fused'."
-            )
+        sizes = {"qk_dim": self.key_size, "v_dim": self.value_size, "ffn_proj": self.feed_forward_size}
+        for name, size in sizes.items():
+            refuse(not 1 <= size < 2**31, f"{name}_factor gives {size} features, which is not possible")
 
     @property
     def key_size(self) -> int:
@@ -89,14 +79,14 @@ class ShiftedNorm(RMSNorm):
 
 
 def remember(
-    q: mx.array, k: mx.array, v: mx.array, gates: tuple[mx.array, ...], state: tuple[mx.array, ...], eps: float
+    q: mx.array, k: mx.array, v: mx.array, write: mx.array, forget: mx.array, state: tuple[mx.array, ...], eps: float
 ) -> tuple[mx.array, tuple[mx.array, ...]]:
-    """One chunk: q (scaled) and k (B, H, L, K), v (B, H, L, V), log gates for new and old (B, H, L).
+    """One chunk: q (scaled) and k (B, H, L, K), v (B, H, L, V), log gates for new (`write`) and old (B, H, L).
 
     `state` is the memory (B, H, K, V+1), whose last column sums keys, and the exponent that it is relative to (B, H).
     Returns (B, H, L, V) and the next state.
     """
-    (write, forget), (memory, top) = gates, state
+    memory, top = state
     kept = mx.cumsum(forget, axis=-1)
     above = kept + mx.maximum(top[..., None], mx.cummax(write - kept, axis=-1))  # each token's exponent
     shares = kept[..., :, None] - kept[..., None, :] + (write[..., None, :] - above[..., :, None])
@@ -115,15 +105,14 @@ class MatrixMemory(nn.Module):
 
     def __init__(self, args: ModelArgs):
         super().__init__()
-        self._heads, self._cap, self._eps = args.num_heads, args.gate_soft_cap, args.eps
-        self._sizes = args.key_size // args.num_heads, args.value_size // args.num_heads
-        sizes = {"q": args.key_size, "k": args.key_size, "v": args.value_size, "ogate_preact": args.value_size}
-        for name, size in sizes.items():
-            self[name] = Linear(args.hidden_size, size, bias=args.use_bias)
-        for name in ("igate_preact", "fgate_preact"):
-            self[name] = Linear(args.hidden_size, args.num_heads, bias=True)
-        self.multihead_norm = HeadNorm(self._heads, self._sizes[1], args.norm_eps, bias=args.use_bias, flat=True)
-        self.out_proj = Linear(args.value_size, args.hidden_size, bias=args.use_bias)
+        width, keys, values, heads = args.hidden_size, args.key_size, args.value_size, args.num_heads
+        self._heads, self._cap, self._eps = heads, args.gate_soft_cap, args.eps
+        self._sizes = keys // heads, values // heads
+        for name, size in (("q", keys), ("k", keys), ("v", values), ("ogate_preact", values)):
+            self[name] = Linear(width, size, bias=args.use_bias)
+        self.igate_preact, self.fgate_preact = (Linear(width, heads, bias=True) for _ in range(2))
+        self.multihead_norm = HeadNorm(heads, self._sizes[1], args.rms_norm_eps, bias=args.use_bias, flat=True)
+        self.out_proj = Linear(values, width, bias=args.use_bias)
 
     def state_spec(self) -> StateSpec:
         """The memory and its exponent."""
@@ -147,18 +136,16 @@ class MatrixMemory(nn.Module):
             top = mx.zeros(k.shape[:2], mx.float32)
         parts, now = [], (memory, top)
         for start in range(0, x.shape[1], _CHUNK):
-            some = slice(start, start + _CHUNK)
-            gates = write[..., some], forget[..., some]
-            y, now = remember(q[:, :, some], k[:, :, some], v[:, :, some], gates, now, self._eps)
+            some = (a[:, :, start : start + _CHUNK] for a in (q, k, v, write, forget))
+            y, now = remember(*some, state=now, eps=self._eps)
             parts.append(y)
         scatter_slots(state, now, x.shape[1])
-        y = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
+        y = mx.concatenate(parts, axis=2)
         y = self.multihead_norm(y.astype(x.dtype)).transpose(0, 2, 1, 3).flatten(2)
         return self.out_proj(mx.sigmoid(self.ogate_preact(x)) * y)
 
 
-class FeedForward(GatedMLP):
-    gate_name, up_name, down_name = "proj_up_gate", "proj_up", "proj_down"
+FeedForward = named(GatedMLP, gate_name="proj_up_gate", up_name="proj_up", down_name="proj_down")
 
 
 class Model(CausalLM):
@@ -180,17 +167,9 @@ class Model(CausalLM):
         return (*super().weight_rules(), *rules)
 
     def layer(self, args: Any, index: int) -> DecoderLayer:
-        norm = ShiftedNorm if args.use_bias else RMSNorm
-        feed_forward = FeedForward(args.hidden_size, args.feed_forward_size, bias=args.use_bias)
         return DecoderLayer(
             mixer=MatrixMemory(args),
-            feed_forward=feed_forward,
-            norm=lambda: norm(args.hidden_size, args.norm_eps),
+            feed_forward=FeedForward(args.hidden_size, args.feed_forward_size, bias=args.use_bias),
+            norm=partial(ShiftedNorm if args.use_bias else RMSNorm, args.hidden_size, args.rms_norm_eps),
             names=LayerNames("mlstm_layer", "ffn", "norm_mlstm", None, "norm_ffn", None),
         )
-
-    def final_norm(self, args: Any) -> nn.Module:
-        return RMSNorm(args.hidden_size, args.norm_eps)
-
-    def logit_softcap(self, args: Any) -> float | None:
-        return args.output_logit_soft_cap

@@ -10,5 +10,4 @@ class ModelArgs(deepseek_v2.ModelArgs):
     n_routed_experts: int | None = None
 
 
-class Model(deepseek_v2.Model):
-    pass
+Model = deepseek_v2.Model

@@ -3,18 +3,18 @@
 Sources: https://arxiv.org/abs/2510.04476 (compressed convolutional attention), https://arxiv.org/abs/2605.05365.
 """
 
+from dataclasses import field
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..nn import DecoderLayer, Linear, RMSNorm, RopeParameters, Routing, SwitchGLU, route
 from ..nn.convolved import ConvolvedAttention
 from ..state import LayerState
 from .base import Backbone, Cache, CausalLM, layer_state
-from .config import DecoderArgs, check_kinds
+from .config import DecoderArgs, refuse
 from .dense import DenseModel
 from .weights import Rule, Transform, expert_rules
 
@@ -23,13 +23,14 @@ _ROPES = {"hybrid": 5000000.0, "hybrid_sliding": 10000.0}
 
 class ModelArgs(DecoderArgs):
     fixed = {"num_experts_per_tok": (1,)}
+    per_layer = {"layer_types": _ROPES}
     head_dim: int | None = 128
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
     tie_word_embeddings: bool = True
     partial_rotary_factor: float = 0.5
     sliding_window: int | None = None
-    layer_types: list[str] | None = None
+    layer_types: list[str] = field(default_factory=list)
     attention_bias: bool = False
     lm_head_bias: bool = False
     moe_intermediate_size: int = 2048
@@ -45,17 +46,15 @@ class ModelArgs(DecoderArgs):
         if self.rope_by_layer_type is None:
             partial = {"partial_rotary_factor": self.partial_rotary_factor}
             self.rope_by_layer_type = {kind: {"rope_theta": theta, **partial} for kind, theta in _ROPES.items()}
-        check_kinds(self, "layer_types", _ROPES)
-        if "hybrid_sliding" in self.layer_types and (self.sliding_window or 0) < 1:
-            raise ConfigError("config.json: sliding_window is needed for layer_types with 'hybrid_sliding'.")
-        if min(self.cca_time0, self.cca_time1, self.router_hidden_size) < 1 or self.cca_time0 + self.cca_time1 < 3:
-            raise ConfigError("config.json: cca_time0, cca_time1 and router_hidden_size must be positive.")
+        slides = "hybrid_sliding" in self.layer_types
+        refuse(slides and not (self.sliding_window or 0) > 0, "layer_types with 'hybrid_sliding' need a sliding_window")
+        refuse(self.cca_time0 + self.cca_time1 < 3, "cca_time0 and cca_time1 must not both be 1")
 
     def window(self, index: int) -> int | None:
-        return self.sliding_window if self.layer_types and self.layer_types[index] == "hybrid_sliding" else None
+        return self.sliding_window if self.layer_types[index] == "hybrid_sliding" else None
 
     def layer_rope(self, index: int) -> RopeParameters:
-        return self.rope_parameters((self.layer_types or [])[index])
+        return self.rope_parameters(self.layer_types[index])
 
 
 class RouterMLP(nn.Module):
@@ -95,17 +94,15 @@ class Router(nn.Module):
 class Experts(nn.Module):
     def __init__(self, args: ModelArgs, index: int):
         super().__init__()
-        sizes = args.hidden_size, args.moe_intermediate_size, args.num_experts
         self._idle, self._routing = args.num_experts, Routing(1, normalize=False)
         self.gate = Router(args, index)
-        self.switch_mlp = SwitchGLU(*sizes, act=args.hidden_act)
+        self.switch_mlp = SwitchGLU(args.hidden_size, args.moe_intermediate_size, self._idle, act=args.hidden_act)
 
     def __call__(self, x: mx.array, before: mx.array | None) -> tuple[mx.array, mx.array]:
         logits, states = self.gate(x, before)
-        logits = logits.reshape(-1, logits.shape[-1])
-        indices, weights = route(logits, self._routing, self.gate.balancing_biases)
+        indices, weights = route(logits.flatten(0, 1), self._routing, self.gate.balancing_biases)
         works = indices < self._idle
-        y = self.switch_mlp(x.reshape(-1, x.shape[-1]), mx.where(works, indices, 0))[:, 0]
+        y = self.switch_mlp(x.flatten(0, 1), mx.where(works, indices, 0))[:, 0]
         return (y * mx.where(works, weights, 0).astype(y.dtype)).reshape(x.shape), states
 
 
@@ -124,9 +121,8 @@ class ResidualScaling(nn.Module):
 
 class Layer(DecoderLayer):
     def add(self, args: Any, index: int) -> None:
-        size = args.hidden_size
-        self.post_attention_residual_scale = ResidualScaling(size)
-        self.post_mlp_residual_scale = ResidualScaling(size)
+        self.post_attention_residual_scale = ResidualScaling(args.hidden_size)
+        self.post_mlp_residual_scale = ResidualScaling(args.hidden_size)
 
     def pass_on(self, x: mx.array, state: LayerState, before: mx.array | None) -> tuple[mx.array, mx.array]:
         """The residual stream (B, L, D), float32, and the router's states (B, L, S)."""

@@ -116,9 +116,9 @@ class DecoderLayer(nn.Module):
 
 
 class NormedSumLayer(DecoderLayer):
-    """norm(x + mixer(x)), then norm(x + feed_forward(x)): the first Transformer's form, with the post norms' names."""
+    """norm(x + mixer(x)), then norm(x + feed_forward(x)): the first Transformer's form, with the pre norms' names."""
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         n = self._names
-        x = self[str(n.post_mixer)](x + self._mix(x, state))
-        return self[str(n.post_feed_forward)](x + self._feed(x))
+        x = self[str(n.pre_mixer)](x + self._mix(x, state))
+        return self[str(n.pre_feed_forward)](x + self._feed(x))
