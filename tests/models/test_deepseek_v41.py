@@ -168,7 +168,7 @@ def test_long_prompts_in_pieces() -> None:
     ],
 )
 def test_a_wrong_value_is_named(field: str, value: Any) -> None:
-    words = {"num_hash_layers": "hash layers", "kv_source_layer_ids": "source_layer_ids|compress_ratios"}
+    words = {"kv_source_layer_ids": "source_layer_ids|compress_ratios"}
     with pytest.raises(ConfigError, match=words.get(field, field)):
         build_model(CASE.config | {field: value})
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from . import deepseek_v2
 from .dense import DenseModel
-from .weights import DropLayers, Rule, Weights
+from .weights import Rule, Weights
 
 
 class ModelArgs(deepseek_v2.ModelArgs):
@@ -60,11 +60,10 @@ class SplitHeads:
 
 
 class Model(deepseek_v2.Model):
-    split_heads = True
+    split_heads = next_token_layers = True
     moe_options = {"correction": True}
     routing = DenseModel.routing
 
     def weight_rules(self) -> tuple[Rule, ...]:
         args = self.args
-        split = SplitHeads(args.num_attention_heads, args.qk_nope_head_dim, args.kv_lora_rank)
-        return (*super().weight_rules(), DropLayers(args.num_hidden_layers), split)
+        return (*super().weight_rules(), SplitHeads(args.num_attention_heads, args.qk_nope_head_dim, args.kv_lora_rank))

@@ -11,24 +11,29 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import DecoderLayer, Rope, Routing, make_rope
 from ..nn.compressed import CompressedAttention, CompressedOptions
 from ..nn.hashed import HashedMoE
 from ..nn.hyper import HyperConnection, HyperHead
 from ..state import LayerState
 from .base import CausalLM, PassingBackbone
-from .config import DecoderArgs, check_kinds, refuse
+from .config import DecoderArgs, block_options, refuse
 from .dense import DenseModel
 from .experts import usual_routing
-from .weights import Drop, DropLayers, Rename, Rule, Transform, expert_rules, rename_parts
+from .weights import Drop, Rename, Rule, Transform, expert_rules, rename_parts
 
 _SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
 
 
 class ModelArgs(DecoderArgs):
     feed_forward_kinds = ("moe", "hash_moe")
-    fixed = {"norm_topk_prob": (True,), "scoring_func": ("sqrtsoftplus", "sigmoid", "softmax")}
+    fixed = {
+        "norm_topk_prob": (True,), "scoring_func": ("sqrtsoftplus", "sigmoid", "softmax"),
+        "num_key_value_heads": (1,), "n_shared_experts": (1,),
+    }  # fmt: skip
+    positive = ("n_routed_experts", "sliding_window")
+    multiples = {"num_attention_heads": "o_groups"}
+    per_layer = {"layer_types": (_SLIDING, _SPARSE, _HEAVY)}
     aliases = {"num_local_experts": "n_routed_experts"}
     head_dim: int | None = 512
     num_key_value_heads: int | None = 1
@@ -80,27 +85,19 @@ class ModelArgs(DecoderArgs):
             self.layer_types = [_SPARSE if i % 2 and i >= 2 else _HEAVY for i in range(count)]
         if self.mlp_layer_types is None:
             self.mlp_layer_types = ["hash_moe" if i < self.num_hash_layers else "moe" for i in range(count)]
-        check_kinds(self, "layer_types", (_SLIDING, _SPARSE, _HEAVY))
-        if self.qk_rope_head_dim is None:
-            self.qk_rope_head_dim = int(size * (self.partial_rotary_factor or 0.125))
         self.partial_rotary_factor = self.partial_rotary_factor or 0.125
+        turned = self.qk_rope_head_dim = self.qk_rope_head_dim or int(size * self.partial_rotary_factor)
         rates = (self.compress_rates or {}).values()
-        if not all(isinstance(rate, int) and rate > 0 for rate in rates):
-            raise ConfigError(f"config.json: compress_rates must be whole numbers, not {self.compress_rates!r}.")
-        for name in ("n_routed_experts", "sliding_window"):
-            refuse(getattr(self, name) < 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.num_key_value_heads != 1 or self.num_attention_heads % self.o_groups or self.n_shared_experts != 1:
-            raise ConfigError("config.json: num_key_value_heads and n_shared_experts must be 1, o_groups divide heads.")
-        if not 2 <= self.qk_rope_head_dim <= min(size, self.index_head_dim) or self.qk_rope_head_dim % 2:
-            raise ConfigError(f"config.json: qk_rope_head_dim={self.qk_rope_head_dim} does not fit the heads.")
+        whole = all(isinstance(rate, int) and rate > 0 for rate in rates)
+        refuse(not whole, f"compress_rates must be whole numbers, not {self.compress_rates!r}")
+        fits = 2 <= turned <= min(size, self.index_head_dim) and turned % 2 == 0
+        refuse(not fits, f"qk_rope_head_dim={turned} does not fit the heads")
         self.rope_by_layer_type = self._ropes()
 
     def _ropes(self) -> dict[str, Any]:
         """Only layers with entries have a scaled rope, which does not grow the rotated features."""
-        nested = self.rope_by_layer_type or {}
-        scaling = dict(self.rope_scaling or {})
-        kind = scaling.pop("type", "default")
-        scaling.setdefault("rope_type", kind)
+        nested, scaling = self.rope_by_layer_type or {}, dict(self.rope_scaling or {})
+        scaling = {"rope_type": scaling.pop("type", "default"), **scaling}
         if scaling["rope_type"] == "yarn":
             scaling.setdefault("attention_factor", 1.0)
         return {
@@ -108,14 +105,10 @@ class ModelArgs(DecoderArgs):
             "compress": nested.get("compress") or {"rope_theta": self.compress_rope_theta, **scaling},
         }
 
-    def routing(self) -> Routing:
-        return usual_routing(self, score=self.scoring_func, epsilon=1e-20)
-
     def turns(self, index: int) -> tuple[Rope, Rope]:
         """The rope of layer `index`, and the one that undoes it."""
-        params = self.rope_parameters(
-            "main" if self.layer_types and self.layer_types[index] == _SLIDING else "compress"
-        )
+        slides = self.layer_types and self.layer_types[index] == _SLIDING
+        params = self.rope_parameters("main" if slides else "compress")
         rope = make_rope(self.qk_rope_head_dim or 0, replace(params, partial=1.0), traditional=True)
         freqs = rope.freqs
         if freqs is None:
@@ -127,14 +120,8 @@ class Layer(DecoderLayer):
     """Streams (B, L, N, D) through attention and experts."""
 
     def add(self, args: Any, index: int) -> None:
-        for name in ("attn_hc", "ffn_hc"):
-            self[name] = HyperConnection(
-                args.hc_mult,
-                args.hidden_size,
-                steps=args.hc_sinkhorn_iters,
-                eps=args.hc_eps,
-                norm_eps=args.rms_norm_eps,
-            )
+        options = {"steps": args.hc_sinkhorn_iters, "eps": args.hc_eps, "norm_eps": args.rms_norm_eps}
+        self.attn_hc, self.ffn_hc = (HyperConnection(args.hc_mult, args.hidden_size, **options) for _ in range(2))
 
     def pass_on(self, x: mx.array, state: LayerState, ids: mx.array) -> tuple[mx.array, mx.array]:
         """The streams after the layer; `ids` (B, L) are the tokens'."""
@@ -163,6 +150,7 @@ class StreamBackbone(PassingBackbone):
 class Model(DenseModel):
     backbone_type = StreamBackbone
     layer_type = Layer
+    next_token_layers = True
     rules = (
         Drop(r"(^|\.)mtp\."),
         Rename(r"^(layers\.|norm\.)", r"model.\1"),
@@ -196,7 +184,7 @@ class Model(DenseModel):
             return mx.unflatten(weight, 0, (groups, -1)) if weight.ndim == 2 else weight
 
         grouped = Transform(r"\.o_a_proj\.(weight|scales|biases)$", by_group)
-        return (*super().weight_rules(), DropLayers(self.args.num_hidden_layers), grouped)
+        return (*super().weight_rules(), grouped)
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         rope, back = args.turns(index)
@@ -205,25 +193,14 @@ class Model(DenseModel):
     def compressed_options(self, args: Any, index: int, rope: Rope) -> CompressedOptions:
         """The attention of layer `index`."""
         kind = args.layer_types[index]
-        return CompressedOptions(
-            hidden_size=args.hidden_size,
-            num_heads=args.num_attention_heads,
-            head_dim=args.head_dim,
-            q_rank=args.q_lora_rank,
-            window=args.sliding_window,
-            rope=rope,
-            groups=args.o_groups,
-            out_rank=args.o_lora_rank,
-            norm_eps=args.rms_norm_eps,
-            rate=(args.compress_rates or {}).get(kind, 0),
-            overlap=kind == _SPARSE,
-            index_heads=args.index_n_heads,
-            index_dim=args.index_head_dim,
-            index_topk=args.index_topk,
-        )
+        own = {"rate": (args.compress_rates or {}).get(kind, 0), "overlap": kind == _SPARSE}
+        return block_options(CompressedOptions, args, window=args.sliding_window, rope=rope, **own)
+
+    def routing(self, args: Any) -> Routing:
+        return usual_routing(args, score=args.scoring_func, epsilon=1e-20)
 
     def feed_forward(self, args: Any, index: int) -> HashedMoE:
         sizes = args.hidden_size, args.moe_intermediate_size, args.n_routed_experts
         limit = args.swiglu_limit if args.swiglu_limit > 0 else math.inf
         ids = args.vocab_size if args.mlp_layer_types[index] == "hash_moe" else 0
-        return HashedMoE(*sizes, args.routing(), act=args.hidden_act, limit=limit, ids=ids)
+        return HashedMoE(*sizes, self.routing(args), act=args.hidden_act, limit=limit, ids=ids)

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import Routing
 from ..nn.entry_index import Shared, Sharing
 from ..nn.hyper import weighted
@@ -21,6 +20,7 @@ from ..state import LayerState, ListSpec, StateSpec, part
 from ..tokenizer.folded import folded_ids
 from . import deepseek_v4
 from .base import CausalLM, PassingBackbone
+from .config import refuse
 from .deepseek_v4 import _SLIDING, _SPARSE
 from .weights import Drop, Rename, Weights
 
@@ -30,6 +30,8 @@ _Passed: TypeAlias = tuple[mx.array, tuple[mx.array, mx.array], Shared | None]
 
 
 class ModelArgs(deepseek_v4.ModelArgs):
+    fixed = deepseek_v4.ModelArgs.fixed | {"topk_method": ("noaux_tc",), "num_hash_layers": (0,)}
+    positive = (*deepseek_v4.ModelArgs.positive, "gate_temp")
     aliases = {"num_local_experts": "n_routed_experts", "engram_pad_id": "engram_pad_token_id"}
     rms_norm_eps: float = 1e-20
     q_lora_rank: int = 1280
@@ -38,7 +40,6 @@ class ModelArgs(deepseek_v4.ModelArgs):
     n_routed_experts: int = 384
     num_hash_layers: int = 0
     index_n_heads: int = 32
-    topk_method: str = "noaux_tc"
     gate_temp: float = 1.0
     compress_ratios: list[int] | None = None
     kv_source_layer_ids: list[int] | None = None
@@ -63,26 +64,23 @@ class ModelArgs(deepseek_v4.ModelArgs):
     def __post_init__(self) -> None:
         count, given = self.num_hidden_layers, self.layer_types
         self.ratios = list(self.compress_ratios or [])[:count]  # what follows is of draft layers
-        if len(self.ratios) != count or not all(0 <= ratio <= self.max_position_embeddings for ratio in self.ratios):
-            raise ConfigError(f"config.json: compress_ratios={self.compress_ratios!r} must have one for each layer.")
+        fits = len(self.ratios) == count and all(0 <= ratio <= self.max_position_embeddings for ratio in self.ratios)
+        refuse(not fits, f"compress_ratios={self.compress_ratios!r} must have one for each layer")
         makes = self.kv_source_layer_ids or []
         kinds = [_SHARED if i in makes else _SLIDING for i in range(count)]
-        hashed = self.num_hash_layers or "hash_moe" in (self.mlp_layer_types or [])
+        hashed = "hash_moe" in (self.mlp_layer_types or [])
         self.layer_types, self.mlp_layer_types = [_SPARSE if r else _SLIDING for r in self.ratios], ["moe"] * count
         super().__post_init__()
         wrong = {
             f"layer_types={given!r} beside kv_source_layer_ids={makes!r}": given not in (None, kinds),
             "hash layers": hashed,
-            f"topk_method={self.topk_method!r}": self.topk_method != "noaux_tc",
-            f"gate_temp={self.gate_temp}": self.gate_temp <= 0,
-            f"num_experts_per_tok={self.num_experts_per_tok}": self.num_experts_per_tok > self.n_routed_experts,
             f"head_dim={self.head_dim}, no multiple of 32": (self.head_dim or 0) % 32,
             f"index_head_dim={self.index_head_dim}, no multiple of 32": any(self.ratios) and self.index_head_dim % 32,
             **self._wrong_sources(set(makes), set(self.index_source_layer_ids or [])),
             **(self._wrong_engrams() if self.engram_layer_ids else {}),
         }
-        for what in (name for name, is_so in wrong.items() if is_so):
-            raise ConfigError(f"config.json: {what} is not supported for model type {self.model_type!r}.")
+        for what, is_so in wrong.items():
+            refuse(is_so, f"{what} is not supported for model type {self.model_type!r}")
 
     def _wrong_sources(self, makes: set[int], chooses: set[int]) -> dict[str, Any]:
         """Every layer with a ratio reads entries of that ratio, and a choice, of a layer up to itself."""
@@ -115,9 +113,6 @@ class ModelArgs(deepseek_v4.ModelArgs):
             f"engram_compressed_vocab_size={folded}": not 1 <= (folded or 0) <= self.vocab_size,
         }
 
-    def routing(self) -> Routing:
-        return replace(super().routing(), normalize=self.num_experts_per_tok > 1, factor=1 / self.gate_temp)
-
     def sharing(self, index: int) -> Sharing:
         """What layer `index` does for those after it."""
         pool, chooses = self.candidate_source_layer_id, index in (self.index_source_layer_ids or [])
@@ -133,8 +128,8 @@ class ModelArgs(deepseek_v4.ModelArgs):
         order = (self.engram_layer_ids or []).index(index)
         rows, size = (self.engram_num_embeddings or [])[order], self.engram_max_ngram_size
         sizes = prime_sizes(self.engram_vocab_size, (size - 1) * self.engram_n_heads, order)
-        if not sum(sizes) <= rows < 2**31:
-            raise ConfigError(f"config.json: engram_num_embeddings has {rows} rows, where {sum(sizes)} are hashed to.")
+        fits = sum(sizes) <= rows < 2**31
+        refuse(not fits, f"engram_num_embeddings has {rows} rows, where {sum(sizes)} are hashed to")
         most = max(1, (2**63 - 1) // (self.engram_compressed_vocab_size or 1) // 2)
         drawn = np.random.default_rng(10007 * index).integers(0, most, size=size, dtype=np.int64)
         return HashOptions(sizes, tuple(2 * int(n) + 1 for n in drawn), rows, self.engram_head_dim, hidden=-1)
@@ -204,13 +199,13 @@ class Model(deepseek_v4.Model):
         if not args.engram_layer_ids or "model.token_map" in weights:
             return weights
         ids = folded_ids(tokenizer().backend_tokenizer, args.vocab_size)
-        if max(ids) + 1 != args.engram_compressed_vocab_size:
-            raise ConfigError(
-                f"config.json: engram_compressed_vocab_size={args.engram_compressed_vocab_size} is not the "
-                f"{max(ids) + 1} of the checkpoint's tokenizer, with which all n-grams would be looked up elsewhere."
-            )
+        given, folded = args.engram_compressed_vocab_size, max(ids) + 1
+        refuse(given != folded, f"engram_compressed_vocab_size={given} is not the {folded} of the tokenizer")
         return weights | {"model.token_map": mx.array(ids, mx.int32)}
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         rope, back = args.turns(index)
         return SharedEntryAttention(self.compressed_options(args, index, rope), back, args.sharing(index))
+
+    def routing(self, args: Any) -> Routing:
+        return replace(super().routing(args), normalize=args.num_experts_per_tok > 1, factor=1 / args.gate_temp)
