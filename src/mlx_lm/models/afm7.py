@@ -8,14 +8,11 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..kernels import KVView
-from ..nn import Attention, Linear, RMSNorm
-from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
+from ..nn import Linear, RMSNorm
 from .base import CausalLM, DecoderArgs, ModelNames, PassingBackbone, PassingLayer
 from .config import refuse
 from .dense import DenseModel
-
-_Seen = tuple[tuple[KVView, ...], int | mx.array]
+from .per_layer import ReadingAttention
 
 
 class ModelArgs(DecoderArgs):
@@ -40,41 +37,30 @@ def eight_bits(x: mx.array, scale: mx.array) -> mx.array:
     return (mx.clip(mx.round(x / scale), -128, 127) * scale).astype(x.dtype)
 
 
-class SharedAttention(Attention):
+class SharedAttention(ReadingAttention):
     """Heads are normed after their rotation."""
 
     out_name = "out_proj"
 
     def add(self, args: Any, index: int) -> None:
         heads, _, size = args.heads
-        self._reads = index >= args.num_hidden_layers - args.num_kv_reuse_layers
+        self.reads = index >= args.num_hidden_layers - args.num_kv_reuse_layers
         self.q_norm = RMSNorm(size, args.rms_norm_eps)
-        if self._reads:
+        if self.reads:
             del self["qkv_proj"]
             self.q_proj = Linear(args.hidden_size, heads * size, bias=False)
         else:
             self.k_norm = RMSNorm(size, args.rms_norm_eps)
             self.quant_key_scale, self.quant_value_scale = mx.array(1.0), mx.array(1.0)
 
-    def state_spec(self) -> StateSpec:
-        return NoSpec() if self._reads else super().state_spec()
+    def _kept(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        queries, keys, values, _ = self._project(x)
+        queries, keys = self._place(queries, keys, position)
+        keys = eight_bits(self.k_norm(keys), self.quant_key_scale)
+        return self.q_norm(queries), keys, eight_bits(values, self.quant_value_scale)
 
-    def pass_on(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
-        """x (B, L, D) -> the same, and what the layers after this one may read."""
-        o = self._options
-        if self._reads and seen is not None:
-            views, position = seen
-            queries = mx.unflatten(self.q_proj(x), -1, (-1, o.head_dim)).transpose(0, 2, 1, 3)
-            queries = self.q_norm(self._place(queries, queries, position)[0])
-        else:
-            position = offsets(state)
-            queries, keys, values, _ = self._project(x)
-            queries, keys = self._place(queries, keys, position)
-            queries, keys = self.q_norm(queries), self.k_norm(keys)
-            keys, values = eight_bits(keys, self.quant_key_scale), eight_bits(values, self.quant_value_scale)
-            views = attend_states(state, keys, values)
-        out = self._attend(queries, views, position).transpose(0, 2, 1, 3).flatten(2)
-        return self.out_proj(out), (views, position)
+    def _asked(self, x: mx.array, position: int | mx.array) -> mx.array:
+        return self.q_norm(self._turned(self._split(self.q_proj(x)), position))
 
 
 class SharingBackbone(PassingBackbone):

@@ -1,6 +1,6 @@
 """Aria's text model: Llama with experts beside shared ones. Source: https://arxiv.org/abs/2410.05993."""
 
-from ..nn import MoE
+from ..nn import MoE, named
 from .config import LlamaArgs
 from .dense import DenseModel
 from .weights import Rename, Split, Transform
@@ -12,8 +12,7 @@ class ModelArgs(LlamaArgs):
     moe_num_shared_experts: int = 2
 
 
-class Experts(MoE):
-    router_name = "router"
+Experts = named(MoE, router_name="router")
 
 
 class Model(DenseModel):

@@ -4,46 +4,30 @@ from dataclasses import field
 
 import mlx.core as mx
 
-from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions
-from ..state import (
-    ArraySlot,
-    LayerState,
-    ListSpec,
-    RecurrentSpec,
-    StateSpec,
-    attend_states,
-    gather_slot,
-    offsets,
-    part,
-    scatter_slots,
-)
+from ..state import ArraySlot, ListSpec, RecurrentSpec, StateSpec
+from ..state.batch import LayerState, attend_states, gather_slot, offsets, part, scatter_slots
 from .bailing_moe import unit_head
-from .config import DecoderArgs, refuse
-from .dense import DenseModel
+from .config import refuse
+from .dense import DenseModel, SlidingArgs
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(SlidingArgs):
     fixed = {"conv_window": (2,)}
     max_position_embeddings: int = 32768
-    sliding_window: int = 8192
+    sliding_window: int | None = 8192
     sliding_window_layers: list[int] = field(default_factory=list)
     num_swa_attention_heads: int | None = None
     num_swa_key_value_heads: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse(self.sliding_window < 1, f"sliding_window must be at least 1, not {self.sliding_window}")
-        for index in range(self.num_hidden_layers):
-            heads, kv_heads, _ = self.layer_heads(index)
-            if min(heads, kv_heads) < 1 or heads % kv_heads or self.hidden_size % heads:
-                raise ConfigError(f"config.json: num_swa_attention_heads={heads} and {kv_heads} key heads do not fit.")
+        for heads, kv_heads, _ in map(self.layer_heads, range(self.num_hidden_layers)):
+            fits = min(heads, kv_heads) > 0 and heads % kv_heads == 0 and self.hidden_size % heads == 0
+            refuse(not fits, f"num_swa_attention_heads={heads} and {kv_heads} key heads do not fit")
 
     def slides(self, index: int) -> bool:
         return index in self.sliding_window_layers
-
-    def window(self, index: int) -> int | None:
-        return self.sliding_window if self.slides(index) else None
 
     def layer_heads(self, index: int) -> tuple[int, int, int]:
         heads, kv_heads, _ = self.heads
@@ -68,14 +52,15 @@ class MixedKeysAttention(Attention):
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         queries, keys, values, _ = self._project(x)
         last, kept = part(state, 0), part(state, 1)
-        mixed = (
-            self._mixed(keys, self.conv_k, gather_slot(last, 0)),
-            self._mixed(values, self.conv_v, gather_slot(last, 1)),
+        ends = [keys[:, :, -1:], values[:, :, -1:]]
+        keys, values = (
+            self._mixed(*both, gather_slot(last, i))
+            for i, both in enumerate(((keys, self.conv_k), (values, self.conv_v)))
         )
-        scatter_slots(last, [keys[:, :, -1:], values[:, :, -1:]], x.shape[1])
+        scatter_slots(last, ends, x.shape[1])
         position = offsets(kept)
-        queries, keys = self._place(queries, mixed[0], position)
-        out = self._attend(queries, attend_states(kept, keys, mixed[1], self._options.window), position)
+        queries, keys = self._place(queries, keys, position)
+        out = self._attend(queries, attend_states(kept, keys, values, self._options.window), position)
         return self[self.out_name](out.transpose(0, 2, 1, 3).flatten(2))
 
     def _mixed(self, x: mx.array, weight: mx.array, last: mx.array | None) -> mx.array:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import mlx.core as mx
 
-from ..nn import ChannelDelta, LatentAttention
+from ..nn import ChannelDelta, LatentAttention, named
 from . import deepseek_v3, kimi_linear
 from .config import refuse
 from .weights import Rename, Rule, Split
@@ -61,10 +61,6 @@ class ModelArgs(kimi_linear.ModelArgs):
         return (index + 1) % self.layer_group_size == 0
 
 
-class SafeDelta(ChannelDelta):
-    out_name = "dense"
-
-
 class GatedLatentAttention(LatentAttention):
     """Each head's output has a sigmoid gate."""
 
@@ -77,7 +73,7 @@ class GatedLatentAttention(LatentAttention):
 
 class Model(deepseek_v3.Model):
     mixer_type = GatedLatentAttention
-    linear_type = SafeDelta
+    linear_type = named(ChannelDelta, out_name="dense")
 
     def weight_rules(self) -> tuple[Rule, ...]:
         parts = tuple(rf"\1.{name}_conv1d.weight" for name in "qkv")

@@ -3,12 +3,11 @@
 from typing import Any
 
 import mlx.core as mx
-from mlx import nn
 
-from ..nn import Attention, LayerNames, MoE
+from ..nn import Attention, LayerNames, MoE, Routing, named
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
-from .experts import gated_moe, usual_routing
+from .experts import usual_routing
 from .weights import Drop, Rename, Weights, expert_rules
 
 
@@ -41,14 +40,15 @@ class ModelArgs(DecoderArgs):
         """Of feed-forwards."""
         return self.attention_out_bias
 
+    @property
+    def shared_size(self) -> int | None:
+        """Of the experts that every token visits, as `gated_moe` takes it."""
+        return None if self.moe_router_enable_shared_expert else 0
+
 
 class FusedAttention(Attention):
     qkv_name, out_name = "query_key_value", "dense"
     q_norm_name, k_norm_name = "query_layernorm", "key_layernorm"
-
-
-class Experts(MoE):
-    router_layer, correction_name = "gate_proj", "expert_bias"
 
 
 def unit_head(weights: Weights) -> Weights:
@@ -67,15 +67,15 @@ class Model(DenseModel):
     attention_type = FusedAttention
     next_token_layers = True
     qk_norm = "use_qk_norm"
+    moe_type = named(MoE, router_layer="gate_proj", correction_name="expert_bias")
+    moe_options = {"correction": "moe_router_enable_expert_bias", "shared": "shared_size"}
     attention = {"fused": True}
     rules = (Drop(r"(^|\.)mtp\."), Rename(r"\.mlp\.gate\.weight$", ".mlp.gate.gate_proj.weight"), *expert_rules())
 
-    def experts(self, args: Any) -> nn.Module:
-        routing = usual_routing(
+    def routing(self, args: Any) -> Routing:
+        return usual_routing(
             args,
             score=args.score_function,
             normalize=args.norm_topk_prob and args.num_experts_per_tok > 1,
             scale=args.routed_scaling_factor if args.moe_router_enable_routed_scaling else 1.0,
         )
-        shared = None if args.moe_router_enable_shared_expert else 0
-        return gated_moe(args, routing, Experts, correction=args.moe_router_enable_expert_bias, shared=shared)

@@ -4,11 +4,9 @@ import math
 from dataclasses import field, replace
 from typing import Any
 
-import mlx.nn as nn
-
-from ..errors import ConfigError
 from ..nn import LayerNames, Mamba2, Mamba2Options
 from .base import DecoderArgs, ModelNames
+from .config import refuse
 from .dense import DenseModel, LinearArgs
 from .mamba2 import mamba2_options
 
@@ -16,6 +14,7 @@ from .mamba2 import mamba2_options
 class Mamba2Args(DecoderArgs):
     """A decoder's config with the Mamba-2 keys that Bamba, Falcon-H1 and Granite 4 share."""
 
+    multiples = {"mamba_n_heads": "mamba_n_groups"}
     rms_norm_eps: float = 1e-5
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -30,15 +29,12 @@ class Mamba2Args(DecoderArgs):
     mamba_proj_bias: bool = False
     time_step_limit: list[Any] = field(default_factory=lambda: [0.0, math.inf])
 
-    def mamba_options(self, **changes: Any) -> Mamba2Options:
+    def linear_options(self, **changes: Any) -> Mamba2Options:
         """The Mamba-2 layers of this config."""
         inner = self.mamba_d_ssm or int(self.mamba_expand * self.hidden_size)
         size = inner // self.mamba_n_heads if self.mamba_d_head in ("auto", None) else self.mamba_d_head
-        if not isinstance(size, int) or size * self.mamba_n_heads != inner or self.mamba_n_heads % self.mamba_n_groups:
-            raise ConfigError(
-                f"config.json: {self.mamba_n_heads} Mamba heads of {size!r} in {self.mamba_n_groups} groups do not "
-                f"make {inner} channels."
-            )
+        fits = isinstance(size, int) and size * self.mamba_n_heads == inner
+        refuse(not fits, f"mamba_n_heads={self.mamba_n_heads} heads of {size!r} do not make {inner} channels")
         return mamba2_options(self, head_dim=size, **changes)
 
 
@@ -56,6 +52,4 @@ class Model(DenseModel):
 
     layer_names = LayerNames("self_attn", "feed_forward", pre_feed_forward="pre_ff_layernorm")
     linear_names = replace(layer_names, mixer="mamba")
-
-    def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        return Mamba2(args.mamba_options())
+    linear_type = Mamba2

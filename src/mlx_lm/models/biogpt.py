@@ -1,6 +1,6 @@
 """BioGPT: learned positions, scaled embeddings, biases everywhere. Source: https://arxiv.org/abs/2210.10341."""
 
-from ..nn import LayerNames, OutProjAttention
+from ..nn import LayerNames, OutProjAttention, named
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .opt import FeedForward
@@ -16,17 +16,13 @@ class ModelArgs(DecoderArgs):
     scale_embedding: bool = True
 
 
-class Positions(LearnedPositions):
-    position_name, first_row = "embed_positions", 2
-
-
 class Model(DenseModel):
     """The feed-forward's `fc1` and `fc2` stand in the layer in Hugging Face's checkpoints, in `mlp` here."""
 
     names = ModelNames(backbone="biogpt", norm="layer_norm", head="output_projection")
     layer_names = LayerNames(pre_mixer="self_attn_layer_norm", pre_feed_forward="final_layer_norm")
     attention_type = OutProjAttention
-    backbone_type = Positions
+    backbone_type = named(LearnedPositions, position_name="embed_positions", first_row=2)
     scaled_embedding = "scale_embedding"
     feed_forward_type = FeedForward
     feed_forward_options = {"bias": True}

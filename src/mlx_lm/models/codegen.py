@@ -1,18 +1,17 @@
 """CodeGen: GPT-J with projections fused in four blocks. Source: https://arxiv.org/abs/2203.13474."""
 
-from typing import Any
-
 import mlx.core as mx
 
-from ..nn import Attention, AttentionOptions
+from ..nn import Attention
 from . import gptj
 from .base import ModelNames
-from .config import refuse
 from .weights import Rename
 
-ModelArgs = gptj.ModelArgs
-
 _BLOCKS = 4  # of queries, values and keys, in this order: what one device of the training held
+
+
+class ModelArgs(gptj.ModelArgs):
+    multiples = {"num_attention_heads": _BLOCKS}
 
 
 class BlockwiseAttention(Attention):
@@ -30,7 +29,3 @@ class Model(gptj.Model):
     attention_type = BlockwiseAttention
     attention = {"fused": True}
     rules = (Rename(r"^(h|wte|ln_f)\.", r"transformer.\1."),)
-
-    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        refuse(args.num_attention_heads % _BLOCKS, f"num_attention_heads must be a multiple of {_BLOCKS} for 'codegen'")
-        return super().attention_options(args, index, **changes)

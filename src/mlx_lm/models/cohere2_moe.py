@@ -12,10 +12,7 @@ from .weights import expert_rules
 
 
 class ModelArgs(cohere2.ModelArgs):
-    fixed = {
-        "expert_selection_fn": ("softmax", "sigmoid"),
-        "shared_expert_combination_strategy": ("average", "sum"),
-    }
+    fixed = {"expert_selection_fn": ("softmax", "sigmoid"), "shared_expert_combination_strategy": ("average", "sum")}
     rms_norm_eps: float | None = None  # type: ignore[assignment]
     num_experts: int = 8
     num_experts_per_tok: int = 2
@@ -28,14 +25,11 @@ class ModelArgs(cohere2.ModelArgs):
     prefix_dense_sliding_window_pattern: int = 1
     prefix_dense_intermediate_size: int | None = None
 
-    def __post_init__(self) -> None:
-        first, count = self.first_k_dense_replace, self.num_hidden_layers
-        if self.layer_types is None:
-            patterns = [(i, self.prefix_dense_sliding_window_pattern) for i in range(first)]
-            patterns += [(i, self.sliding_window_pattern or 4) for i in range(count - first)]
-            kinds = ("full_attention", "sliding_attention")
-            self.layer_types = [kinds[(i + 1) % max(every, 1) != 0] for i, every in patterns]
-        super().__post_init__()
+    def slides(self, index: int) -> bool:
+        after, every = index - self.first_k_dense_replace, self.sliding_window_pattern or 4
+        if after < 0:
+            after, every = index, self.prefix_dense_sliding_window_pattern
+        return (after + 1) % max(every, 1) != 0
 
     def layer_width(self, index: int) -> int:
         return self.prefix_dense_intermediate_size or self.intermediate_size

@@ -5,6 +5,7 @@ transformers 5 writes (`rope_parameters`, `dtype`, nested text configs). A key t
 a field of the family's `ModelArgs`, or has its neutral value, or is refused by name.
 """
 
+import copy
 import dataclasses
 import inspect
 import math
@@ -205,8 +206,8 @@ class BaseModelArgs:
     # What a family's fields must be, beside their types; a field that a config leaves out, or has as null, passes.
     fixed: ClassVar[dict[str, tuple[Any, ...]]] = {}  # key, of a field or not -> the values that it supports
     positive: ClassVar[tuple[str, ...]] = ()  # numbers, or lists of numbers, above 0
-    multiples: ClassVar[Mapping[str, str]] = {}  # field or property -> that of which it is a multiple
-    per_layer: ClassVar[Mapping[str, Collection[Any]]] = {}  # list -> what it may say of a layer, empty for anything
+    multiples: ClassVar[dict[str, str | int]] = {}  # field or property -> number, or field, that divides it
+    per_layer: ClassVar[dict[str, Collection[Any]]] = {}  # list -> what it may say of a layer, empty for anything
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -272,16 +273,23 @@ class BaseModelArgs:
 
     def _check_relations(self) -> None:
         for name, unit in self.multiples.items():
-            whole, part = getattr(self, name), getattr(self, unit)
+            whole, part = getattr(self, name), getattr(self, unit) if isinstance(unit, str) else unit
             wrong = None not in (whole, part) and (part < 1 or whole % part)
             refuse(wrong, f"{name}={whole} is not a multiple of {unit}={part}")
         for name, known in self.per_layer.items():
-            if getattr(self, name) is not None:
+            if isinstance(getattr(self, name), list):
                 check_kinds(self, name, known)
         count = next((getattr(self, name) for name in EXPERT_COUNTS if getattr(self, name, None)), None)
         if isinstance(count, int):
             chosen = getattr(self, "num_experts_per_tok", 1)
             refuse(not 1 <= (chosen or 0) <= count, f"num_experts_per_tok={chosen} of {count} experts is not possible")
+
+    def at(self, index: int) -> typing.Self:
+        """The config as layer `index` reads it: of fields in `per_layer` that are lists, its own entry."""
+        own = copy.copy(self)
+        lists = {name: getattr(self, name) for name in self.per_layer if isinstance(getattr(self, name), list)}
+        vars(own).update({name: entries[index] for name, entries in lists.items()})
+        return own
 
 
 def _redeclare(cls: type) -> None:

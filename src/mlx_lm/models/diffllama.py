@@ -1,7 +1,6 @@
 """DiffLlama: the difference of two attentions over paired heads. Source: https://arxiv.org/abs/2410.05258."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -9,16 +8,13 @@ import mlx.core as mx
 from .. import kernels
 from ..kernels import KVView, QuantizedTensor
 from ..nn import Attention
-from .config import BiasArgs, refuse
+from .config import BiasArgs
 from .dense import DenseModel
 
 
 class ModelArgs(BiasArgs):
+    multiples = {"num_key_value_heads": 2}
     rms_norm_eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse(self.heads[1] % 2, f"num_key_value_heads must be even for 'diffllama', not {self.heads[1]}")
 
 
 class DifferentialAttention(Attention):
@@ -32,7 +28,7 @@ class DifferentialAttention(Attention):
     def _attend(self, queries: mx.array, views: tuple[KVView, ...], position: int | mx.array) -> mx.array:
         halves = []
         for i in range(2):
-            chosen = tuple(KVView(v.keys, _on_heads(v.values, _twice(i)), v.window, v.keep) for v in views)
+            chosen = tuple(KVView(v.keys, _twice(v.values, i), v.window, v.keep) for v in views)
             halves.append(kernels.attention(queries, chosen, scale=self.scale))
         first, second = mx.split(mx.concatenate(halves, axis=-1), 2, axis=1)  # (B, H/2, L, 2D)
         factors = [mx.exp((a * b).astype(mx.float32).sum()) for a, b in (
@@ -44,18 +40,12 @@ class DifferentialAttention(Attention):
         return mx.unflatten(out, -1, (2, -1)).swapaxes(2, 3).flatten(1, 2)
 
 
-def _twice(half: int) -> Callable[[mx.array], mx.array]:
-    def take(x: mx.array) -> mx.array:
-        part = mx.split(x, 2, axis=1)[half]
-        return mx.concatenate([part, part], axis=1)
-
-    return take
-
-
-def _on_heads(x: mx.array | QuantizedTensor, take: Callable[[mx.array], mx.array]) -> mx.array | QuantizedTensor:
+def _twice(x: Any, half: int) -> Any:
+    """One half of the heads of an array or a packed one (B, H, ...), two times."""
     if isinstance(x, mx.array):
-        return take(x)
-    return QuantizedTensor(take(x.packed), take(x.scales), take(x.biases), x.group_size, x.bits)
+        return mx.concatenate([mx.split(x, 2, axis=1)[half]] * 2, axis=1)
+    packed, scales, biases = (_twice(a, half) for a in (x.packed, x.scales, x.biases))
+    return QuantizedTensor(packed, scales, biases, x.group_size, x.bits)
 
 
 class Model(DenseModel):

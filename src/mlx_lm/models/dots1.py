@@ -1,13 +1,12 @@
 """dots.llm1: GLM-4.5's experts with norms on heads and, from some layer on, windows. https://arxiv.org/abs/2506.05767."""
 
-from ..nn import MoE
+from ..nn import MoE, named
+from . import glm4_moe
 from .dense import SlidingArgs
-from .glm4_moe import Model as Glm4Moe
-from .glm4_moe import ModelArgs as Glm4MoeArgs
 from .weights import expert_rules
 
 
-class ModelArgs(SlidingArgs, Glm4MoeArgs):
+class ModelArgs(SlidingArgs, glm4_moe.ModelArgs):
     partial_rotary_factor: float = 1.0
     use_qk_norm: bool = True
     sliding_window: int | None = 4096
@@ -15,20 +14,11 @@ class ModelArgs(SlidingArgs, Glm4MoeArgs):
     first_k_dense_replace: int = 0
     norm_topk_prob: bool = False
 
-    def __post_init__(self) -> None:
-        if self.sliding_window is None:
-            self.layer_types = None
-        elif self.layer_types is None:
-            kinds = ("full_attention", "sliding_attention")
-            self.layer_types = [kinds[i >= self.max_window_layers] for i in range(self.num_hidden_layers)]
-        super().__post_init__()
+    def slides(self, index: int) -> bool:
+        return index >= self.max_window_layers
 
 
-class Experts(MoE):
-    experts_name = "experts"
-
-
-class Model(Glm4Moe):
+class Model(glm4_moe.Model):
     rules = expert_rules(target="experts")
-    moe_type = Experts
+    moe_type = named(MoE, experts_name="experts")
     attention = {}

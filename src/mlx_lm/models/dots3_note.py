@@ -1,10 +1,6 @@
 """dots3.note's multimodal checkpoints: the text tower."""
 
 from . import dots3_note_text
-from .multimodal import TextTower
+from .multimodal import text_tower
 
-ModelArgs = dots3_note_text.ModelArgs
-
-
-class Model(TextTower):
-    text_model = dots3_note_text.Model
+Model, ModelArgs = text_tower(__name__, dots3_note_text)

@@ -1,11 +1,10 @@
 """ERNIE 4.5 with experts: softmax routing with a selection bias, shared experts. Source as for `ernie4_5`."""
 
-from .ernie4_5 import Model as Ernie
-from .ernie4_5 import ModelArgs as ErnieArgs
+from . import ernie4_5
 from .weights import Drop, Rename, Transform, expert_rules, no_correction
 
 
-class ModelArgs(ErnieArgs):
+class ModelArgs(ernie4_5.ModelArgs):
     head_dim: int | None = None
     moe_num_experts: int = 64
     moe_k: int = 6
@@ -21,7 +20,7 @@ class ModelArgs(ErnieArgs):
         return (index + 1) % self.moe_layer_interval == 0 and self.moe_layer_start_index <= index <= last
 
 
-class Model(Ernie):
+class Model(ernie4_5.Model):
     head_bias = "use_bias"
     moe_options = {"correction": True}
     rules = (

@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import AttentionOptions, GatedMLP, LayerNames, OutProjAttention
+from ..nn import AttentionOptions, GatedMLP, LayerNames, OutProjAttention, named
 from ..state import LayerState, StateSpec
 from .base import LlamaArgs, ModelNames
 from .dense import DenseModel
@@ -31,14 +31,10 @@ class Nested(nn.Module):
         return self.attention(x, state)
 
 
-class FeedForward(GatedMLP):
-    gate_name, up_name, down_name = "c_fc_0", "c_fc_1", "c_proj"
-
-
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     layer_names = LayerNames("attn", "mlp", "ln_1", None, "ln_2")
-    feed_forward_type = FeedForward
+    feed_forward_type = named(GatedMLP, gate_name="c_fc_0", up_name="c_fc_1", down_name="c_proj")
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         return Nested(self.attention_options(args, index))

@@ -10,15 +10,12 @@ class ModelArgs(SlidingArgs):
     sliding_window_pattern: int | str | None = 4
 
     def __post_init__(self) -> None:
-        pattern = self.sliding_window_pattern
-        if self.sliding_window is None:
-            self.layer_types = None
-        elif self.layer_types is None and isinstance(pattern, str) and pattern:  # such as "LLLG"
+        pattern = self.sliding_window_pattern or None
+        self.sliding_window_pattern = None if isinstance(pattern, str) else pattern  # type: ignore[assignment]
+        if isinstance(pattern, str) and self.layer_types is None:  # such as "LLLG"
             kinds = {"L": "sliding_attention", "G": "full_attention"}
             letters = [pattern[i % len(pattern)] for i in range(self.num_hidden_layers)]
             self.layer_types = [kinds.get(letter, letter) for letter in letters]
-        counts = self.sliding_window is not None and self.layer_types is None and isinstance(pattern, int)
-        self.sliding_window_pattern = (pattern or None) if counts else None  # type: ignore[assignment]
         super().__post_init__()
 
 

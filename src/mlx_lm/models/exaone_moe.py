@@ -4,14 +4,13 @@ Source: https://arxiv.org/abs/2601.01739.
 """
 
 from ..nn import PRE_NORM
-from .config import refuse
-from .exaone4 import Model as Exaone4
-from .exaone4 import ModelArgs as Exaone4Args
+from . import exaone4
 from .weights import Drop, Rename, expert_rules
 
 
-class ModelArgs(Exaone4Args):
+class ModelArgs(exaone4.ModelArgs):
     fixed = {"scoring_func": ("sigmoid",)}
+    multiples = {"num_experts": "n_group"}
     mlp_layer_types: list[str] | None = None
     is_moe_layer: list[bool] | None = None
     first_k_dense_replace: int = 1
@@ -29,10 +28,9 @@ class ModelArgs(Exaone4Args):
             sparse = self.is_moe_layer or [i >= self.first_k_dense_replace for i in range(self.num_hidden_layers)]
             self.mlp_layer_types = ["sparse" if s else "dense" for s in sparse]
         super().__post_init__()
-        refuse(self.num_experts % self.n_group, "num_experts must be a multiple of n_group")
 
 
-class Model(Exaone4):
+class Model(exaone4.Model):
     layer_names = PRE_NORM
     moe_options = {"correction": True}
     rules = (

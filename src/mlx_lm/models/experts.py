@@ -39,7 +39,8 @@ def gated_moe(
     """
     width, activation = args.hidden_size, act or args.hidden_act
     count = _named(args, EXPERT_COUNTS)
-    size = getattr(args, "moe_intermediate_size", args.intermediate_size)
+    size = getattr(args, "moe_intermediate_size", None)
+    size = args.intermediate_size if size is None else size
     if shared is None:
         each = (_named(args, _SHARED_SIZES) or size) * (_named(args, _SHARED) or 0)
         shared = getattr(args, "shared_expert_intermediate_size", each)

@@ -5,7 +5,6 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import AlibiAttention, Attention, AttentionOptions, LayerNames, alibi_slopes
 from .base import ModelNames
 from .config import DecoderArgs, refuse
@@ -16,6 +15,7 @@ from .weights import Rename
 
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
+    fixed = {"apply_residual_connection_post_layernorm": (False,), "num_ln_in_parallel_attn": (1, 2)}
     aliases = {"activation": "hidden_act", "ffn_hidden_size": "intermediate_size", "bias": "use_bias"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = "gelu"
@@ -26,15 +26,12 @@ class ModelArgs(DecoderArgs):
     parallel_attn: bool = True
     new_decoder_architecture: bool = False
     num_ln_in_parallel_attn: int | None = None
-    apply_residual_connection_post_layernorm: bool = False
 
     def __post_init__(self) -> None:
         if not self.new_decoder_architecture:
             self.num_key_value_heads = 1 if self.multi_query else self.num_attention_heads
         super().__post_init__()
         refuse(self.new_decoder_architecture and not self.parallel_attn, "new_decoder_architecture needs parallel_attn")
-        if self.apply_residual_connection_post_layernorm or self.num_ln_in_parallel_attn not in (None, 1, 2):
-            raise ConfigError("config.json: apply_residual_connection_post_layernorm is not supported for 'falcon'.")
 
 
 class FalconAttention(Attention):

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from ..nn import Attention, DecoderLayer, LayerNames, Mamba2
+from ..nn import Attention, DecoderLayer, LayerNames, Mamba2, Mamba2Options
 from ..state import LayerState, ListSpec, StateSpec, part
 from .bamba import Mamba2Args
 from .base import ModelNames
@@ -41,8 +40,12 @@ class ModelArgs(Mamba2Args):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse(not self.embedding_multiplier, "embedding_multiplier must not be 0")
-        for name, count in (("mlp_multipliers", 2), ("ssm_multipliers", 5)):
-            refuse(len(getattr(self, name)) != count, f"{name} must have {count} numbers, not {getattr(self, name)!r}")
+        wrong = (len(self.mlp_multipliers), len(self.ssm_multipliers)) != (2, 5)
+        refuse(wrong, "mlp_multipliers must have 2 numbers, ssm_multipliers 5")
+
+    def linear_options(self, **changes: Any) -> Mamba2Options:
+        norm = {"norm": self.mamba_rms_norm, "norm_first": self.mamba_norm_before_gate}
+        return super().linear_options(**norm, out_bias=self.projectors_bias, **changes)
 
 
 def fold(pattern: str, factor: float | tuple[float, ...]) -> Transform:
@@ -94,10 +97,11 @@ class Model(DenseModel):
     layer_names = LayerNames("mamba", "feed_forward", pre_feed_forward="pre_ff_layernorm")
     layer_type = Layer
     attention_type = ScaledAttention
+    linear_type = Mamba2
 
     def weight_rules(self) -> tuple[Rule, ...]:
         a = self.args
-        options, (gate, down) = a.mamba_options(), a.mlp_multipliers
+        options, (gate, down) = a.linear_options(), a.mlp_multipliers
         inner, maps = options.num_heads * options.head_dim, options.groups * options.state_size
         sizes = (inner, inner, maps, maps, options.num_heads)
         rows = tuple(m for m, n in zip(a.ssm_multipliers, sizes, strict=True) for _ in range(n))
@@ -118,10 +122,6 @@ class Model(DenseModel):
         layer = super().layer(args, index)
         layer.self_attn = self.mixer(args, index)
         return layer
-
-    def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        norm = {"norm": args.mamba_rms_norm, "norm_first": args.mamba_norm_before_gate}
-        return Mamba2(args.mamba_options(**norm, out_bias=args.projectors_bias))
 
     def embed_scale(self, args: Any) -> float:
         return 1.0  # the weights hold it

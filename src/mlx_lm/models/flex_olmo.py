@@ -1,11 +1,10 @@
 """FlexOlmo: OLMo 2 with OLMoE's experts. Source: https://arxiv.org/abs/2507.07024."""
 
-from .olmo2 import Model as Olmo2
-from .olmo2 import ModelArgs as Olmo2Args
+from . import olmo2
 from .weights import expert_rules
 
 
-class ModelArgs(Olmo2Args):
+class ModelArgs(olmo2.ModelArgs):
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 4096
     rope_theta: float = 500000.0
@@ -14,5 +13,5 @@ class ModelArgs(Olmo2Args):
     norm_topk_prob: bool = False
 
 
-class Model(Olmo2):
+class Model(olmo2.Model):
     rules = expert_rules()

@@ -10,7 +10,6 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import Linear
 from ..nn.altup import AltUp, Laurel, SparseMLP
 from .base import CausalLM
@@ -20,7 +19,8 @@ from .per_layer import PerLayer, PerLayerArgs, PerLayerInputs, PerLayerModel, Sh
 
 
 class ModelArgs(PerLayerArgs, TwoRopeArgs):
-    intermediate_size: int | list[int] = 16384
+    per_layer = dict.fromkeys(("intermediate_size", "activation_sparsity_pattern"), ())
+    intermediate_size: int | list[int] = 16384  # type: ignore[assignment, reportIncompatibleVariableOverride]
     max_position_embeddings: int = 32768
     rope_theta: float = 1000000.0
     rope_local_base_freq: float | None = 10000.0
@@ -39,23 +39,15 @@ class ModelArgs(PerLayerArgs, TwoRopeArgs):
         super().__post_init__()
         share = self.activation_sparsity_pattern
         if share is None:
-            sparse = 10 if layers > 10 else 0
-            share = [0.95] * sparse + [0.0] * (layers - sparse)
+            share = [0.95 if i < 10 < layers else 0.0 for i in range(layers)]
         shares: list[float] = share if isinstance(share, list) else [share] * layers
-        sizes = (
-            self.intermediate_size if isinstance(self.intermediate_size, list) else [self.intermediate_size] * layers
-        )
-        if not len(sizes) == len(shares) == layers:
-            raise ConfigError("config.json: intermediate_size and activation_sparsity_pattern must fit the layers.")
-        refuse(not all(0 <= share < 1 for share in shares), "activation_sparsity_pattern must be from 0 to below 1")
-        self.intermediate_size = sizes  # type: ignore[assignment, reportIncompatibleVariableOverride]
         self.activation_sparsity_pattern = shares
-        if not 0 <= self.altup_active_idx < self.altup_num_inputs:
-            raise ConfigError(f"config.json: altup_active_idx={self.altup_active_idx} is not an input.")
+        refuse(not all(0 <= share < 1 for share in shares), "activation_sparsity_pattern must be from 0 to below 1")
+        possible = 0 <= self.altup_active_idx < self.altup_num_inputs
+        refuse(not possible, f"altup_active_idx={self.altup_active_idx} is not an input")
 
     def layer_width(self, index: int) -> int:
-        assert isinstance(self.intermediate_size, list)
-        return self.intermediate_size[index]
+        return super(ModelArgs, self.at(index)).layer_width(index)
 
 
 class Layer(PerLayer):

@@ -10,8 +10,8 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..nn import Linear, RMSNorm, Routing, SwitchGLU, route
+from .config import refuse
 from .per_layer import PerLayer, PerLayerArgs, PerLayerModel, Shared
 from .weights import expert_rules
 
@@ -40,8 +40,8 @@ class ModelArgs(PerLayerArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.rope_by_layer_type = self.rope_by_layer_type or _ROPES
-        if self.use_bidirectional_attention == "all":
-            raise ConfigError("config.json: use_bidirectional_attention='all' makes an encoder; it cannot generate.")
+        encodes = self.use_bidirectional_attention == "all"
+        refuse(encodes, "use_bidirectional_attention='all' makes an encoder; it cannot generate")
         if self.per_layer_config is None:
             other: dict[str, Any] = {"head_dim": self.global_head_dim or 512}
             if self.attention_k_eq_v and self.num_global_key_value_heads is not None:
@@ -49,10 +49,10 @@ class ModelArgs(PerLayerArgs):
             full = [i for i in range(self.num_hidden_layers) if self.window(i) is None]
             self.per_layer_config = {str(i): other for i in full}
         for index, entry in self.per_layer_config.items():
-            if not isinstance(entry, dict) or not set(entry) <= {"head_dim", "num_key_value_heads"}:
-                raise ConfigError(f"config.json: per_layer_config has the unknown entry {index}: {entry!r}.")
-        if self.enable_moe_block and not (self.num_experts and self.top_k_experts and self.moe_intermediate_size):
-            raise ConfigError("config.json: enable_moe_block needs num_experts, top_k_experts, moe_intermediate_size.")
+            known = isinstance(entry, dict) and set(entry) <= {"head_dim", "num_key_value_heads"}
+            refuse(not known, f"per_layer_config has the unknown entry {index}: {entry!r}")
+        lacks = self.enable_moe_block and not (self.num_experts and self.top_k_experts and self.moe_intermediate_size)
+        refuse(lacks, "enable_moe_block needs num_experts, top_k_experts and moe_intermediate_size")
 
     def layer_heads(self, index: int) -> tuple[int, int, int]:
         heads, kv_heads, head_dim = self.heads
@@ -108,8 +108,7 @@ class Layer(PerLayer):
         self.layer_scalar = mx.ones((1,))
         if args.enable_moe_block:
             self.router, self.experts = ExpertRouter(args), Experts(args)
-            self.post_feedforward_layernorm_1 = norm()
-            self.post_feedforward_layernorm_2 = norm()
+            self.post_feedforward_layernorm_1, self.post_feedforward_layernorm_2 = norm(), norm()
             self.pre_feedforward_layernorm_2 = norm()
 
     def __call__(

@@ -5,15 +5,16 @@ Source: https://arxiv.org/abs/2603.12201.
 
 from typing import Any, ClassVar
 
-from ..errors import ConfigError
 from ..nn.indexed import IndexOptions
 from . import deepseek_v32
 from .base import PassingBackbone, PassingLayer
+from .config import refuse
 
 _KINDS = {"F": "full", "S": "shared"}
 
 
 class ModelArgs(deepseek_v32.ModelArgs):
+    per_layer = deepseek_v32.ModelArgs.per_layer | {"indexer_types": ("full", "shared")}
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 202752
     q_lora_rank: int | None = 2048
@@ -35,9 +36,7 @@ class ModelArgs(deepseek_v32.ModelArgs):
         elif self.indexer_types is None:
             every = max(self.index_topk_freq, 1)
             self.indexer_types = ["shared" if max(i - skip + 1, 0) % every else "full" for i in range(count)]
-        kinds = self.indexer_types
-        if len(kinds) != count or not set(kinds) <= {"full", "shared"} or kinds[0] != "full":
-            raise ConfigError("config.json: indexer_types must be 'full' or 'shared' for each layer, the first 'full'.")
+        refuse(self.indexer_types[:1] != ["full"], "the first of indexer_types must be 'full'")
 
 
 class Model(deepseek_v32.Model):

@@ -5,11 +5,11 @@ from typing import Any
 from ..nn import OutProjAttention
 from . import gpt2
 from .base import ModelNames
-from .config import check_kinds
 from .weights import Rename
 
 
 class ModelArgs(gpt2.ModelArgs):
+    per_layer = {"attention_layers": ("global", "local")}
     fixed = {"scale_attn_by_inverse_layer_idx": (False,)}
     aliases = {"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"}
     max_position_embeddings: int = 2048
@@ -23,7 +23,6 @@ class ModelArgs(gpt2.ModelArgs):
             types = self.attention_types or [[["global", "local"], (self.num_hidden_layers + 1) // 2]]
             layers = [kind for kinds, times in types for _ in range(times) for kind in kinds]
             self.attention_layers = layers if self.attention_types else layers[: self.num_hidden_layers]
-        check_kinds(self, "attention_layers", ("global", "local"))
 
     def attention_scale(self, index: int) -> float:
         return 1.0

@@ -1,6 +1,6 @@
 """GPT-NeoX, Pythia: parallel branches, projections fused head by head. Source: https://arxiv.org/abs/2204.06745."""
 
-from ..nn import MLP, HeadwiseAttention, LayerNames
+from ..nn import MLP, HeadwiseAttention, LayerNames, named
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .weights import Rename
@@ -18,18 +18,13 @@ class ModelArgs(DecoderArgs):
         super().__post_init__()
 
 
-class NeoxAttention(HeadwiseAttention):
-    qkv_name, out_name = "query_key_value", "dense"
-
-
-class FeedForward(MLP):
-    up_name, down_name = "dense_h_to_4h", "dense_4h_to_h"
+FeedForward = named(MLP, up_name="dense_h_to_4h", down_name="dense_4h_to_h")
 
 
 class Model(DenseModel):
     names = ModelNames(embed="embed_in", layers="h", norm="final_layer_norm", head="embed_out")
     layer_names = LayerNames(mixer="attention")
-    attention_type = NeoxAttention
+    attention_type = named(HeadwiseAttention, qkv_name="query_key_value", out_name="dense")
     attention = {"fused": True}
     feed_forward_type = FeedForward
     feed_forward_options = {"bias": True}

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import MoE, Routing, SwitchGLU
+from ..nn import MoE, Routing, SwitchGLU, named
 from .dense import DenseModel, SlidingArgs
 from .weights import Rename, Split, Transform
 
@@ -33,10 +33,6 @@ def clamped_swiglu(gate: mx.array, up: mx.array, *, alpha: float, limit: float) 
     return (up + 1) * (gate * mx.sigmoid(alpha * gate))
 
 
-class Experts(MoE):
-    router_name, experts_name = "router", "experts"
-
-
 class Model(DenseModel):
     attention = {"sinks": True}
     rules = (
@@ -52,4 +48,5 @@ class Model(DenseModel):
         act = partial(clamped_swiglu, alpha=args.swiglu_alpha, limit=args.swiglu_limit)
         experts = SwitchGLU(args.hidden_size, args.intermediate_size, args.num_local_experts, act=act, bias=True)
         top = Routing(args.num_experts_per_tok, "softmax_topk")
-        return Experts(args.hidden_size, args.num_local_experts, top, experts, router_bias=True)
+        kind = named(MoE, router_name="router", experts_name="experts")
+        return kind(args.hidden_size, args.num_local_experts, top, experts, router_bias=True)

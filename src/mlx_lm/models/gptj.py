@@ -1,6 +1,6 @@
 """GPT-J: parallel branches after one norm, rotation by neighbours. https://github.com/kingoflolz/mesh-transformer-jax."""
 
-from ..nn import MLP, LayerNames, OutProjAttention
+from ..nn import MLP, LayerNames, OutProjAttention, named
 from . import gpt2
 from .base import Backbone
 from .weights import Rename
@@ -12,16 +12,12 @@ class ModelArgs(gpt2.ModelArgs):
     tie_word_embeddings: bool = False
 
 
-class FeedForward(MLP):
-    up_name, down_name = "fc_in", "fc_out"
-
-
 class Model(gpt2.Model):
     layer_names = LayerNames("attn", "mlp", "ln_1", None, None)
     attention_type = OutProjAttention
     backbone_type = Backbone
     traditional_rope = True
     attention = {}
-    feed_forward_type = FeedForward
+    feed_forward_type = named(MLP, up_name="fc_in", down_name="fc_out")
     parallel = head_bias = True
     rules = (Rename(r"^transformer\.", "model."),)

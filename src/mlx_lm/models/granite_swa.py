@@ -1,22 +1,21 @@
 """Granite with windows and sinks, and a rope base for each layer. Source: https://huggingface.co/ibm-granite."""
 
-from ..errors import ConfigError
 from . import granite
+from .config import refuse
 from .dense import DenseModel, SlidingArgs
 
 
 class WindowArgs(SlidingArgs):
     """Every fourth layer is full, from the first on; a base of 0 means no rope."""
 
+    per_layer = {"layer_rope_theta": ()}
     sliding_window: int | None = 128
     layer_rope_theta: list[float] | None = None
 
     def __post_init__(self) -> None:
-        count = self.num_hidden_layers
-        self.layer_rope_theta = self.layer_rope_theta or [self.rope_theta] * count
+        self.layer_rope_theta = self.layer_rope_theta or [self.rope_theta] * self.num_hidden_layers
         super().__post_init__()
-        if len(self.layer_rope_theta) != count or min(self.layer_rope_theta) < 0:
-            raise ConfigError("config.json: layer_rope_theta must have one base for each layer.")
+        refuse(min(self.layer_rope_theta) < 0, "layer_rope_theta must not be negative")
 
     def slides(self, index: int) -> bool:
         return index % 4 != 0

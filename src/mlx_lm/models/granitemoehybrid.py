@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..nn import DecoderLayer, GatedMLP, LayerNames, Mamba2
+from ..nn import DecoderLayer, GatedMLP, LayerNames, Mamba2, named
 from .bamba import Mamba2Args
 from .dense import LinearArgs
 from .granite import ModelArgs as GraniteArgs
@@ -35,8 +35,7 @@ class ModelArgs(LinearArgs, Mamba2Args, GraniteArgs):
         return False
 
 
-class SharedMLP(GatedMLP):
-    fused_name, down_name = "input_linear", "output_linear"
+SharedMLP = named(GatedMLP, fused_name="input_linear", down_name="output_linear")
 
 
 class Layer(DecoderLayer):
@@ -51,6 +50,7 @@ class Layer(DecoderLayer):
 
 class Model(GraniteMoe):
     layer_type = Layer
+    linear_type = Mamba2
 
     def weight_rules(self) -> tuple[Rule, ...]:
         if self.args.num_local_experts:
@@ -66,9 +66,6 @@ class Model(GraniteMoe):
 
     def has_rope(self, args: Any, index: int) -> bool:
         return args.position_embedding_type == "rope"
-
-    def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        return Mamba2(args.mamba_options())
 
     def feed_forward(self, args: Any, index: int) -> nn.Module | None:
         if args.num_local_experts:

@@ -10,15 +10,16 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
-from ..nn import DecoderLayer, Embedding, GatedAttention, UnitRMSNorm
+from ..nn import DecoderLayer, Embedding, GatedAttention, UnitRMSNorm, named
 from ..state import LayerState, ListSpec, StateSpec, part
 from .base import DecoderArgs, layer_state
+from .config import refuse
 from .dense import DenseModel
 from .weights import Rename, Split
 
 
 class ModelArgs(DecoderArgs):
+    positive = ("H_cycles", "num_layers_per_stack", "initializer_range")
     head_dim: int | None = 128
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -33,14 +34,7 @@ class ModelArgs(DecoderArgs):
         super().__post_init__()
         if self.num_layers_per_stack is None:  # else `num_hidden_layers` counts every turn of every layer
             self.num_layers_per_stack = self.num_hidden_layers
-        if min(self.H_cycles, self.num_layers_per_stack) < 1 or self.L_cycles < 0:
-            raise ConfigError("config.json: H_cycles and num_layers_per_stack must be at least 1, L_cycles at least 0.")
-        if self.embedding_scale is None and self.initializer_range <= 0:
-            raise ConfigError(f"config.json: initializer_range must be positive, not {self.initializer_range}.")
-
-
-class BiasedGates(GatedAttention):
-    biased_gate = True
+        refuse(self.L_cycles < 0, f"L_cycles must be at least 0, not {self.L_cycles}")
 
 
 class TurnLayer(DecoderLayer):
@@ -98,7 +92,7 @@ class TurnBackbone(nn.Module):
 class Model(DenseModel):
     backbone_type = TurnBackbone
     layer_type = TurnLayer
-    attention_type = BiasedGates
+    attention_type = named(GatedAttention, biased_gate=True)
     rules = (
         Rename(r"\.attn\.", ".self_attn."),
         Split(r"(.*\.self_attn)\.gqkv_proj\.(\w+)", tuple(rf"\1.{n}_proj.\2" for n in ("gate", "q", "k", "v"))),

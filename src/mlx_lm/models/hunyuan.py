@@ -9,19 +9,20 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
-from ..kernels import KVView
-from ..nn import GatedMLP, Routing, SwitchGLU
-from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
-from . import hunyuan_v1_dense, hunyuan_v1_moe
+from ..nn import GatedMLP, Routing
+from . import hunyuan_v1_moe
 from .base import PassingBackbone, PassingLayer
-from .config import check_numbers
-
-_Seen = tuple[tuple[KVView, ...], int | mx.array]
+from .experts import usual_routing
+from .per_layer import ReadingAttention
 
 
 class ModelArgs(hunyuan_v1_moe.ModelArgs):
-    fixed = dict.fromkeys(("group_limited_greedy", "mamba", "position_embedding_xdrope", "use_mla"), (False,))
+    fixed = {
+        **dict.fromkeys(("group_limited_greedy", "mamba", "position_embedding_xdrope", "use_mla"), (False,)),
+        "norm_type": ("hf_rms", "rms", "fused"), "use_rotary_pos_emb": (True,),
+    }  # fmt: skip
+    positive = (*hunyuan_v1_moe.ModelArgs.positive, "cla_share_factor", "moe_intermediate_size", "num_shared_expert")
+    per_layer = dict.fromkeys(positive, ())
     aliases = {"attention_head_dim": "head_dim"}
     moe_intermediate_size: int | list[int] | None = None
     moe_layer_num_skipped: int = 0
@@ -31,60 +32,39 @@ class ModelArgs(hunyuan_v1_moe.ModelArgs):
     use_cla: bool = False
     cla_share_factor: int = 1
     mlp_bias: bool = False
-    norm_type: str = "hf_rms"
-    use_rotary_pos_emb: bool = True
     # What published configs list for variants that they do not use.
     kv_lora_rank: int | None = None
     q_lora_rank: int | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.norm_type not in ("hf_rms", "rms", "fused") or not self.use_rotary_pos_emb or self.cla_share_factor < 1:
-            raise ConfigError("config.json: this norm_type, use_rotary_pos_emb or cla_share_factor is not supported.")
-        for name in ("moe_intermediate_size", "num_shared_expert"):
-            if isinstance(getattr(self, name), list):
-                check_numbers(self, name)
-
-    def at(self, name: str, index: int) -> int:
-        """A number that is one for all layers, or in a list."""
-        value = getattr(self, name)
-        return value[index] if isinstance(value, list) else value
+    @property
+    def shared_size(self) -> int:
+        """Of the feed-forward that every token visits, in the config of one layer."""
+        size: Any = (self.moe_intermediate_size or self.intermediate_size, self.num_shared_expert)
+        return size[0] * size[1] if self.use_mixed_mlp_moe else 0
 
     def reads(self, index: int) -> bool:
         """Whether layer `index` reads the keys and values of the layer that starts its group."""
         return self.use_cla and index % self.cla_share_factor != 0
 
 
-class GroupAttention(hunyuan_v1_dense.RotatedNorms):
+class GroupAttention(ReadingAttention):
     """Keys are kept without their norm's weight, which differs in a group: queries take it instead."""
 
+    q_norm_name, k_norm_name = "query_layernorm", "key_layernorm"
+
     def add(self, args: Any, index: int) -> None:
-        self._eps, self._reads = args.rms_norm_eps, args.reads(index)
-        for name in ("k_proj", "v_proj") if self._reads else ():
+        self._eps, self.reads = args.rms_norm_eps, args.reads(index)
+        for name in ("k_proj", "v_proj") if self.reads else ():
             del self[name]
 
-    def state_spec(self) -> StateSpec:
-        return NoSpec() if self._reads else super().state_spec()
+    def _kept(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        keys, values = self._turned(self._split(self.k_proj(x)), position), self._split(self.v_proj(x))
+        keys = kernels.rms_norm(keys, None, self._eps) if "query_layernorm" in self else keys
+        return self._asked(x, position), keys, values
 
-    def pass_on(self, x: mx.array, state: LayerState, seen: _Seen | None) -> tuple[mx.array, _Seen]:
-        """x (B, L, D) -> the same, and what the layers of the group see."""
-        o, normed = self._options, "query_layernorm" in self
-        if seen is None or not self._reads:
-            position = offsets(state)
-            keys, values = (self._split(self[name](x)) for name in ("k_proj", "v_proj"))
-            keys = keys if o.rope is None else o.rope(keys, position)
-            keys = kernels.rms_norm(keys, None, self._eps) if normed else keys
-            seen = attend_states(state, keys, values, o.window), position
-        views, position = seen
-        queries = self._split(self.q_proj(x))
-        queries = queries if o.rope is None else o.rope(queries, position)
-        if normed:
-            queries = self.query_layernorm(queries) * self.key_layernorm.weight
-        out = self._attend(queries, views, position).transpose(0, 2, 1, 3).flatten(2)
-        return self[self.out_name](out), seen
-
-    def _split(self, x: mx.array) -> mx.array:
-        return mx.unflatten(x, -1, (-1, self._options.head_dim)).transpose(0, 2, 1, 3)
+    def _asked(self, x: mx.array, position: int | mx.array) -> mx.array:
+        queries = self._turned(self._split(self.q_proj(x)), position)
+        return self.query_layernorm(queries) * self.key_layernorm.weight if "query_layernorm" in self else queries
 
 
 class Model(hunyuan_v1_moe.Model):
@@ -92,12 +72,13 @@ class Model(hunyuan_v1_moe.Model):
     layer_type = PassingLayer
     attention_type = GroupAttention
     qk_norm = "use_qk_norm"
+    moe_options = {"shared": "shared_size"}
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
-        width, size, count = args.hidden_size, args.intermediate_size, args.at("num_experts", index)
-        if count == 1 or index < args.moe_layer_num_skipped:
-            return GatedMLP(width, size, args.hidden_act, bias=args.mlp_bias)
-        size, top, act = args.at("moe_intermediate_size", index) or size, args.at("moe_topk", index), args.hidden_act
-        shared = GatedMLP(width, size * args.at("num_shared_expert", index), act) if args.use_mixed_mlp_moe else None
-        experts = SwitchGLU(width, size, count, act=act)
-        return hunyuan_v1_moe.Experts(width, count, Routing(top, normalize=top > 1), experts, shared=shared)
+        own = args.at(index)
+        if own.num_experts == 1 or index < args.moe_layer_num_skipped:
+            return GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act, bias=args.mlp_bias)
+        return self.experts(own)
+
+    def routing(self, args: Any) -> Routing:
+        return usual_routing(args, normalize=args.moe_topk > 1)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from ..nn import RopeParameters
+from ..nn import RopeParameters, named
 from ..nn.attention import RotatedNormAttention
 from .config import BiasArgs
 from .dense import DenseModel
@@ -20,10 +20,6 @@ class ModelArgs(BiasArgs):
         return RopeParameters("default", rope.theta * rope.number("alpha") ** (dims / (dims - 2)))
 
 
-class RotatedNorms(RotatedNormAttention):
-    q_norm_name, k_norm_name = "query_layernorm", "key_layernorm"
-
-
 class Model(DenseModel):
-    attention_type = RotatedNorms
+    attention_type = named(RotatedNormAttention, q_norm_name="query_layernorm", k_norm_name="key_layernorm")
     qk_norm: ClassVar[bool | str] = True

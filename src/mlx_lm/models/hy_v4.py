@@ -12,8 +12,7 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
-from ..nn import DecoderLayer, LatentOptions, MoE, Rope
+from ..nn import DecoderLayer, LatentOptions, MoE, Rope, named
 from ..nn.hashed import limited
 from ..nn.indexed import Chosen, IndexedLatentAttention, IndexOptions
 from ..state import LayerState
@@ -23,6 +22,8 @@ from .weights import Drop, Rename
 
 
 class ModelArgs(glm_moe_dsa.ModelArgs):
+    fixed = glm_moe_dsa.ModelArgs.fixed | {"rope_interleave": (False,)}
+    positive = ("swiglu_limit",)
     max_position_embeddings: int = 262144
     q_lora_rank: int | None = 1536
     rope_interleave: bool = False
@@ -39,11 +40,6 @@ class ModelArgs(glm_moe_dsa.ModelArgs):
     def __post_init__(self) -> None:
         self.num_key_value_heads = self.num_attention_heads
         super().__post_init__()
-        if self.hc_mult < 1 or self.swiglu_limit <= 0 or self.rope_interleave:
-            raise ConfigError(
-                "config.json: hc_mult and swiglu_limit must be positive and rope_interleave false for model type "
-                f"{self.model_type!r}, not {self.hc_mult}, {self.swiglu_limit} and {self.rope_interleave}."
-            )
 
 
 class LastRope(Rope):
@@ -55,12 +51,6 @@ class LastRope(Rope):
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
         plain, last = mx.split(x, [x.shape[-1] - self.dims], axis=-1)
         return mx.concatenate([plain, self.rope(last, offset)], axis=-1)
-
-
-class Attention(IndexedLatentAttention):
-    """The input itself also gives a gate on the output."""
-
-    gate_name = "gate_proj"
 
 
 class Streams(nn.Module):
@@ -103,7 +93,7 @@ class Backbone(StreamBackbone):
 class Model(glm_moe_dsa.Model):
     backbone_type = Backbone
     layer_type = Layer
-    mixer_type = Attention
+    mixer_type = named(IndexedLatentAttention, gate_name="gate_proj")  # from the input itself
     traditional_index = False
     rules = (
         Drop(r"(^|\.)mtp_layers\."),

@@ -18,45 +18,75 @@ from .base import Backbone, Cache, CausalLM, layer_state
 from .dense import DenseModel, SlidingArgs
 from .weights import Drop, Rule
 
-__all__ = ["PerLayer", "PerLayerArgs", "PerLayerInputs", "PerLayerModel", "Shared", "SharingAttention"]
+__all__ = [
+    "PerLayer", "PerLayerArgs", "PerLayerInputs", "PerLayerModel", "ReadingAttention", "Shared", "SharingAttention",
+]  # fmt: skip
 
-Shared = dict[str, tuple[tuple[KVView, ...], int | mx.array]]
-"""By kind of layer: the views and the first query's position of the last layer that keeps keys and values."""
+Seen = tuple[tuple[KVView, ...], int | mx.array]
+"""The views of a layer that keeps keys and values, and the first query's position."""
+
+Shared = dict[str, Seen]
+"""By kind of layer, of the last one that keeps keys and values."""
 
 
-class SharingAttention(Attention):
+class ReadingAttention(Attention):
+    """Keeps keys and values, or `reads` those that a layer before it has kept."""
+
+    reads = False
+
+    def state_spec(self) -> StateSpec:
+        return NoSpec() if self.reads else super().state_spec()
+
+    def pass_on(self, x: mx.array, state: LayerState, seen: Seen | None) -> tuple[mx.array, Seen]:
+        """x (B, L, D) -> the same, and what the layers after this one may read."""
+        if seen is None or not self.reads:
+            position = offsets(state)
+            queries, keys, values = self._kept(x, position)
+            seen = attend_states(state, keys, values, self._options.window), position
+        else:
+            queries = self._asked(x, seen[1])
+        out = self._attend(queries, *seen).transpose(0, 2, 1, 3).flatten(2)
+        return self[self.out_name](out), seen
+
+    def _kept(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries, and what is kept: keys and values (B, H, L, D)."""
+        raise NotImplementedError
+
+    def _asked(self, x: mx.array, position: int | mx.array) -> mx.array:
+        """Queries (B, H, L, D) alone."""
+        raise NotImplementedError
+
+    def _split(self, x: mx.array) -> mx.array:
+        return mx.unflatten(x, -1, (-1, self._options.head_dim)).transpose(0, 2, 1, 3)
+
+    def _turned(self, x: mx.array, position: int | mx.array) -> mx.array:
+        return self._place(x, x, position)[0]
+
+
+class SharingAttention(ReadingAttention):
     """Attention with normalized values, which hands its keys and values on to layers of its kind, or only reads.
 
     Where values are keys, there is no value projection; values are the keys before norm and rope.
     """
 
     def add(self, args: Any, index: int) -> None:
-        self._kind, self._reads, self._eps = args.layer_type(index), args.reads(index), args.rms_norm_eps
-        names = ("k_proj", "v_proj", self.k_norm_name) if self._reads else ()
+        self._kind, self.reads, self._eps = args.layer_type(index), args.reads(index), args.rms_norm_eps
+        names = ("k_proj", "v_proj", self.k_norm_name) if self.reads else ()
         for name in names or (("v_proj",) if args.values_are_keys(index) else ()):
             del self[name]
 
-    def state_spec(self) -> StateSpec:
-        return NoSpec() if self._reads else super().state_spec()
-
     def __call__(self, x: mx.array, state: LayerState = None, shared: Shared | None = None) -> mx.array:
         shared = {} if shared is None else shared
-        queries = self[self.q_norm_name](self._split(self.q_proj(x)))
-        if self._reads:
-            views, position = shared[self._kind]
-            queries, _ = self._place(queries, queries, position)
-        else:
-            position = offsets(state)
-            keys = self._split(self.k_proj(x))
-            values = self._split(self.v_proj(x)) if "v_proj" in self else keys
-            queries, keys = self._place(queries, self[self.k_norm_name](keys), position)
-            views = attend_states(state, keys, kernels.rms_norm(values, None, self._eps), self._options.window)
-            shared[self._kind] = views, position
-        out = self._attend(queries, views, position)
-        return self[self.out_name](out.transpose(0, 2, 1, 3).flatten(2))
+        out, shared[self._kind] = self.pass_on(x, state, shared.get(self._kind))
+        return out
 
-    def _split(self, x: mx.array) -> mx.array:
-        return mx.unflatten(x, -1, (-1, self._options.head_dim)).transpose(0, 2, 1, 3)
+    def _kept(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        keys = self._split(self.k_proj(x))
+        values = kernels.rms_norm(self._split(self.v_proj(x)) if "v_proj" in self else keys, None, self._eps)
+        return self._asked(x, position), self._turned(self[self.k_norm_name](keys), position), values
+
+    def _asked(self, x: mx.array, position: int | mx.array) -> mx.array:
+        return self._turned(self[self.q_norm_name](self._split(self.q_proj(x))), position)
 
 
 class PerLayerArgs(SlidingArgs):
