@@ -15,7 +15,9 @@ from .weights import Rename, Rule, Split
 
 
 class ModelArgs(kimi_linear.ModelArgs):
-    aliases = {**kimi_linear.ModelArgs.aliases, "num_local_experts": "n_routed_experts"}
+    aliases = kimi_linear.ModelArgs.aliases | {
+        "num_local_experts": "n_routed_experts", "short_conv_kernel_size": "linear_conv_kernel_dim",
+    }  # fmt: skip
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 262144
     rope_theta: float = 6000000.0
@@ -27,7 +29,6 @@ class ModelArgs(kimi_linear.ModelArgs):
     topk_group: int | None = 4
     linear_head_dim: int = 0
     linear_num_heads: int = 0
-    short_conv_kernel_size: int = 4
     layer_group_size: int = 6
     kda_safe_gate: bool = True
     kda_lower_bound: float | None = -5.0
@@ -53,7 +54,6 @@ class ModelArgs(kimi_linear.ModelArgs):
         # Published configs give the delta layers' sizes as the attention's.
         self.linear_head_dim = self.linear_head_dim or self.head_dim or 128
         self.linear_num_heads = self.linear_num_heads or self.num_attention_heads
-        self.linear_conv_kernel_dim = self.short_conv_kernel_size
         self.kda_lower_bound = self.kda_lower_bound if self.kda_safe_gate else None
         super().__post_init__()
 
