@@ -62,6 +62,14 @@ class AttentionOptions:
     gated: bool = False
     clip: float | None = None
 
+    @property
+    def q_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
 
 class Attention(nn.Module):
     """x (B, L, D) -> (B, L, D). Class attributes name the parameters where a family's checkpoints differ."""
@@ -74,20 +82,18 @@ class Attention(nn.Module):
 
     def __init__(self, options: AttentionOptions):
         super().__init__()
-        o = options
-        self._options = o
+        self._options = o = options
         self.scale = o.head_dim**-0.5 if o.scale is None else o.scale
-        q_size, kv_size = o.num_heads * o.head_dim, o.num_kv_heads * o.head_dim
         if o.fused:
-            self[self.qkv_name] = Linear(o.hidden_size, q_size + 2 * kv_size, bias=o.bias)
+            self[self.qkv_name] = Linear(o.hidden_size, o.q_size + 2 * o.kv_size, bias=o.bias)
         else:
-            self[self.q_name] = Linear(o.hidden_size, q_size * (2 if o.gated else 1), bias=o.bias)
-            self[self.k_name] = Linear(o.hidden_size, kv_size, bias=o.bias)
-            self[self.v_name] = Linear(o.hidden_size, kv_size, bias=o.bias)
-        self[self.out_name] = Linear(q_size, o.hidden_size, bias=o.out_bias)
+            self[self.q_name] = Linear(o.hidden_size, o.q_size * (2 if o.gated else 1), bias=o.bias)
+            for name in (self.k_name, self.v_name):
+                self[name] = Linear(o.hidden_size, o.kv_size, bias=o.bias)
+        self[self.out_name] = Linear(o.q_size, o.hidden_size, bias=o.out_bias)
         if o.qk_norm is not None:
-            self[self.q_norm_name] = o.qk_norm(q_size if o.qk_norm_full else o.head_dim)
-            self[self.k_norm_name] = o.qk_norm(kv_size if o.qk_norm_full else o.head_dim)
+            self[self.q_norm_name] = o.qk_norm(o.q_size if o.qk_norm_full else o.head_dim)
+            self[self.k_norm_name] = o.qk_norm(o.kv_size if o.qk_norm_full else o.head_dim)
         if o.sinks:
             self.sinks = mx.zeros((o.num_heads,))
 
@@ -125,11 +131,9 @@ class Attention(nn.Module):
 
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
         """Queries, keys and values (B, H, L, D), normalized; the output gate (B, L, H*D) or None."""
-        o = self._options
-        gate = None
+        o, gate = self._options, None
         if o.fused:
-            q_size, kv_size = o.num_heads * o.head_dim, o.num_kv_heads * o.head_dim
-            queries, keys, values = mx.split(self[self.qkv_name](x), [q_size, q_size + kv_size], axis=-1)
+            queries, keys, values = mx.split(self[self.qkv_name](x), [o.q_size, o.q_size + o.kv_size], axis=-1)
         else:
             queries, keys, values = self[self.q_name](x), self[self.k_name](x), self[self.v_name](x)
         if o.gated:

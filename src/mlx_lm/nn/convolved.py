@@ -49,19 +49,17 @@ class Projections(nn.Module):
     def __init__(self, o: AttentionOptions, widths: tuple[int, int]):
         super().__init__()
         self._options, self._late = o, sum(widths) - 2
-        q_size, kv_size = o.num_heads * o.head_dim, o.num_kv_heads * o.head_dim
-        self.q_proj = Linear(o.hidden_size, q_size, bias=o.bias)
-        self.k_proj = Linear(o.hidden_size, kv_size, bias=o.bias)
-        self.v_proj_current = Linear(o.hidden_size, kv_size // 2, bias=o.bias)
-        self.v_proj_delayed = Linear(o.hidden_size, kv_size // 2, bias=o.bias)
-        self.conv_qk_depthwise = CausalConv(q_size + kv_size, widths[0], bias=True)
+        half = o.kv_size // 2
+        sizes = {"q_proj": o.q_size, "k_proj": o.kv_size, "v_proj_current": half, "v_proj_delayed": half}
+        for name, size in sizes.items():
+            self[name] = Linear(o.hidden_size, size, bias=o.bias)
+        self.conv_qk_depthwise = CausalConv(o.q_size + o.kv_size, widths[0], bias=True)
         self.conv_qk_grouped = GroupedConv(o.num_heads + o.num_kv_heads, o.head_dim, widths[1])
 
     def state_spec(self) -> StateSpec:
         """The last queries and keys before the convolutions, and the late half of the last values."""
         o = self._options
-        sizes = (o.num_heads + o.num_kv_heads) * o.head_dim, o.num_kv_heads * o.head_dim // 2
-        return RecurrentSpec((ArraySlot((self._late, sizes[0])), ArraySlot((1, sizes[1]))))
+        return RecurrentSpec((ArraySlot((self._late, o.q_size + o.kv_size)), ArraySlot((1, o.kv_size // 2))))
 
     def __call__(self, x: mx.array, state: LayerState) -> tuple[mx.array, mx.array, mx.array]:
         """Queries, keys and values (B, H, L, D)."""
@@ -104,11 +102,10 @@ class ConvolvedAttention(nn.Module):
 
     def __init__(self, options: AttentionOptions, widths: tuple[int, int]):
         super().__init__()
-        o = options
-        self._options = o
+        self._options = o = options
         self.qkv_proj = Projections(o, widths)
         self.qk_norm = KeyTemperature(o.num_kv_heads)
-        self.o_proj = Linear(o.num_heads * o.head_dim, o.hidden_size, bias=o.out_bias)
+        self.o_proj = Linear(o.q_size, o.hidden_size, bias=o.out_bias)
 
     def state_spec(self) -> StateSpec:
         o = self._options

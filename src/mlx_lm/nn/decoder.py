@@ -36,17 +36,9 @@ class LayerNames:
 
 
 PRE_NORM = LayerNames()
-POST_NORM = LayerNames(
-    pre_mixer=None,
-    post_mixer="post_attention_layernorm",
-    pre_feed_forward=None,
-    post_feed_forward="post_feedforward_layernorm",
-)
-SANDWICH_NORM = LayerNames(
-    post_mixer="post_attention_layernorm",
-    pre_feed_forward="pre_feedforward_layernorm",
-    post_feed_forward="post_feedforward_layernorm",
-)
+_AFTER = {"post_mixer": "post_attention_layernorm", "post_feed_forward": "post_feedforward_layernorm"}
+POST_NORM = LayerNames(pre_mixer=None, pre_feed_forward=None, **_AFTER)
+SANDWICH_NORM = LayerNames(pre_feed_forward="pre_feedforward_layernorm", **_AFTER)
 
 
 class DecoderLayer(nn.Module):

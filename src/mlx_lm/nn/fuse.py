@@ -11,9 +11,9 @@ become lazy inverses, so memory is not doubled.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, groupby
 from operator import is_
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -23,7 +23,7 @@ from ..kernels.activations import NATIVE_NAMES
 from ..state import AttentionState, LayerState, State, in_place
 from .attention import Attention
 from .decoder import DecoderLayer
-from .interleaved import interleave_weights
+from .interleaved import interleave_weights, packing
 from .linear import Linear, QuantizedLinear
 from .mlp import MLP, GatedMLP
 from .norm import RMSNorm
@@ -33,6 +33,11 @@ __all__ = ["LayerRunner"]
 
 _FLOATS = (mx.float32, mx.bfloat16, mx.float16)
 _FEW = 256  # rows of a step that repeats: decoding, checking a draft, a piece of a prompt beside them
+_BRANCHES = ("mixer", "feed_forward")
+
+_Memory: TypeAlias = tuple[dict[str, Any], int]
+"""Memory of keys and values, tokens that it holds, windows, tokens kept beside them and the nodes that wrote last, as
+`fused.run_layers` takes them; and the tokens that find room."""
 
 
 @dataclass(frozen=True)
@@ -119,24 +124,13 @@ class LayerRunner:
         flat = [state for states in rows for state in states]
         dtype = self._result_type((x.dtype, *segment.dtypes))
         batch = x.shape[0] // len(rows[0]) or 1  # rows in a state
-        memory = self._continued(segment, flat, max(tokens)) or self._asked(segment, rows, tokens, dtype, batch)
-        if memory is None:
+        asked = self._continued(segment, flat, max(tokens)) or self._asked(segment, rows, tokens, dtype, batch)
+        if asked is None:
             return None
-        keys, values, lengths, windows, keeps, after, left = memory
+        memory, left = asked
         positions = [s.offset for s in rows[0] for _ in range(batch)]
-        y = fused.run_layers(
-            segment.plan,
-            x,
-            keys=keys,
-            values=values,
-            lengths=lengths,
-            windows=windows,
-            keeps=keeps,
-            positions=positions,
-            after=after,
-            dtype=dtype,
-            parts=[(x.shape[0], x.shape[1]) for x, _ in parts] if several else (),
-        )
+        shapes = [(x.shape[0], x.shape[1]) for x, _ in parts] if several else ()
+        y = fused.run_layers(segment.plan, x, positions=positions, dtype=dtype, parts=shapes, **memory)
         in_place.wrote(flat, tokens, y)
         if y.shape[0] * y.shape[1] <= _FEW:
             self._last[segment.start] = (y, left - max(tokens))
@@ -144,42 +138,39 @@ class LayerRunner:
             self._last.pop(segment.start, None)  # y is large, and a prompt's pieces are few
         return y
 
-    def _continued(self, segment: _Segment, states: Sequence[Any], length: int) -> tuple[Any, ...] | None:
+    def _continued(self, segment: _Segment, states: Sequence[Any], length: int) -> _Memory | None:
         """As `_asked` where nobody has touched the states since this segment's last step."""
         node, left = self._last.get(segment.start, (None, 0))
         if node is None or length > left or not in_place.untouched(states, node):
             return None
         keys, values, lengths = in_place.held_tokens(states)
         windows = [window or 0 for window in segment.windows for _ in range(len(states) // len(segment.windows))]
-        return keys, values, lengths, windows, [0] * len(states), [node], left
+        memory = {"keys": keys, "values": values, "lengths": lengths, "windows": windows, "keeps": [0] * len(states)}
+        return memory | {"after": [node]}, left
 
     def _asked(
         self, segment: _Segment, rows: Sequence[Sequence[Any]], tokens: list[int], dtype: mx.Dtype, batch: int
-    ) -> tuple[Any, ...] | None:
-        """Memory for each sequence's next `tokens` keys and values, tokens that it holds, windows, tokens kept beside
-        them, the nodes that wrote last and the tokens that find room; None when a state is not plain attention."""
+    ) -> _Memory | None:
+        """Memory for each sequence's next `tokens` keys and values; None when a state is not plain attention."""
         if not all(isinstance(s, AttentionState) and s.bits is None for states in rows for s in states):
             return None
-        keys, values, lengths, windows, keeps = [], [], [], [], []
-        after: dict[int, mx.array] = {}
         shapes = [[(batch, heads, count, head_dim) for count in tokens] for heads, head_dim in segment.shapes]
         # one allocation for the layers of a sequence, which grow together and end together
         memories = [
             fused.token_memory(sum(state.lacking(shape, dtype) for state, shape in zip(*column, strict=True)))
             for column in zip(zip(*rows, strict=True), zip(*shapes, strict=True), strict=True)
         ]
+        found, after = [], {}
         for states, own, window in zip(rows, shapes, segment.windows, strict=True):
             for state, shape, memory in zip(states, own, memories, strict=True):
-                k, v, written = state.writable(shape, dtype, memory)
-                keys.append(k)
-                values.append(v)
-                lengths.append(state.size())
+                keys, values, written = state.writable(shape, dtype, memory)
                 inner = window is not None and (state.window is None or state.window > window)
-                windows.append((window if inner else state.window) or 0)
-                keeps.append(0 if inner else state.keep)
-                for node in written:
-                    after[id(node)] = node
-        return keys, values, lengths, windows, keeps, list(after.values()), in_place.room(keys, lengths)
+                limits = (window, 0) if inner else (state.window or 0, state.keep)
+                found.append((keys, values, state.size(), *limits))
+                after |= {id(node): node for node in written}
+        names = ("keys", "values", "lengths", "windows", "keeps")
+        asked = dict(zip(names, map(list, zip(*found, strict=True)), strict=True), after=list(after.values()))
+        return asked, in_place.room(asked["keys"], asked["lengths"])
 
     def _result_type(self, dtypes: tuple[mx.Dtype, ...]) -> mx.Dtype:
         if dtypes not in self._results:
@@ -194,43 +185,31 @@ class LayerRunner:
             for module in () if fusible else layer.modules():
                 if hasattr(type(module), "interleaved"):
                     interleave_weights(module)
-        segments: list[_Segment] = []
-        start = 0
-        while start < len(layers):
-            stop = start + 1
-            while stop < len(layers) and (described[stop] is None) == (described[start] is None):
-                stop += 1
-            segments.append(self._segment(layers, norm, described, start, stop))
+        self._segments, self._layers, start = [], list(layers), 0
+        for fusible, run in groupby(described, lambda layer: layer is not None):
+            stop = start + len(list(run))
+            segment = self._segment(layers, norm, described, slice(start, stop)) if fusible else _Segment(start, stop)
+            self._segments.append(segment)
             start = stop
-        self._segments, self._layers = segments, list(layers)
         self._watch = fused.new_watch()
-        for module in (*layers, norm):
-            _watch_all(self._watch, module)
+        for module in (inner for outer in (*layers, norm) for inner in outer.modules()):
+            for key, value in module.items():
+                if isinstance(value, mx.array | nn.Module):
+                    self._watch.add(module, key, value)
 
-    def _segment(
-        self,
-        layers: list[nn.Module],
-        norm: nn.Module,
-        described: list[fused.FusedLayer | None],
-        start: int,
-        stop: int,
-    ) -> _Segment:
-        chosen = [d for d in described[start:stop] if d is not None]
-        if not chosen:
-            return _Segment(start, stop)
-        final = _norm(norm) if stop == len(layers) else None
-        hidden = chosen[0].down.weight.shape[0]
-        plan = fused.make_plan(chosen, hidden, final)
-        dtypes = {d for layer in chosen for d in _dtypes(layer)}
-        options = [_attention(layer)._options for layer in layers[start:stop]]
+    @staticmethod
+    def _segment(layers: list[Any], norm: nn.Module, described: Sequence[Any], which: slice) -> _Segment:
+        chosen: list[fused.FusedLayer] = list(described[which])
+        final = _norm(norm) if which.stop == len(layers) else None
+        dtypes = {d for layer in chosen for d in _dtypes(layer)} | ({final.weight.dtype} if final else set())
         return _Segment(
-            start,
-            stop,
-            plan,
+            which.start,
+            which.stop,
+            fused.make_plan(chosen, chosen[0].down.weight.shape[0], final),
             final is not None,
-            tuple(sorted(dtypes | ({final.weight.dtype} if final else set()), key=str)),
+            tuple(sorted(dtypes, key=str)),
             tuple((layer.num_kv_heads, layer.head_dim) for layer in chosen),
-            tuple(o.window for o in options),
+            tuple(layer[layer._names.mixer]._options.window for layer in layers[which]),
         )
 
     def _describe(self, layer: nn.Module) -> fused.FusedLayer | None:
@@ -241,12 +220,13 @@ class LayerRunner:
         mixer, mlp = layer.get(n.mixer), layer.get(n.feed_forward)
         if not isinstance(mixer, Attention) or not _same(mixer, Attention, "_project", "_place", "_attend"):
             return None
-        norms = [layer.get(name or "") for name in n.norms()]
-        o = mixer._options
-        qk = [mixer[mixer.q_norm_name], mixer[mixer.k_norm_name]] if o.qk_norm is not None else [None, None]
-        if any(m is not None and (type(m) is not RMSNorm or fused.traced(m.weight)) for m in (*norms, *qk)):
+        norms = {kind: layer[name] for kind, name in vars(n).items() if kind not in _BRANCHES and name in layer}
+        o, rope = mixer._options, mixer._options.rope
+        if o.qk_norm is not None:
+            norms |= {"q_norm": mixer[mixer.q_norm_name], "k_norm": mixer[mixer.k_norm_name]}
+        if any(type(norm) is not RMSNorm or fused.traced(norm.weight) for norm in norms.values()):
             return None
-        if o.gated or o.clip is not None or (o.rope is not None and type(o.rope) is not Rope) or "sinks" in mixer:
+        if o.gated or o.clip is not None or (rope is not None and type(rope) is not Rope) or "sinks" in mixer:
             return None
         parts = self._feed_forward(mlp)
         names = (mixer.qkv_name,) if o.fused else (mixer.q_name, mixer.k_name, mixer.v_name)
@@ -254,95 +234,56 @@ class LayerRunner:
         out = self._linear(mixer[mixer.out_name])
         if parts is None or out is None or any(w is None for w in qkv):
             return None
-        gate, up, down, act = parts
-        pre_mixer, post_mixer, pre_feed, post_feed = (None if m is None else _norm(m) for m in norms)
-        q_norm, k_norm = (None if m is None else _norm(m) for m in qk)
-        rope = o.rope
+        same = ("num_heads", "num_kv_heads", "head_dim", "softcap", "qk_norm_full")
         return fused.FusedLayer(
             qkv=tuple(w for w in qkv if w is not None),
             out=out,
-            up=up,
-            down=down,
-            gate=gate,
-            act=act,
-            num_heads=o.num_heads,
-            num_kv_heads=o.num_kv_heads,
-            head_dim=o.head_dim,
             scale=mixer.scale,
-            softcap=o.softcap,
             rope=rope and fused.FusedRope(rope.dims, rope.freqs, rope.base, rope.scale, rope.traditional),
             residual_scale=layer.residual_scale,
-            pre_mixer=pre_mixer,
-            post_mixer=post_mixer,
-            pre_feed_forward=pre_feed,
-            post_feed_forward=post_feed,
-            q_norm=q_norm,
-            k_norm=k_norm,
-            qk_norm_full=o.qk_norm_full,
+            **parts,
+            **{kind: _norm(norm) for kind, norm in norms.items()},
+            **{name: getattr(o, name) for name in same},
         )
 
-    def _feed_forward(
-        self, mlp: nn.Module | None
-    ) -> tuple[fused.FusedLinear | None, fused.FusedLinear, fused.FusedLinear, str] | None:
+    def _feed_forward(self, mlp: Any) -> dict[str, Any] | None:
         """Gate, up, down and activation."""
-        if isinstance(mlp, GatedMLP) and _same(mlp, GatedMLP):
-            down = self._linear(mlp[mlp.down_name])
-            if mlp.fused_name in mlp:
-                both = self._linear(mlp[mlp.fused_name])
-                half = 0 if both is None else both.weight.shape[0] // 2
-                if both is None or (both.interleaved and half % 16):
-                    return None
-                gate, up = (_rows(both, first, half) for first in (0, half))
-            else:
-                gate, up = self._linear(mlp[mlp.gate_name]), self._linear(mlp[mlp.up_name])
-            if gate is None:
+        gated = isinstance(mlp, GatedMLP) and _same(mlp, GatedMLP)
+        if not gated and not (isinstance(mlp, MLP) and _same(mlp, MLP)):
+            return None
+        gate, down = None, self._linear(mlp[mlp.down_name])
+        if gated and mlp.fused_name in mlp:
+            both = self._linear(mlp[mlp.fused_name])
+            half = 0 if both is None else both.weight.shape[0] // 2
+            if both is None or (both.interleaved and half % 16):
                 return None
-        elif isinstance(mlp, MLP) and _same(mlp, MLP):
-            gate, up, down = None, self._linear(mlp[mlp.up_name]), self._linear(mlp[mlp.down_name])
+            gate, up = (replace(both, first=first, count=half) for first in (0, half))
         else:
+            gate, up = self._linear(mlp[mlp.gate_name]) if gated else None, self._linear(mlp[mlp.up_name])
+        known = isinstance(mlp.act, str) and mlp.act in NATIVE_NAMES
+        if up is None or down is None or (gated and gate is None) or not known:
             return None
-        act = mlp.act
-        if up is None or down is None or not isinstance(act, str) or act not in NATIVE_NAMES:
-            return None
-        return gate, up, down, act
+        return {"gate": gate, "up": up, "down": down, "act": mlp.act}
 
-    def _linear(self, linear: nn.Module) -> fused.FusedLinear | None:
-        arrays = [linear[name] for name in ("weight", "scales", "biases", "bias") if name in linear]
-        if any(fused.traced(a) for a in arrays):
+    def _linear(self, linear: Any) -> fused.FusedLinear | None:
+        packed = type(linear) in (QuantizedLinear, nn.QuantizedLinear)
+        arrays = {name: linear[name] for name in ("weight", "scales", "biases", "bias") if name in linear}
+        if not (packed or type(linear) in (Linear, nn.Linear)) or any(map(fused.traced, arrays.values())):
             return None
-        bias = linear.get("bias")
-        if type(linear) in (Linear, nn.Linear):
-            weight = linear["weight"]
-            if weight.dtype not in _FLOATS:
-                return None
-            regrouped = interleave_weights(linear)
-            weight = mx.contiguous(weight) if regrouped is None else regrouped.parts[0]
-            mx.eval(weight)
-            return fused.FusedLinear(weight, bias=bias, interleaved=regrouped is not None)
-        if type(linear) not in (QuantizedLinear, nn.QuantizedLinear):
-            return None
-        scales, biases = linear["scales"], linear.get("biases")
-        if linear.mode == "affine":
-            if biases is None or scales.dtype not in _FLOATS or biases.dtype != scales.dtype:
-                return None
-        elif linear.mode not in ("mxfp4", "mxfp8", "nvfp4"):
+        bias = arrays.pop("bias", None)
+        if not packed:
+            known = arrays["weight"].dtype in _FLOATS
+        elif linear.mode == "affine":
+            known = "biases" in arrays and arrays["biases"].dtype == arrays["scales"].dtype in _FLOATS
+        else:
+            known = linear.mode in ("mxfp4", "mxfp8", "nvfp4")
+        if not known:
             return None
         regrouped = interleave_weights(linear)
-        if regrouped is None:
-            parts = tuple(mx.contiguous(linear[name]) for name in ("weight", "scales", "biases") if name in linear)
-            mx.eval(parts)
-        else:
-            parts = regrouped.parts
-        return fused.FusedLinear(
-            parts[0],
-            parts[1],
-            parts[2] if len(parts) > 2 else None,
-            bias,
-            linear.mode,
-            int(linear.bits),  # type: ignore[arg-type]
-            int(linear.group_size),  # type: ignore[arg-type]
-            regrouped is not None,
-        )
+        parts = tuple(map(mx.contiguous, arrays.values())) if regrouped is None else regrouped.parts
+        mx.eval(parts)
+        kind = packing(linear) if packed else {}
+        return fused.FusedLinear(*parts, bias=bias, interleaved=regrouped is not None, **kind)
 
 
 def _states_of(x: mx.array, cache: Sequence[LayerState], *, apart: bool) -> list[tuple[Any, ...]] | None:
@@ -364,16 +305,8 @@ def _same(module: nn.Module, base: type, *names: str) -> bool:
     return all(getattr(type(module), name) is getattr(base, name) for name in ("__call__", *names))
 
 
-def _attention(layer: nn.Module) -> Any:
-    return layer[layer._names.mixer]  # type: ignore[index]
-
-
 def _norm(norm: nn.Module) -> fused.FusedNorm | None:
     return fused.FusedNorm(norm.weight, norm.eps, norm.offset) if type(norm) is RMSNorm else None
-
-
-def _rows(linear: fused.FusedLinear, first: int, count: int) -> fused.FusedLinear:
-    return replace(linear, first=first, count=count)
 
 
 def _dtypes(layer: fused.FusedLayer) -> set[mx.Dtype]:
@@ -381,14 +314,3 @@ def _dtypes(layer: fused.FusedLayer) -> set[mx.Dtype]:
     kinds = {w.weight.dtype if w.scales is None else w.scales.dtype for w in linears}
     norms = (layer.pre_mixer, layer.post_mixer, layer.pre_feed_forward, layer.post_feed_forward)
     return {d for d in kinds | {n.weight.dtype for n in norms if n is not None} if d in _FLOATS}
-
-
-def _watch_all(watch: Any, value: Any) -> None:
-    if isinstance(value, nn.Module):
-        for key, inner in value.items():
-            if isinstance(inner, mx.array | nn.Module):
-                watch.add(value, key, inner)
-            _watch_all(watch, inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _watch_all(watch, inner)

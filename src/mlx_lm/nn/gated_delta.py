@@ -76,15 +76,11 @@ class GatedDelta(nn.Module):
 
     def _build(self, o: DeltaOptions) -> None:
         """The input side's parameters."""
-        self.conv1d = CausalConv(2 * o.key_size + o.value_size, o.kernel, bias=False)
-        if o.fused:
-            self.in_proj_qkvz = Linear(o.hidden_size, 2 * (o.key_size + o.value_size), bias=False)
-            self.in_proj_ba = Linear(o.hidden_size, 2 * o.value_heads, bias=False)
-        else:
-            self.in_proj_qkv = Linear(o.hidden_size, 2 * o.key_size + o.value_size, bias=False)
-            self.in_proj_z = Linear(o.hidden_size, o.value_size, bias=False)
-            self.in_proj_b = Linear(o.hidden_size, o.value_heads, bias=False)
-            self.in_proj_a = Linear(o.hidden_size, o.value_heads, bias=False)
+        mixed, heads = 2 * o.key_size + o.value_size, o.value_heads
+        self.conv1d = CausalConv(mixed, o.kernel, bias=False)
+        apart = {"qkv": mixed, "z": o.value_size, "b": heads, "a": heads}
+        for name, size in ({"qkvz": mixed + o.value_size, "ba": 2 * heads} if o.fused else apart).items():
+            self[f"in_proj_{name}"] = Linear(o.hidden_size, size, bias=False)
         self.dt_bias = mx.ones((o.value_heads,))
         self.A_log = mx.log(mx.random.uniform(low=0.01, high=16, shape=(o.value_heads,)))
 
@@ -149,22 +145,28 @@ class SeparateDelta(GatedDelta):
     norm_name = "o_norm"
     out_name = "o_proj"
     steps_name = "a"
+    narrow = ""  # which of the steps' and the gate's projections have a narrow middle
 
     def _build(self, o: DeltaOptions) -> None:
         for name, size in (("q", o.key_size), ("k", o.key_size), ("v", o.value_size)):
             self[f"{name}_proj"] = Linear(o.hidden_size, size, bias=False)
             self._build_conv(name, size)
-        self._build_gates(o)
+        self.b_proj = Linear(o.hidden_size, o.value_heads, bias=False)
+        for name, size in ((self.steps_name, self._steps(o)), ("g", o.value_size)):
+            if name in self.narrow:
+                self[f"{name}_a_proj"] = Linear(o.hidden_size, o.value_dim, bias=False)
+                self[f"{name}_b_proj"] = Linear(o.value_dim, size, bias=False)
+            else:
+                self[f"{name}_proj"] = Linear(o.hidden_size, size, bias=False)
+        self.dt_bias = mx.ones((self._steps(o),))
         self.A_log = mx.log(mx.random.uniform(low=0.01, high=16, shape=(o.value_heads,)))
 
     def _build_conv(self, name: str, size: int) -> None:
         self[f"{name}_conv1d"] = CausalConv(size, self._options.kernel, bias=False)
 
-    def _build_gates(self, o: DeltaOptions) -> None:
-        self.a_proj = Linear(o.hidden_size, o.value_heads, bias=False)
-        self.b_proj = Linear(o.hidden_size, o.value_heads, bias=False)
-        self.g_proj = Linear(o.hidden_size, o.value_size, bias=False)
-        self.dt_bias = mx.ones((o.value_heads,))
+    def _steps(self, o: DeltaOptions) -> int:
+        """Decays of a token."""
+        return o.value_heads
 
     def _kernels(self) -> list[mx.array]:
         """The convolutions' weights of queries, keys and values."""
@@ -189,17 +191,9 @@ class ChannelDelta(SeparateDelta):
     """Decays for each channel of a key."""
 
     steps_name = "f"
-    narrow = ""  # which of the decays' and the gate's projections, "f" and "g", have a narrow middle
 
-    def _build_gates(self, o: DeltaOptions) -> None:
-        for name, size in (("f", o.key_size), ("g", o.value_size)):
-            if name in self.narrow:
-                self[f"{name}_a_proj"] = Linear(o.hidden_size, o.value_dim, bias=False)
-                self[f"{name}_b_proj"] = Linear(o.value_dim, size, bias=False)
-            else:
-                self[f"{name}_proj"] = Linear(o.hidden_size, size, bias=False)
-        self.b_proj = Linear(o.hidden_size, o.value_heads, bias=False)
-        self.dt_bias = mx.ones((o.key_size,))
+    def _steps(self, o: DeltaOptions) -> int:
+        return o.key_size
 
     def _log_decay(self, steps: mx.array) -> mx.array:
         """(B, L, H, D), float32."""

@@ -84,8 +84,7 @@ class LatentAttention(nn.Module):
 
     def __init__(self, options: LatentOptions):
         super().__init__()
-        o = options
-        self._options = o
+        self._options = o = options
         q_size = o.num_heads * (o.nope_dim + o.rope_dim)
         if o.q_rank is None:
             self.q_proj = Linear(o.hidden_size, q_size, bias=False)

@@ -17,9 +17,8 @@ __all__ = ["Embedding", "Linear", "QuantizedEmbedding", "QuantizedLinear", "Quan
 
 
 class _Packable(nn.Module):
-    """What `mlx.nn.quantize` asks of a layer, and the layer's regrouped weights, if there are any."""
+    """What `mlx.nn.quantize` asks of a layer."""
 
-    interleaved: Interleaved | None = None
     make_packed: Callable[..., Any]
 
     def to_quantized(
@@ -31,31 +30,29 @@ class _Packable(nn.Module):
         return self.make_packed(self, group_size, bits, mode)
 
 
-class _Projection(nn.Module):
-    """The product of the regrouped weights where there are such, else `_product`, to which a bias belongs."""
+class _Regrouped(nn.Module):
+    """A layer whose regrouped weights are used where there are such, else its own, dense or packed."""
 
     interleaved: Interleaved | None = None
-    _product: Callable[[mx.array], mx.array]
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def project(self, x: mx.array) -> mx.array:
+        """x (..., K) -> (..., N)."""
         if self.interleaved is not None and (regrouped := interleaved(self)) is not None:
-            return _biased(self, regrouped.product(x))
-        return self._product(x)
+            y = regrouped.product(x)
+        elif "scales" in self:
+            y = kernels.quantized_matmul(x, self["weight"], self["scales"], self.get("biases"), **packing(self))
+        else:
+            return kernels.matmul(x, self["weight"], self.get("bias"))
+        return y + self["bias"] if "bias" in self else y
 
 
-def _biased(layer: nn.Module, y: mx.array) -> mx.array:
-    return y + layer["bias"] if "bias" in layer else y
-
-
-def _packed_product(layer: nn.Module, x: mx.array) -> mx.array:
-    return kernels.quantized_matmul(x, layer["weight"], layer["scales"], layer.get("biases"), **packing(layer))
+class _Projection(_Regrouped):
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.project(x)
 
 
 class QuantizedLinear(_Projection, nn.QuantizedLinear):
     """`Linear` with weights packed by `mx.quantize`."""
-
-    def _product(self, x: mx.array) -> mx.array:
-        return _biased(self, _packed_product(self, x))
 
 
 class Linear(_Projection, _Packable, nn.Linear):
@@ -63,19 +60,14 @@ class Linear(_Projection, _Packable, nn.Linear):
 
     make_packed = QuantizedLinear.from_linear
 
-    def _product(self, x: mx.array) -> mx.array:
-        return kernels.matmul(x, self["weight"], self.get("bias"))
 
-
-class _Rows(nn.Module):
+class _Rows(_Regrouped):
     """Rows by token id of regrouped weights or of plain ones, and the product with all of them.
 
     `output_dtype`, where it is set, is the dtype that a model computes in whatever its weights are stored as.
     """
 
     output_dtype: str | None = None
-    interleaved: Interleaved | None = None
-    _product: Callable[[mx.array], mx.array]
 
     def __call__(self, x: mx.array) -> mx.array:
         regrouped = interleaved(self)
@@ -84,15 +76,11 @@ class _Rows(nn.Module):
         return rows if self.output_dtype is None else rows.astype(getattr(mx, self.output_dtype))
 
     def as_linear(self, x: mx.array) -> mx.array:
-        regrouped = interleaved(self)
-        return self._product(x) if regrouped is None else regrouped.product(x)
+        return self.project(x)
 
 
 class QuantizedEmbedding(_Rows, nn.QuantizedEmbedding):
     """`Embedding` with weights packed by `mx.quantize`."""
-
-    def _product(self, x: mx.array) -> mx.array:
-        return _packed_product(self, x)
 
 
 class Embedding(_Rows, _Packable, nn.Embedding):
@@ -100,15 +88,15 @@ class Embedding(_Rows, _Packable, nn.Embedding):
 
     make_packed = QuantizedEmbedding.from_embedding
 
-    def _product(self, x: mx.array) -> mx.array:
-        return kernels.matmul(x, self["weight"])
-
 
 class _Switch(nn.Module):
-    """One linear layer per expert; `_gathered` is the product of plain weights."""
+    """One linear layer per expert."""
 
     interleaved: Interleaved | None = None
-    _gathered: Callable[[mx.array, mx.array, bool], mx.array]
+
+    @property
+    def input_dims(self) -> int:
+        return self.scales.shape[2] * self.group_size if "scales" in self else self.weight.shape[2]
 
     @property
     def output_dims(self) -> int:
@@ -122,8 +110,12 @@ class _Switch(nn.Module):
         """x (..., M, K), indices (...) -> (..., M, N)."""
         if self.interleaved is not None and (regrouped := interleaved(self)) is not None:
             y = regrouped.gathered(x, indices)
+        elif "scales" in self:
+            w, scales, biases = self["weight"], self["scales"], self.get("biases")
+            order = {"sorted_indices": sorted_indices, **packing(self)}
+            y = kernels.gather_quantized_matmul(x, w, scales, biases, indices, **order)
         else:
-            y = self._gathered(x, indices, sorted_indices)
+            y = kernels.gather_matmul(x, self["weight"], indices, sorted_indices=sorted_indices)
         return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y
 
 
@@ -169,15 +161,6 @@ class QuantizedSwitchLinear(_Switch, Packed):
             new.bias = layer.bias
         return new
 
-    @property
-    def input_dims(self) -> int:
-        return self.scales.shape[2] * self.group_size
-
-    def _gathered(self, x: mx.array, indices: mx.array, sorted_indices: bool) -> mx.array:
-        w, scales, biases = self["weight"], self["scales"], self.get("biases")
-        order = {"sorted_indices": sorted_indices, **packing(self)}
-        return kernels.gather_quantized_matmul(x, w, scales, biases, indices, **order)
-
 
 class SwitchLinear(_Switch, _Packable):
     """One linear layer per expert: weight (num_experts, output_dims, input_dims), bias (num_experts, output_dims)."""
@@ -190,10 +173,3 @@ class SwitchLinear(_Switch, _Packable):
         self.weight = mx.random.uniform(low=-scale, high=scale, shape=(num_experts, output_dims, input_dims))
         if bias:
             self.bias = mx.zeros((num_experts, output_dims))
-
-    @property
-    def input_dims(self) -> int:
-        return self.weight.shape[2]
-
-    def _gathered(self, x: mx.array, indices: mx.array, sorted_indices: bool) -> mx.array:
-        return kernels.gather_matmul(x, self["weight"], indices, sorted_indices=sorted_indices)

@@ -56,8 +56,7 @@ class Mamba2(nn.Module):
 
     def __init__(self, options: Mamba2Options):
         super().__init__()
-        o = options
-        self._options = o
+        self._options = o = options
         inner = o.num_heads * o.head_dim
         convolved = inner + 2 * o.groups * o.state_size
         self.conv1d = CausalConv(convolved, o.kernel, bias=o.conv_bias)
@@ -79,9 +78,10 @@ class Mamba2(nn.Module):
         gate, mixed, dt = self._project(x)
         mixed, tail = self.conv1d(mixed, gather_slot(state, 0))
         values, b, c, dt = self._maps(kernels.activation(mixed, o.act), dt)
+        dt, (least, most) = nn.softplus(dt.astype(mx.float32) + self.dt_bias.astype(mx.float32)), o.time_step_limit
         y, memory = kernels.selective_scan(
             mx.unflatten(values, -1, (o.num_heads, o.head_dim)),
-            time_steps(dt, self.dt_bias, o.time_step_limit),
+            dt if least <= 0.0 and math.isinf(most) else mx.clip(dt, least, most),
             -mx.exp(self.A_log.astype(mx.float32)),
             mx.unflatten(b, -1, (o.groups, o.state_size)),
             mx.unflatten(c, -1, (o.groups, o.state_size)),
@@ -90,8 +90,7 @@ class Mamba2(nn.Module):
         )
         scatter_slots(state, [tail, memory], x.shape[1])
         y = y.flatten(2)
-        y = self.norm(y, gate) if o.norm else y * kernels.activation(gate, o.act)
-        return self.out_proj(y)
+        return self.out_proj(self.norm(y, gate) if o.norm else y * kernels.activation(gate, o.act))
 
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array | None]:
         """Gate, the part that is convolved, and time steps, where they do not come from that part."""
@@ -132,8 +131,7 @@ class Mamba(nn.Module):
 
     def __init__(self, options: MambaOptions):
         super().__init__()
-        o = options
-        self._options = o
+        self._options = o = options
         self.in_proj = Linear(o.hidden_size, 2 * o.inner_size, bias=o.bias)
         self.conv1d = CausalConv(o.inner_size, o.kernel, bias=o.conv_bias)
         self.x_proj = Linear(o.inner_size, o.rank + 2 * o.state_size, bias=False)
@@ -172,9 +170,3 @@ class Mamba(nn.Module):
         dt, b, c = self.normed(*mx.split(self.x_proj(values), [o.rank, o.rank + o.state_size], axis=-1))
         dt, decay = nn.softplus(self.dt_proj(dt).astype(mx.float32)), -mx.exp(self.A_log.astype(mx.float32))
         return kernels.diagonal_scan(values, dt, decay, b, c, self.D, memory)
-
-
-def time_steps(dt: mx.array, bias: mx.array, limit: tuple[float, float]) -> mx.array:
-    """softplus(dt + bias) within the limits, float32."""
-    dt = nn.softplus(dt.astype(mx.float32) + bias.astype(mx.float32))
-    return dt if limit[0] <= 0.0 and math.isinf(limit[1]) else mx.clip(dt, *limit)

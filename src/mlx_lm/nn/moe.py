@@ -6,6 +6,7 @@ correction bias and groups).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -82,8 +83,7 @@ def _all(choice: mx.array) -> mx.array:
 
 def _mask_groups(choice: mx.array, routing: Routing) -> mx.array:
     grouped = mx.unflatten(choice, -1, (routing.num_groups, -1))  # (..., G, E/G)
-    best = grouped if routing.group_score == "max" else mx.topk(grouped, 2, axis=-1)
-    rank = best.max(axis=-1) if routing.group_score == "max" else best.sum(axis=-1)
+    rank = grouped.max(axis=-1) if routing.group_score == "max" else mx.topk(grouped, 2, axis=-1).sum(axis=-1)
     drop = routing.num_groups - routing.top_groups
     losers = mx.stop_gradient(mx.argpartition(rank, kth=drop - 1, axis=-1)[..., :drop])
     grouped = mx.put_along_axis(grouped, losers[..., None], mx.array(-mx.inf, grouped.dtype), axis=-2)
@@ -152,10 +152,8 @@ class SwitchMLP(nn.Module):
 class Router(Linear):
     """A linear layer that keeps what stands beside its weight (the selection bias) when the weight is packed."""
 
-    def to_quantized(  # type: ignore[override]
-        self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
-    ) -> nn.Module:
-        packed = super().to_quantized(group_size, bits, mode, quantize_input)
+    def to_quantized(self, *args: Any, **options: Any) -> nn.Module:
+        packed = super().to_quantized(*args, **options)
         for name in self.keys() - {"weight", "bias"}:
             packed[name] = self[name]
         return packed
@@ -200,14 +198,11 @@ class MoE(nn.Module):
     ):
         super().__init__()
         self.routing = routing
-        self[self.router_name] = (
-            Router(hidden_size, num_experts, bias=router_bias)
-            if self.router_layer is None
-            else NestedRouter(hidden_size, num_experts, self.router_layer, bias=router_bias)
-        )
+        sizes, layer = (hidden_size, num_experts), self.router_layer
+        router = NestedRouter(*sizes, layer, bias=router_bias) if layer else Router(*sizes, bias=router_bias)
+        self[self.router_name] = router
         if correction:
-            owner = self[self.router_name] if self.correction_on_router else self
-            owner[self.correction_name] = mx.zeros((num_experts,))
+            self._corrected()[self.correction_name] = mx.zeros((num_experts,))
         self[self.experts_name] = experts
         if shared is not None:
             self[self.shared_name] = shared
@@ -216,13 +211,15 @@ class MoE(nn.Module):
 
     def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
         """Indices and weights (N, k) of each token's experts, from the router's logits (N, E)."""
-        owner = self[self.router_name] if self.correction_on_router else self
-        return route(logits, self.routing, owner.get(self.correction_name))
+        return route(logits, self.routing, self._corrected().get(self.correction_name))
+
+    def _corrected(self) -> nn.Module:
+        """The module that has the selection bias."""
+        return self[self.router_name] if self.correction_on_router else self
 
     def __call__(self, x: mx.array) -> mx.array:
         flat = x.reshape(-1, x.shape[-1])
-        router = self[self.router_name]
-        indices, weights = self.choose(router(flat))
+        indices, weights = self.choose(self[self.router_name](flat))
         y = self._visit(flat, indices, weights)
         if self.shared_name in self:
             shared = self[self.shared_name](flat)

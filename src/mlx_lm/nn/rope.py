@@ -60,14 +60,11 @@ class Rope:
     traditional: bool = field(default=False, kw_only=True)
 
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
+        dims = self.dims
         if self.scale != 1.0:
-            x = _scaled(x, self.scale, self.dims)
-        return kernels.rope(x, self.dims, traditional=self.traditional, base=self.base, freqs=self.freqs, offset=offset)
-
-
-def _scaled(x: mx.array, scale: float, dims: int) -> mx.array:
-    """The first `dims` features times `scale`."""
-    return scale * x if dims == x.shape[-1] else mx.concatenate([scale * x[..., :dims], x[..., dims:]], axis=-1)
+            turning = self.scale * x[..., :dims]
+            x = turning if dims == x.shape[-1] else mx.concatenate([turning, x[..., dims:]], axis=-1)
+        return kernels.rope(x, dims, traditional=self.traditional, base=self.base, freqs=self.freqs, offset=offset)
 
 
 class _LengthRope(Rope):
@@ -82,16 +79,11 @@ class _LengthRope(Rope):
         raise NotImplementedError
 
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
-        if isinstance(offset, int):
-            return self._rotate(x, offset)
-        rows = [self._rotate(x[i : i + 1], int(o)) for i, o in enumerate(offset.tolist())]  # type: ignore[arg-type]
-        return mx.concatenate(rows, axis=0)
-
-    def _rotate(self, x: mx.array, offset: int) -> mx.array:
+        if not isinstance(offset, int):
+            starts: list[Any] = offset.tolist()  # type: ignore[assignment]
+            return mx.concatenate([self(x[i : i + 1], start) for i, start in enumerate(starts)], axis=0)
         freqs, scale = self.at_length(offset + x.shape[-2])
-        if scale != 1.0:
-            x = _scaled(x, scale, self.dims)
-        return kernels.rope(x, self.dims, traditional=self.traditional, freqs=freqs, offset=offset)
+        return Rope(self.dims, freqs=freqs, scale=scale, traditional=self.traditional)(x, offset)
 
 
 class _DynamicRope(_LengthRope):
@@ -166,26 +158,30 @@ def make_rope(head_dim: int, params: RopeParameters, *, traditional: bool = Fals
     raise ConfigError(f"rope type {kind!r} is not supported; known: {known}.")
 
 
+def _divisors(dims: int, theta: float) -> list[float]:
+    """theta ** (2i/dims) for i in 0..dims/2."""
+    return [theta ** (2 * i / dims) for i in range(dims // 2)]
+
+
 def _wavelengths(dims: int, theta: float) -> mx.array:
-    """Divisors theta ** (2i/dims) for i in 0..dims/2."""
-    return mx.array([theta ** (2 * i / dims) for i in range(dims // 2)], mx.float32)
+    return mx.array(_divisors(dims, theta), mx.float32)
 
 
 def _llama3(dims: int, params: RopeParameters) -> mx.array:
     factor = params.number("factor")
     low, high = params.number("low_freq_factor", 1.0), params.number("high_freq_factor", 4.0)
     trained = params.number("original_max_position_embeddings", 8192)
-    result = []
-    for i in range(dims // 2):
-        divisor = params.theta ** (2 * i / dims)
+
+    def scaled(divisor: float) -> float:
         wavelength = 2 * math.pi * divisor
         if wavelength > trained / low:
-            divisor *= factor
-        elif wavelength > trained / high:
-            smooth = (trained / wavelength - low) / (high - low)
-            divisor = 1 / ((1 - smooth) / (divisor * factor) + smooth / divisor)
-        result.append(divisor)
-    return mx.array(result, mx.float32)
+            return divisor * factor
+        if wavelength <= trained / high:
+            return divisor
+        smooth = (trained / wavelength - low) / (high - low)
+        return 1 / ((1 - smooth) / (divisor * factor) + smooth / divisor)
+
+    return mx.array(list(map(scaled, _divisors(dims, params.theta))), mx.float32)
 
 
 def _yarn(dims: int, params: RopeParameters) -> tuple[mx.array, float]:
@@ -205,17 +201,16 @@ def _yarn(dims: int, params: RopeParameters) -> tuple[mx.array, float]:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dims - 1)
     span = high - low if high != low else 0.001
+
     result = []
-    for i in range(dims // 2):
-        divisor = params.theta ** (2 * i / dims)
+    for i, divisor in enumerate(_divisors(dims, params.theta)):
         ramp = min(max((i - low) / span, 0.0), 1.0)
         result.append(1 / (ramp / (divisor * factor) + (1 - ramp) / divisor))
     return mx.array(result, mx.float32), _yarn_attention_factor(params, factor)
 
 
 def _yarn_attention_factor(params: RopeParameters, factor: float) -> float:
-    given = params.scaling.get("attention_factor")
-    if given is not None:
+    if params.scaling.get("attention_factor") is not None:
         return params.number("attention_factor")
 
     def mscale(weight: float) -> float:

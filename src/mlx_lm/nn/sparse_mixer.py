@@ -23,10 +23,8 @@ class SparseMixer(MoE):
         return mx.concatenate([first, second], axis=-1), mx.concatenate([weight, other], axis=-1)
 
     def _best(self, scores: mx.array, logits: mx.array) -> tuple[mx.array, mx.array]:
-        index, best = (
-            mx.stop_gradient(mx.argmax(scores, axis=-1, keepdims=True)),
-            mx.max(scores, axis=-1, keepdims=True),
-        )
+        index = mx.stop_gradient(mx.argmax(scores, axis=-1, keepdims=True))
+        best = mx.max(scores, axis=-1, keepdims=True)
         far = (best - logits) / mx.maximum(mx.abs(logits), best) > 2 * self.jitter
         weights = mx.softmax(mx.where(far, -mx.inf, scores), axis=-1)
         return index, mx.take_along_axis(weights, index, axis=-1)
