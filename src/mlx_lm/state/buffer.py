@@ -4,6 +4,7 @@ Growth is geometric, so appending n tokens one by one copies O(n) in all. This m
 mean or which of them are visible.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -116,16 +117,22 @@ class TokenBuffer:
 
     def append(self, x: mx.array) -> None:
         """Writes x (B, H, L, D) after the last token."""
-        self.extend(self._encode(x))
-
-    def extend(self, parts: list[mx.array]) -> None:
-        """Writes tokens that are encoded already, (B, H, L, ...) each, after the last token."""
+        parts = self._encode(x)
         end = self.length + parts[0].shape[2]
         if end > self.capacity:
             self._grow(parts, end)
         for held, new in zip(self._parts, parts, strict=True):
             held[:, :, self.length : end] = new
         self.length = end
+
+    def fill(self, pages: Sequence[list[mx.array]]) -> None:
+        """Makes an empty buffer hold consecutive tokens that are encoded already, (B, H, L, ...) each, in one copy."""
+        self.length = sum(page[0].shape[2] for page in pages)
+        room = self._capacity_for(self.length + 1) - self.length
+        self._parts = [
+            mx.concatenate([*held, mx.zeros((*held[0].shape[:2], room, *held[0].shape[3:]), held[0].dtype)], axis=2)
+            for held in zip(*pages, strict=True)
+        ]
 
     def view(self, start: int = 0) -> mx.array | QuantizedTensor:
         """Tokens from `start` on."""

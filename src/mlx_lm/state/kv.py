@@ -244,12 +244,13 @@ class AttentionState(State):
         assert self.empty() and self.window is None
         packed, groups = fields[-1]["packed"], fields[-1]["groups"]
         for name, group in (("keys", groups[0]), ("values", groups[1])):
-            whole = TokenBuffer(packed, group)
+            whole, encoded = TokenBuffer(packed, group), []
             for arrays, page in zip(pages, fields, strict=True):
                 parts = [arrays[f"{name}.{i}"] for i in range(1 if page["packed"] is None else 3)]
                 if page["packed"] != packed:
                     parts = TokenBuffer.from_parts(parts, page["packed"], group).quantized(packed, group).parts
-                whole.extend(parts)
+                encoded.append(parts)
+            whole.fill(encoded)
             setattr(self, f"_{name}", whole)
         self._offset = sum(page["tokens"] for page in fields)
 

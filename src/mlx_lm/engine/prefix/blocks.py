@@ -90,16 +90,22 @@ def restore(states: Sequence[State], blocks: Sequence[Payload]) -> None:
     """
     last = blocks[-1]
     try:
+        pages, forgetting = [_by_leaf(block.pages) for block in blocks], _by_leaf(last.checkpoint or {})
         for i, state in enumerate(leaves(states)):
+            leaf = str(i)
             if isinstance(state, AttentionState) and paged(state):
-                state.fill([_own(b.pages, i) for b in blocks], [b.fields[str(i)] for b in blocks])
+                state.fill([own.get(leaf, {}) for own in pages], [b.fields[leaf] for b in blocks])
             else:
-                assert last.checkpoint is not None and last.checkpoint_fields is not None
-                state.become(type(state).load(_own(last.checkpoint, i), last.checkpoint_fields[str(i)]))
+                assert last.checkpoint_fields is not None
+                state.become(type(state).load(forgetting.get(leaf, {}), last.checkpoint_fields[leaf]))
     except (LookupError, AssertionError, TypeError, ValueError, AttributeError) as error:
         raise CacheMismatchError(f"A cached prefix does not fit the model's states: {error!r}.") from error
 
 
-def _own(arrays: dict[str, mx.array], index: int) -> dict[str, mx.array]:
-    prefix = f"{index}."
-    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+def _by_leaf(arrays: dict[str, mx.array]) -> dict[str, dict[str, mx.array]]:
+    """The arrays of each state, under their own names."""
+    found: dict[str, dict[str, mx.array]] = {}
+    for name, array in arrays.items():
+        leaf, _, own = name.partition(".")
+        found.setdefault(leaf, {})[own] = array
+    return found

@@ -207,6 +207,7 @@ class PrefixCache:
             return False
         for state, content in zip(states, filled, strict=True):
             state.become(content)
+        mx.eval([array for state in states for array in state.arrays()])  # together: each alone is a wait of its own
         return True
 
     def _payload(self, states: Sequence[State], i: int, old: Block | None, *, checkpoint_here: bool) -> Payload:

@@ -2,7 +2,7 @@
 
     magic "MLXLMPC1" | version u32 | flags u32 | namespace 16 | key 16 | parent 16 | payload length u64 | CRC-32 u32
     safetensors image (its `__metadata__` holds the caller's fields as JSON under "block")
-    BLAKE2b-128 of everything before it
+    the first 16 bytes of the SHA-256 of everything before it, which processors have instructions for
 
 All integers are little-endian. The header's CRC tells a foreign or torn file before its payload is believed; the
 checksum at the end covers every byte, so that any flipped bit and any missing tail is found. The image starts at
@@ -23,7 +23,7 @@ from ...errors import CacheMismatchError
 
 __all__ = ["VERSION", "BufferView", "Frame", "FrameHeader", "StoredArray", "StoredBlock", "decode", "decode_header"]
 
-VERSION = 1
+VERSION = 2
 HEADER_BYTES = 76
 CHECKSUM_BYTES = 16
 KEY_BYTES = 16
@@ -107,12 +107,12 @@ class Frame:
 
     def chunks(self) -> Iterator[memoryview]:
         """The frame's bytes, in order."""
-        checksum = hashlib.blake2b(self._head, digest_size=CHECKSUM_BYTES)
+        checksum = hashlib.sha256(self._head)
         yield memoryview(self._head)
         for part in self._parts:
             checksum.update(part)
             yield part
-        yield memoryview(checksum.digest())
+        yield memoryview(checksum.digest()[:CHECKSUM_BYTES])
 
 
 def decode_header(data: bytes | memoryview) -> FrameHeader:
@@ -137,8 +137,8 @@ def decode(data: bytes, namespace: bytes, key: bytes) -> StoredBlock:
     if len(data) != header.file_bytes:
         raise CacheMismatchError(f"The block has {len(data):,} bytes but its header says {header.file_bytes:,}.")
     view = memoryview(data)
-    checksum = hashlib.blake2b(view[:-CHECKSUM_BYTES], digest_size=CHECKSUM_BYTES).digest()
-    if checksum != view[-CHECKSUM_BYTES:]:
+    checksum = hashlib.sha256(view[:-CHECKSUM_BYTES]).digest()
+    if checksum[:CHECKSUM_BYTES] != view[-CHECKSUM_BYTES:]:
         raise CacheMismatchError("The block's checksum is wrong.")
     if (header.namespace, header.key) != (namespace, key):
         raise CacheMismatchError("The block is another one than its name says.")
