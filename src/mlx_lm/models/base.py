@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import DecoderLayer, Embedding, Linear, RMSNorm
+from ..nn import DecoderLayer, Embedding, Linear, RMSNorm, UnitRMSNorm
 from ..nn.fuse import LayerRunner
 from ..nn.interleaved import interleave_weights
 from ..nn.parameters import flat_parameters
@@ -84,11 +84,14 @@ class Backbone(nn.Module):
 
 
 class NormedBackbone(Backbone):
-    """Tokens' embeddings have a norm."""
+    """Tokens' embeddings have a norm, with a weight or without."""
+
+    weighted: ClassVar[bool] = True
 
     def __init__(self, model: "CausalLM", args: Any):
         super().__init__(model, args)
-        self.embed_norm: nn.Module = RMSNorm(args.hidden_size, args.rms_norm_eps)
+        eps = args.rms_norm_eps
+        self.embed_norm = RMSNorm(args.hidden_size, eps) if self.weighted else UnitRMSNorm(eps)
 
     def embedded(self, inputs: mx.array, input_embeddings: mx.array | None) -> mx.array:
         h = super().embedded(inputs, input_embeddings)

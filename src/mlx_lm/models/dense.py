@@ -108,7 +108,8 @@ class TwoRopeArgs(SlidingArgs):
         kind = self.layer_type(index)
         if self.rope_by_layer_type is not None or kind == "full_attention":
             return self.rope_parameters(kind)
-        return rope_parameters(self.rope_local_base_freq or self.rope_theta, 1.0, None, self.max_position_embeddings)
+        theta, partial = self.rope_local_base_freq or self.rope_theta, getattr(self, "partial_rotary_factor", 1.0)
+        return rope_parameters(theta, partial, None, self.max_position_embeddings)
 
 
 class DenseModel(CausalLM):

@@ -13,15 +13,9 @@ from ..nn.relative import RelativeAttention, RelativeOptions, ResidualConv
 from ..state import LayerState, ListSpec, StateSpec, part
 from .base import NormedBackbone
 from .dense import DenseModel, SlidingArgs
-from .weights import Drop, Rename, Rule, Split, Transform, expert_rules, rename_parts
+from .weights import Drop, Rename, Rule, Transform, expert_rules, rename_parts, split_pair
 
 _KINDS = {"hybrid": "full_attention", "hybrid_sliding": "sliding_attention"}
-
-
-def _pairs(pattern: str, target: str, axis: int) -> Split:
-    """Gate and up, whose rows take turns."""
-    names = (rf"\g<at>{target}.{name}.weight" for name in ("gate_proj", "up_proj"))
-    return Split(rf"(?P<at>.*){pattern}", tuple(names), axis, interleaved=True)
 
 
 class ModelArgs(SlidingArgs):
@@ -157,9 +151,9 @@ class Model(DenseModel):
         Rename(r"\.attn\.", ".self_attn."),
         Rename(r"sconv\.weight$", "sconv.conv1d.weight"),
         Rename(r"\.mlp\.gate\.bias$", ".mlp.gate.e_score_correction_bias"),
-        _pairs(r"\.mlp\.experts\.w13_weight", ".mlp.switch_mlp", 1),
-        _pairs(r"\.mlp\.shared_experts\.shared_w13_weight", ".mlp.shared_experts", 1),
-        _pairs(r"\.mlp\.w13_dn\.weight", ".mlp", 0),
+        split_pair(r"(.*\.mlp)\.experts\.w13_weight", r"\1.switch_mlp", 1, interleaved=True),
+        split_pair(r"(.*\.mlp\.shared_experts)\.shared_w13_weight", r"\1", 1, interleaved=True),
+        split_pair(r"(.*\.mlp)\.w13_dn\.weight", r"\1", interleaved=True),
         Rename(r"\.experts\.w2_weight$", ".switch_mlp.down_proj.weight"),
         Rename(r"\.(shared_w2_weight|w2_md\.weight)$", ".down_proj.weight"),
         Rename(r"(\.shared_experts\.(?:gate|up|down)_proj)$", r"\1.weight"),

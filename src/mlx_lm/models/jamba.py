@@ -57,6 +57,7 @@ class Model(DenseModel):
     names = ModelNames(norm="final_layernorm")
     layer_names = LayerNames("self_attn", "feed_forward", pre_feed_forward="pre_ff_layernorm")
     linear_names = replace(layer_names, mixer="mamba")
+    attention = {"rope": None}
     moe_type = Experts
     routing_options = {"normalize": False}
     rules = (
@@ -64,9 +65,6 @@ class Model(DenseModel):
         Rename(r"\.moe\.", ".feed_forward."),
         *expert_rules("feed_forward"),
     )
-
-    def has_rope(self, args: Any, index: int) -> bool:
-        return False
 
     def linear_mixer(self, args: Any, index: int) -> nn.Module:
         options = mamba_options(args, inner_size=int(args.mamba_expand * args.hidden_size))

@@ -49,19 +49,14 @@ def situ(gate: mx.array, up: mx.array, *, beta: float | None, linear_beta: float
 
 
 class NarrowMoE(MoE):
-    """Experts read and write a narrower space, where their sum is normed."""
+    """Experts read and write a narrower space, where their sum may be normed."""
 
-    def __init__(self, width: int, *sizes: Any, narrow: int | None, norm_eps: float | None, **options: Any):
+    def __init__(self, width: int, *sizes: Any, narrow: int, **options: Any):
         super().__init__(width, *sizes, **options)
-        if narrow:
-            self.routed_expert_down_proj = Linear(width, narrow, bias=False)
-            self.routed_expert_up_proj = Linear(narrow, width, bias=False)
-            if norm_eps is not None:
-                self.routed_expert_norm = RMSNorm(narrow, norm_eps)
+        self.routed_expert_down_proj = Linear(width, narrow, bias=False)
+        self.routed_expert_up_proj = Linear(narrow, width, bias=False)
 
     def _visit(self, flat: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
-        if "routed_expert_down_proj" not in self:
-            return super()._visit(flat, indices, weights)
         y = super()._visit(self.routed_expert_down_proj(flat), indices, weights)
         return self.routed_expert_up_proj(self.routed_expert_norm(y) if "routed_expert_norm" in self else y)
 
@@ -139,9 +134,13 @@ class TextModel(kimi_linear.Model):
         return partial(situ, beta=args.activation_situ_beta, linear_beta=args.activation_situ_linear_beta)
 
     def experts(self, args: Any) -> nn.Module:
-        narrow, act = args.routed_expert_hidden_size, self.activation(args)
-        own = {"narrow": narrow, "norm_eps": args.rms_norm_eps if args.latent_moe_use_norm else None}
-        return gated_moe(args, self.routing(args), NarrowMoE, act=act, inner=narrow, correction=True, **own)
+        if not (narrow := args.routed_expert_hidden_size):
+            return super().experts(args)
+        own = {"act": self.activation(args), "inner": narrow, "narrow": narrow, "correction": True}
+        moe = gated_moe(args, self.routing(args), NarrowMoE, **own)
+        if args.latent_moe_use_norm:
+            moe.routed_expert_norm = RMSNorm(narrow, args.rms_norm_eps)
+        return moe
 
 
 class Model(TextTower):

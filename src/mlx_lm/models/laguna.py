@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import Attention, Linear, Routing
+from ..nn import GatedAttention, Routing
 from .config import refuse
 from .dense import DenseModel, TwoRopeArgs
 from .experts import gated_moe
@@ -24,12 +24,12 @@ _ROPES = {
 class LayerTypeArgs(TwoRopeArgs):
     """`layer_types` (all full without) and `mlp_layer_types`, and a rope for each layer type."""
 
+    attention_bias: bool = False
     mlp_layer_types: list[str] | None = None
     partial_rotary_factor: float = 1.0
 
-    def __post_init__(self) -> None:
-        self.layer_types = self.layer_types or ["full_attention"] * self.num_hidden_layers
-        super().__post_init__()
+    def slides(self, index: int) -> bool:
+        return False
 
 
 class ModelArgs(LayerTypeArgs):
@@ -39,7 +39,6 @@ class ModelArgs(LayerTypeArgs):
     head_dim: int | None = 128
     max_position_embeddings: int = 131072
     sliding_window: int | None = 512
-    attention_bias: bool = False
     gating: bool | str = True
     num_attention_heads_per_layer: list[int] | None = None
     num_experts: int = 256
@@ -53,36 +52,28 @@ class ModelArgs(LayerTypeArgs):
         self.mlp_layer_types = self.mlp_layer_types or ["dense"] + ["sparse"] * (self.num_hidden_layers - 1)
         super().__post_init__()
         self.rope_by_layer_type = self.rope_by_layer_type or _ROPES
-        heads = self.num_attention_heads_per_layer or [self.num_attention_heads] * self.num_hidden_layers
-        self.num_attention_heads_per_layer = heads
-        refuse(
-            any(n % self.heads[1] for n in heads), f"num_attention_heads_per_layer={heads} does not fit the KV heads"
-        )
+        wrong = [heads for heads in self.num_attention_heads_per_layer or () if heads % self.heads[1]]
+        refuse(wrong, f"num_attention_heads_per_layer has {wrong}, no multiples of num_key_value_heads")
 
     def layer_heads(self, index: int) -> tuple[int, int, int]:
-        assert self.num_attention_heads_per_layer is not None
-        return self.num_attention_heads_per_layer[index], *self.heads[1:]
+        listed = self.num_attention_heads_per_layer
+        return self.heads if listed is None else (listed[index], *self.heads[1:])
 
 
-class SoftplusGates(Attention):
-    """A softplus gate for each head, or for each feature."""
+class SoftplusGates(GatedAttention):
+    """A softplus gate for each feature."""
 
-    def add(self, args: Any, index: int) -> None:
-        self.gates = self._options.num_heads * (self._options.head_dim if args.gating == "per-element" else 1)
-        self.g_proj = Linear(args.hidden_size, self.gates, bias=False)
-
-    def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        queries, keys, values, _ = super()._project(x)
-        gate = mx.logaddexp(self.g_proj(x).astype(mx.float32), 0).astype(x.dtype)
-        size = self._options.num_heads * self._options.head_dim
-        return queries, keys, values, mx.repeat(gate, size // self.gates, axis=-1)
+    gate_name = "g_proj"
 
     def _gated(self, out: mx.array, gate: mx.array) -> mx.array:
-        return out * gate
+        return out * mx.logaddexp(gate.astype(mx.float32), 0).astype(out.dtype)
+
+
+class HeadGates(SoftplusGates):
+    per_head = True
 
 
 class Model(DenseModel):
-    attention_type = SoftplusGates
     qk_norm = True
     rules = (
         Drop(r"^mtp\."),
@@ -90,6 +81,10 @@ class Model(DenseModel):
         Rename(r"\.mlp\.shared_experts\.", ".mlp.shared_expert."),
         *expert_rules(),
     )
+
+    def mixer(self, args: Any, index: int) -> nn.Module:
+        kind = SoftplusGates if args.gating == "per-element" else HeadGates
+        return kind(self.attention_options(args, index))
 
     def experts(self, args: Any) -> nn.Module:
         scale, softcap = args.moe_routed_scaling_factor, max(args.moe_router_logit_softcapping, 0)

@@ -8,10 +8,9 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ..nn import Attention, GatedAttention, LayerNames, ShortConv
+from ..nn import Attention, GatedAttention, LayerNames
 from . import lfm2
-from .base import ModelNames
-from .dense import DenseModel, SlidingArgs
+from .dense import SlidingArgs
 from .weights import Rename
 
 
@@ -36,9 +35,8 @@ class ModelArgs(SlidingArgs):
     use_sandwich_norm: bool = True
 
     def __post_init__(self) -> None:
-        if self.layer_types is None:
-            usual = ("sliding_attention", "conv", "full_attention", "conv")
-            self.layer_types = [usual[i % 4] if i else "conv" for i in range(self.num_hidden_layers)]
+        usual = ("sliding_attention", "conv", "full_attention", "conv")
+        self.layer_types = self.layer_types or [usual[i % 4] if i else "conv" for i in range(self.num_hidden_layers)]
         super().__post_init__()
 
     def is_linear(self, index: int) -> bool:
@@ -49,19 +47,13 @@ class HeadGates(GatedAttention):
     per_head = True
 
 
-class Model(DenseModel):
-    names = ModelNames(norm="embedding_norm")
-    feed_forward_type = lfm2.FeedForward
-    qk_norm = True
+class Model(lfm2.Model):
     rules = (Rename(r"\.self_attn\.g_proj\.", ".self_attn.gate_proj."),)
 
     def names_at(self, args: Any, index: int) -> LayerNames:
         mixer = "conv" if args.is_linear(index) else "self_attn"
         after = ("post_operator_norm", "post_ffn_norm") if args.use_sandwich_norm else (None, None)
         return LayerNames(mixer, "feed_forward", "operator_norm", after[0], "ffn_norm", after[1])
-
-    def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        return ShortConv(args.hidden_size, args.conv_L_cache, bias=args.conv_bias)
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
         kind = HeadGates if args.use_attention_gate else Attention

@@ -9,17 +9,18 @@ from typing import Any
 import mlx.core as mx
 
 from ..kernels import KVView
-from ..nn import AttentionOptions, BiasedAttention, LayerNames, MoE, UnitRMSNorm
+from ..nn import BiasedAttention, LayerNames, MoE, UnitRMSNorm
 from ..nn.attention import Attention, RotatedNormAttention
 from .config import DecoderArgs, refuse
 from .dense import DenseModel
 from .ministral3 import GrowingQueries
-from .weights import Rename, Split, Transform
+from .weights import Rename, Transform, split_pair
 
 _KINDS = ("full_attention", "chunked_attention")
 
 
 class ModelArgs(DecoderArgs):
+    aliases = {"interleave_moe_layer_step": "decoder_sparse_step"}
     per_layer = {"layer_types": _KINDS}
     intermediate_size_mlp: int = 16384
     head_dim: int | None = 128
@@ -30,7 +31,7 @@ class ModelArgs(DecoderArgs):
     num_experts_per_tok: int = 1
     num_local_experts: int = 16
     moe_layers: list[int] | None = None
-    interleave_moe_layer_step: int = 1
+    decoder_sparse_step: int = 1
     use_qk_norm: bool = True
     no_rope_layers: list[int] | None = None  # 1 where there is a rope
     no_rope_layer_interval: int = 4
@@ -42,13 +43,10 @@ class ModelArgs(DecoderArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        count, every = self.num_hidden_layers, self.interleave_moe_layer_step
-        if self.moe_layers is None:
-            self.moe_layers = list(range(every - 1, count, every)) if every > 0 else []
-        self.layer_types = self.layer_types or [_KINDS[self.has_rope(i)] for i in range(count)]
+        self.layer_types = self.layer_types or [_KINDS[self.has_rope(i)] for i in range(self.num_hidden_layers)]
 
     def has_experts(self, index: int) -> bool:
-        return index in (self.moe_layers or ())
+        return super().has_experts(index) if self.moe_layers is None else index in self.moe_layers
 
     def layer_width(self, index: int) -> int:
         return self.intermediate_size_mlp
@@ -63,9 +61,7 @@ class ChunkedAttention(RotatedNormAttention, BiasedAttention):
     """A query sees what came before it in its own chunk of `window` positions; norms have no weight."""
 
     def rule(self, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView) -> mx.array | None:
-        chunk = self._options.window
-        if chunk is None:
-            return seen
+        chunk = self._options.window or 1
         same = key // chunk == query // chunk
         return same if seen is None else same & seen
 
@@ -96,12 +92,12 @@ class Model(DenseModel):
     rules = (
         Rename(r"^output\.", "lm_head."),
         Transform(r"\.experts\.(gate_up|down)_proj$", lambda w: w.swapaxes(1, 2)),
-        Split(r"(.*\.experts)\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight"), 1),
+        split_pair(r"(.*\.experts)\.gate_up_proj", r"\1", 1),
         Rename(r"(\.experts\.down_proj)$", r"\1.weight"),
     )
 
     def mixer(self, args: Any, index: int) -> Attention:
-        options: AttentionOptions = self.attention_options(args, index)
+        options = self.attention_options(args, index)
         if options.rope is None and options.window is None:
             mixer = GrowingQueries(options)
             mixer.beta = args.attn_scale if args.attn_temperature_tuning else 0.0

@@ -10,10 +10,10 @@ import mlx.core as mx
 from mlx import nn
 
 from ..nn import Embedding, Linear
-from ..state import ArraySlot, LayerState, RecurrentSpec, gather_slot, part, scatter_slots
+from ..nn.conv import after_tail
+from ..state import ArraySlot, LayerState, RecurrentSpec, part
 from . import longcat_flash
 from .base import Backbone, CausalLM, layer_state
-from .config import refuse
 from .weights import Rename
 
 
@@ -29,12 +29,7 @@ class ModelArgs(longcat_flash.ModelArgs):
     ngram_vocab_size_ratio: float = 78.0
     emb_neighbor_num: int = 4
     emb_split_num: int = 4
-    eos_token_id: int | list[int] | None = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse(self.emb_neighbor_num < 2, f"emb_neighbor_num must be over 1, not {self.emb_neighbor_num}")
-        refuse(isinstance(self.eos_token_id, list), "eos_token_id must not be a list")
+    eos_token_id: int | None = 2
 
     @property
     def tables(self) -> int:
@@ -58,11 +53,9 @@ class NgramEmbedding(nn.Module):
         self.embedders = [Embedding(size, args.hidden_size // count) for size in self._sizes]
         self.post_projs = [Linear(args.hidden_size // count, args.hidden_size, bias=False) for _ in range(count)]
 
-    def __call__(self, h: mx.array, ids: mx.array, before: mx.array | None) -> tuple[mx.array, mx.array]:
-        """From the usual embeddings h (B, L, D) of ids (B, L) after `before` (B, reach); and what is now before."""
-        batch, length = ids.shape
-        before = mx.zeros((batch, self._reach), mx.int32) if before is None else before
-        context = mx.concatenate([before, ids.astype(mx.int32)], axis=1).astype(mx.int64)
+    def __call__(self, h: mx.array, ids: mx.array, state: LayerState) -> mx.array:
+        """From the usual embeddings h (B, L, D) of ids (B, L); the state has the ids before them, 0 where none is."""
+        context, length = after_tail(ids.astype(mx.int32), self._reach, state).astype(mx.int64), ids.shape[1]
         number, open_ = [], mx.array(True)
         for back in range(self._reach + 1):  # ids of the token itself, of the one before, ...
             seen = context[:, self._reach - back : self._reach - back + length]
@@ -74,14 +67,14 @@ class NgramEmbedding(nn.Module):
                 power = power * self._base % size
                 hashed = (hashed + digit * power) % size
             h = h + projection(table(hashed)).astype(h.dtype)
-        return h / (1 + len(self._sizes)), context[:, length:].astype(mx.int32)
+        return h / (1 + len(self._sizes))
 
 
 class NgramBackbone(Backbone):
     def __init__(self, model: CausalLM, args: Any):
         super().__init__(model, args)
         self.ngram_embeddings = NgramEmbedding(args)
-        # The first layer also keeps the last tokens' ids; 0 stands for none.
+        # The first layer also keeps the last tokens' ids.
         self[self._names.layers][0].keep(RecurrentSpec((ArraySlot((args.emb_neighbor_num - 1,), mx.int32),)))
 
     def __call__(
@@ -89,9 +82,7 @@ class NgramBackbone(Backbone):
     ) -> mx.array:
         if input_embeddings is None:
             state = part(layer_state(cache, 0), 2)
-            h = self[self._names.embed](inputs)
-            input_embeddings, before = self.ngram_embeddings(h, inputs, gather_slot(state, 0))
-            scatter_slots(state, [before], inputs.shape[1])
+            input_embeddings = self.ngram_embeddings(self[self._names.embed](inputs), inputs, state)
         return super().__call__(inputs, cache, input_embeddings)
 
 

@@ -11,7 +11,6 @@ class ModelArgs(LayerTypeArgs):
     rope_theta: float = 500000.0
     rope_local_base_freq: float | None = 10000.0
     sliding_window: int | None = 1024
-    attention_bias: bool = False
     num_experts: int = 64
     num_experts_per_tok: int = 8
     moe_intermediate_size: int = 896

@@ -18,17 +18,19 @@ from .weights import Drop, Rename, expert_rules
 
 class ModelArgs(LayerTypeArgs):
     fixed = {"scoring_func": ("sigmoid",)}
+    aliases = {"swa_rope_theta": "rope_local_base_freq"}
     multiples = {"n_routed_experts": "n_group"}
+    per_layer = {"hybrid_layer_pattern": (), "moe_layer_freq": ()}
+    first_k_dense_replace = 1  # without one of the two lists
     head_dim: int | None = 192
     v_head_dim: int = 128
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 262144
     rope_theta: float = 5000000.0
-    swa_rope_theta: float = 10000.0
+    rope_local_base_freq: float | None = 10000.0
     partial_rotary_factor: float = 0.334
     sliding_window: int | None = 129
     sliding_window_size: int | None = None
-    attention_bias: bool = False
     attention_value_scale: float | None = 0.707
     swa_num_key_value_heads: int | None = None
     add_swa_attention_sink_bias: bool = True
@@ -44,21 +46,13 @@ class ModelArgs(LayerTypeArgs):
     topk_group: int = 1
 
     def __post_init__(self) -> None:
-        count = range(self.num_hidden_layers)
-        if self.layer_types is None:
-            slides = self.hybrid_layer_pattern or [int(i > 0 and (i + 1) % 6 > 0) for i in count]
-            self.layer_types = ["sliding_attention" if s else "full_attention" for s in slides]
-        if self.mlp_layer_types is None:
-            self.mlp_layer_types = [
-                "sparse" if s else "dense" for s in self.moe_layer_freq or [int(i > 0) for i in count]
-            ]
         if self.sliding_window_size is not None:  # counts the positions before the query, without itself
             self.sliding_window = self.sliding_window_size + 1
         super().__post_init__()
-        self.rope_by_layer_type = self.rope_by_layer_type or {
-            kind: {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": self.partial_rotary_factor}
-            for kind, theta in (("full_attention", self.rope_theta), ("sliding_attention", self.swa_rope_theta))
-        }
+
+    def slides(self, index: int) -> bool:
+        listed = self.hybrid_layer_pattern
+        return index > 0 and (index + 1) % 6 > 0 if listed is None else any(listed[index : index + 1])
 
     def layer_heads(self, index: int) -> tuple[int, int, int]:
         heads, kv_heads, size = self.heads

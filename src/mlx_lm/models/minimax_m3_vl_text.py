@@ -15,7 +15,7 @@ from .config import DecoderArgs, refuse
 from .dense import DenseModel
 from .gpt_oss import clamped_swiglu
 from .minimax_m2 import Experts
-from .weights import Drop, Rename, Split, expert_rules
+from .weights import Drop, Rename, expert_rules, split_pair
 
 
 class ModelArgs(DecoderArgs):
@@ -26,9 +26,8 @@ class ModelArgs(DecoderArgs):
         "sparse_local_block": "index_local_blocks",
     }  # fmt: skip
     multiples = {"num_attention_heads": "index_n_heads"}
-    per_layer = {"layer_types": ("minimax_m3_sparse", "full_attention"), "mlp_layer_types": ("dense", "sparse")}
+    per_layer = {"layer_types": ("minimax_m3_sparse", "full_attention"), "moe_layer_freq": ()}
     head_dim: int | None = 128
-    hidden_act: str = "silu"
     max_position_embeddings: int = 524288
     rope_theta: float = 5000000.0
     partial_rotary_factor: float = 1.0
@@ -59,9 +58,7 @@ class ModelArgs(DecoderArgs):
         self.hidden_act = "silu"  # published configs say "swigluoai", which `swiglu_alpha` and `swiglu_limit` are
         super().__post_init__()
         sparse = self.sparse_attention_freq or [0] * self.num_hidden_layers
-        experts = self.moe_layer_freq or [1] * self.num_hidden_layers
         self.layer_types = self.layer_types or ["minimax_m3_sparse" if s else "full_attention" for s in sparse]
-        self.mlp_layer_types = self.mlp_layer_types or ["sparse" if e else "dense" for e in experts]
         refuse(self.index_head_dim % 2, f"index_head_dim must be even, not {self.index_head_dim}")
 
     def layer_width(self, index: int) -> int:
@@ -79,7 +76,7 @@ class Model(DenseModel):
         Rename(r"\.mlp\.(gate|experts|shared_experts)\.", r".block_sparse_moe.\1."),
         Rename(r"\.self_attn\.index_([qk])_(proj|norm)\.", r".self_attn.indexer.\1_\2."),
         Rename(r"\.gate\.e_score_correction_bias$", ".e_score_correction_bias"),
-        Split(r"(.*\.(?:mlp|shared_experts))\.gate_up_proj\.weight", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
+        split_pair(r"(.*\.(?:mlp|shared_experts))\.gate_up_proj\.weight", r"\1"),
         *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
     )
 

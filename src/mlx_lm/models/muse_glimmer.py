@@ -5,8 +5,6 @@ Source: https://huggingface.co/meta-models/Muse-Glimmer-30B.
 
 from typing import Any, ClassVar
 
-from mlx import nn
-
 from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, GatedAttention, RMSNorm, UnitRMSNorm
 from .base import CausalLM, NormedBackbone
 from .config import check_kinds
@@ -45,9 +43,7 @@ class ModelArgs(SlidingArgs):
 
 
 class NormedEmbeddings(NormedBackbone):
-    def __init__(self, model: CausalLM, args: Any):
-        super().__init__(model, args)
-        self.embed_norm = UnitRMSNorm(args.rms_norm_eps)
+    weighted = False
 
 
 class OwnPostNorms(DecoderLayer):
@@ -62,12 +58,10 @@ class TextModel(DenseModel):
     attention_type = GatedAttention
     layer_type: ClassVar[type[DecoderLayer]] = OwnPostNorms
     norm_options = {"offset": 1.0}
+    final_norm = CausalLM.final_norm
 
     def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         return super().attention_options(args, index, qk_norm=lambda _: UnitRMSNorm(args.rms_norm_eps), **changes)
-
-    def final_norm(self, args: Any) -> nn.Module:
-        return RMSNorm(args.hidden_size, args.rms_norm_eps)
 
     def logit_scale(self, args: Any) -> float:
         return args.output_multiplier

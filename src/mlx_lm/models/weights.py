@@ -31,6 +31,7 @@ __all__ = [
     "no_correction",
     "rename_parts",
     "rename_path",
+    "split_pair",
 ]
 
 Weights = dict[str, mx.array]
@@ -148,6 +149,12 @@ class Transform:
     def __call__(self, weights: Weights) -> Weights:
         found = re.compile(self.pattern).search
         return {k: self.function(v) if found(k) else v for k, v in weights.items()}
+
+
+def split_pair(pattern: str, target: str, axis: int = 0, *, interleaved: bool = False) -> Split:
+    """Cuts what matches `pattern` into `target.gate_proj.weight` and `target.up_proj.weight`."""
+    names = tuple(f"{target}.{name}_proj.weight" for name in ("gate", "up"))
+    return Split(pattern, names, axis, interleaved)
 
 
 def conv_layout(weight: mx.array) -> mx.array:
