@@ -21,13 +21,10 @@ _KINDS = {"hybrid": "full_attention", "hybrid_sliding": "sliding_attention"}
 class ModelArgs(SlidingArgs):
     fixed = {"shared_expert_sink": (True,)}
     aliases = {
-        "embedding_multiplier": "logits_mup_width_multiplier",
-        "sliding_window_size": "sliding_window",
-        "num_local_experts": "n_routed_experts",
-        "sconv_kernel_size": "conv_kernel_size",
-        "model_max_length": "max_position_embeddings",
-        "dense_mlp_idx": "first_k_dense_replace",
-    }
+        "embedding_multiplier": "logits_mup_width_multiplier", "sliding_window_size": "sliding_window",
+        "num_local_experts": "n_routed_experts", "sconv_kernel_size": "conv_kernel_size",
+        "model_max_length": "max_position_embeddings", "dense_mlp_idx": "first_k_dense_replace",
+    }  # fmt: skip
     positive = (
         "unpadded_vocab_size", "swa_num_attention_heads", "swa_head_dim", "d_rel", "rel_extent", "conv_kernel_size",
         "log_scaling_n_floor", "n_shared_experts", "logits_mup_width_multiplier",
@@ -78,10 +75,8 @@ class ModelArgs(SlidingArgs):
     def relative(self, index: int) -> RelativeOptions:
         """The distances of layer `index`."""
         window = self.window(index)
-        floor = None if window else self.log_scaling_n_floor
-        return RelativeOptions(
-            self.d_rel, window or self.rel_extent, self.conv_kernel_size, floor, self.log_scaling_alpha
-        )
+        sizes = self.d_rel, window or self.rel_extent, self.conv_kernel_size
+        return RelativeOptions(*sizes, None if window else self.log_scaling_n_floor, self.log_scaling_alpha)
 
 
 class ScaledMLP(GatedMLP):

@@ -19,14 +19,11 @@ from .weights import Rename, Rule, Split, Transform, expert_rules
 class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):
     fixed = deepseek_v3.ModelArgs.fixed | {"mla_use_nope": (True,)}
     aliases = {
-        "model_max_length": "max_position_embeddings",
-        "moe_renormalize": "norm_topk_prob",
-        "moe_router_activation_func": "scoring_func",
-        "num_expert_group": "n_group",
-        "num_experts": "n_routed_experts",
-        "num_experts_per_token": "num_experts_per_tok",
+        "model_max_length": "max_position_embeddings", "moe_renormalize": "norm_topk_prob",
+        "moe_router_activation_func": "scoring_func", "num_expert_group": "n_group",
+        "num_experts": "n_routed_experts", "num_experts_per_token": "num_experts_per_tok",
         "num_shared_experts": "n_shared_experts",
-    }
+    }  # fmt: skip
     rms_norm_eps: float = 1e-5
     q_lora_rank: int | None = None
     first_k_dense_replace: int = 1

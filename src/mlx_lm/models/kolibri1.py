@@ -3,11 +3,9 @@
 Source: https://huggingface.co/docs/transformers/model_doc/kolibri1.
 """
 
-import mlx.core as mx
-
-from ..nn import LayerNames, MoE
+from ..nn import LayerNames
 from .dense import DenseModel, SlidingArgs
-from .weights import Rename, expert_rules
+from .weights import Rename, expert_rules, rename_parts
 
 
 class ModelArgs(SlidingArgs):
@@ -22,26 +20,13 @@ class ModelArgs(SlidingArgs):
     norm_topk_prob: bool = False
 
 
-class LogitChoice(MoE):
-    """The correction is added to the logits; weights are the sigmoids of the plain ones."""
-
-    def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
-        logits, k = logits.astype(mx.float32), self.routing.top_k
-        choice = logits + self.gate.e_score_correction_bias
-        indices = mx.stop_gradient(mx.argsort(-choice, axis=-1)[..., :k])
-        weights = mx.sigmoid(mx.take_along_axis(logits, indices, axis=-1))
-        return indices, weights / weights.sum(axis=-1, keepdims=True) if self.routing.normalize else weights
-
-
 class Model(DenseModel):
     layer_names = LayerNames(post_mixer="post_attn_norm", post_feed_forward="post_ffn_norm")
     qk_norm = rope_unless_sliding = True
-    moe_type = LogitChoice
     moe_options = {"correction": True}
-    routing_options = {"score": "sigmoid"}
+    routing_options = {"score": "sigmoid_topk"}
     rules = (
         Rename(r"\.moe\.router\.expert_bias$", ".mlp.gate.e_score_correction_bias"),
-        Rename(r"\.post_self_attn_layernorm\.", ".post_attn_norm."),
-        Rename(r"\.post_mlp_layernorm\.", ".post_ffn_norm."),
+        *rename_parts({"post_self_attn_layernorm": "post_attn_norm", "post_mlp_layernorm": "post_ffn_norm"}),
         *expert_rules(),
     )

@@ -28,14 +28,8 @@ from .formats import convert_checkpoint, quantization_settings
 from .registry import get_classes
 
 __all__ = [
-    "check_config",
-    "load",
-    "load_config",
-    "load_files",
-    "load_files_tokenizer",
-    "load_model",
-    "load_model_files",
-]
+    "check_config", "load", "load_config", "load_files", "load_files_tokenizer", "load_model", "load_model_files",
+]  # fmt: skip
 
 _QUANTIZATION_FILES = MappingProxyType(
     {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}

@@ -17,7 +17,6 @@ __all__ = ["Model", "ModelArgs", "TextModel"]
 class ModelArgs(SlidingArgs):
     """What both Muses' configs have."""
 
-    aliases = {"hidden_activation": "hidden_act"}
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
     rope_theta: float = 500000.0

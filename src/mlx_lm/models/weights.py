@@ -15,24 +15,10 @@ import mlx.core as mx
 from ..errors import WeightsError
 
 __all__ = [
-    "COMMON_RULES",
-    "LAST_RULES",
-    "TEXT_TOWER_RULES",
-    "Drop",
-    "DropLayers",
-    "Rename",
-    "Rule",
-    "Split",
-    "Stack",
-    "Transform",
-    "apply_rules",
-    "conv_layout",
-    "expert_rules",
-    "no_correction",
-    "rename_parts",
-    "rename_path",
+    "COMMON_RULES", "LAST_RULES", "TEXT_TOWER_RULES", "Drop", "DropLayers", "Rename", "Rule", "Split", "Stack",
+    "Transform", "apply_rules", "conv_layout", "expert_rules", "no_correction", "rename_parts", "rename_path",
     "split_pair",
-]
+]  # fmt: skip
 
 Weights = dict[str, mx.array]
 

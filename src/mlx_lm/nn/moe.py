@@ -24,7 +24,8 @@ class Routing:
 
     Attributes:
         top_k: experts a token visits.
-        score: "softmax" over all logits, "softmax_topk" over the chosen logits, "sigmoid" or "sqrtsoftplus".
+        score: "softmax" over all logits, "softmax_topk" or "sigmoid_topk" over the chosen logits, "sigmoid" or
+            "sqrtsoftplus".
         normalize: chosen weights are divided by their sum (plus `epsilon`).
         scale: factor on the weights at the end.
         num_groups, top_groups: experts in groups, of which the best `top_groups` take part.
@@ -57,6 +58,8 @@ def route(logits: mx.array, routing: Routing, correction: mx.array | None = None
     indices = mx.argpartition(-choice, kth=k - 1, axis=-1)[..., :k] if k < choice.shape[-1] else _all(choice)
     indices = mx.stop_gradient(indices)  # a choice has no slope, and MLX refuses to look for one
     weights = mx.take_along_axis(scores, indices, axis=-1)
+    if routing.score == "sigmoid_topk":
+        weights = mx.sigmoid(weights)
     if routing.score == "softmax_topk":
         weights = mx.softmax(weights, axis=-1, precise=True)
     elif routing.normalize:
@@ -65,7 +68,7 @@ def route(logits: mx.array, routing: Routing, correction: mx.array | None = None
 
 
 def score_experts(logits: mx.array, routing: Routing) -> mx.array:
-    """Scores (..., E), float32; those of "softmax_topk" are the logits."""
+    """Scores (..., E), float32; those of "softmax_topk" and "sigmoid_topk" are the logits."""
     logits = logits.astype(mx.float32)
     logits = logits if routing.factor == 1.0 else logits * routing.factor
     if routing.softcap:
