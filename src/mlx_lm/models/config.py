@@ -203,6 +203,7 @@ class BaseModelArgs:
 
     model_type: str = ""
     aliases: ClassVar[dict[str, str]] = {}  # other spelling -> field, read where the field's own name is absent
+    nested: ClassVar[dict[str, dict[str, str]]] = {}  # key of an object -> names in it -> fields, empty for their own
     # What a family's fields must be, beside their types; a field that a config leaves out, or has as null, passes.
     fixed: ClassVar[dict[str, tuple[Any, ...]]] = {}  # key, of a field or not -> the values that it supports
     positive: ClassVar[tuple[str, ...]] = ()  # numbers, or lists of numbers, above 0
@@ -232,6 +233,10 @@ class BaseModelArgs:
             ConfigError: a field is missing, of the wrong type, contradictory, or not supported by this family.
         """
         flat = cls.prepared(flatten_config(config))
+        for key, names in cls.nested.items():
+            inner = flat.get(key) or {}
+            refuse(not isinstance(inner, dict), f"{key} must be an object, not {inner!r}")
+            flat |= {names.get(name, name): value for name, value in inner.items() if not names or name in names}
         fields = {spec.name for spec in dataclasses.fields(cls)}
         usual = {other: name for other, name in _OTHER_NAMES.items() if name in fields and other not in fields}
         for other, name in (usual | cls.aliases).items():

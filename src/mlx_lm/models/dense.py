@@ -178,7 +178,7 @@ class DenseModel(CausalLM):
             "window": args.window(index),
             "bias": bias,
             "out_bias": getattr(args, "attention_out_bias", bias),
-            "clip": getattr(args, "clip_qkv", None),
+            "clip": getattr(args, "clip_qkv", None) or None,
             "qk_norm": partial(self.norm_of, args) if flag(args, self.qk_norm) else None,
         }
         return AttentionOptions(**{**usual, **self.attention, **changes})

@@ -23,10 +23,10 @@ from .weights import Rename, Rule, Split
 class ModelArgs(kimi_linear.ModelArgs):
     fixed = {**kimi_linear.ModelArgs.fixed, "hidden_act": ("situ",), "use_full_rank_gate": (True,)}
     positive = "activation_situ_beta", "activation_situ_linear_beta"
-    linear_names = {
-        **kimi_linear.ModelArgs.linear_names, "gate_lower_bound": "gate_lower_bound",
+    nested = {"linear_attn_config": {
+        **kimi_linear.ModelArgs.nested["linear_attn_config"], "gate_lower_bound": "gate_lower_bound",
         "use_full_rank_gate": "use_full_rank_gate",
-    }  # fmt: skip
+    }}  # fmt: skip
     activation_situ_beta: float | None = None
     activation_situ_linear_beta: float | None = None
     attn_res_block_size: int

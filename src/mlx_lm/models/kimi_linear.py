@@ -3,15 +3,14 @@
 Source: https://arxiv.org/abs/2510.26692.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..nn import CausalConv, ChannelDelta, DeltaOptions, Rope
 from . import deepseek_v3
-from .config import block_options, refuse
+from .config import block_options
 from .dense import LinearArgs
 from .weights import Rename, Rule, Split, Transform, expert_rules
 
@@ -24,6 +23,10 @@ class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):
         "num_experts": "n_routed_experts", "num_experts_per_token": "num_experts_per_tok",
         "num_shared_experts": "n_shared_experts",
     }  # fmt: skip
+    nested = {"linear_attn_config": {
+        "full_attn_layers": "full_attn_layers", "head_dim": "linear_head_dim", "num_heads": "linear_num_heads",
+        "short_conv_kernel_size": "linear_conv_kernel_dim",
+    }}  # fmt: skip
     rms_norm_eps: float = 1e-5
     q_lora_rank: int | None = None
     first_k_dense_replace: int = 1
@@ -32,20 +35,7 @@ class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):
     linear_head_dim: int = 128
     linear_num_heads: int = 32
     linear_conv_kernel_dim: int = 4
-
     full_attn_layers: list[int] | None = None  # counted from 1
-    # Where published configs keep what the delta layers are: keys of `linear_attn_config` -> fields.
-    linear_names: ClassVar[Mapping[str, str]] = {
-        "full_attn_layers": "full_attn_layers", "head_dim": "linear_head_dim", "num_heads": "linear_num_heads",
-        "short_conv_kernel_size": "linear_conv_kernel_dim",
-    }  # fmt: skip
-
-    @classmethod
-    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
-        """Lifts what stands in `linear_attn_config`."""
-        linear = flat.get("linear_attn_config") or {}
-        refuse(not isinstance(linear, dict), f"linear_attn_config must be an object, not {linear!r}")
-        return flat | {own: linear[name] for name, own in cls.linear_names.items() if name in linear}
 
     def attends(self, index: int) -> bool:
         return index + 1 in (self.full_attn_layers or ())

@@ -11,7 +11,7 @@ from mlx import nn
 from ..nn import LayerNames
 from ..nn.block_sparse import BlockAttention, BlockOptions
 from ..nn.mlp import GatedActivation
-from .config import DecoderArgs, refuse
+from .config import DecoderArgs
 from .dense import DenseModel
 from .gpt_oss import clamped_swiglu
 from .minimax_m2 import Experts
@@ -20,12 +20,13 @@ from .weights import Drop, Rename, expert_rules, split_pair
 
 class ModelArgs(DecoderArgs):
     fixed = {"use_qk_norm": (True,)}
+    nested = {"sparse_attention_config": {}}
     aliases = {
         "sparse_num_index_heads": "index_n_heads", "sparse_index_dim": "index_head_dim",
         "sparse_block_size": "index_block_size", "sparse_topk_blocks": "index_topk_blocks",
         "sparse_local_block": "index_local_blocks",
     }  # fmt: skip
-    multiples = {"num_attention_heads": "index_n_heads"}
+    multiples = {"num_attention_heads": "index_n_heads", "index_head_dim": 2}
     per_layer = {"layer_types": ("minimax_m3_sparse", "full_attention"), "moe_layer_freq": ()}
     head_dim: int | None = 128
     max_position_embeddings: int = 524288
@@ -48,18 +49,11 @@ class ModelArgs(DecoderArgs):
     index_topk_blocks: int = 16
     index_local_blocks: int = 1
 
-    @classmethod
-    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
-        """Published configs describe the indexer in `sparse_attention_config`."""
-        sparse = flat.get("sparse_attention_config")
-        return flat | (sparse if isinstance(sparse, dict) else {})
-
     def __post_init__(self) -> None:
         self.hidden_act = "silu"  # published configs say "swigluoai", which `swiglu_alpha` and `swiglu_limit` are
         super().__post_init__()
         sparse = self.sparse_attention_freq or [0] * self.num_hidden_layers
         self.layer_types = self.layer_types or ["minimax_m3_sparse" if s else "full_attention" for s in sparse]
-        refuse(self.index_head_dim % 2, f"index_head_dim must be even, not {self.index_head_dim}")
 
     def layer_width(self, index: int) -> int:
         return self.dense_intermediate_size

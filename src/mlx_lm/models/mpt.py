@@ -1,10 +1,7 @@
 """MPT: ALiBi, no biases, queries, keys and values limited in size. Source: https://www.databricks.com/blog/mpt-7b."""
 
-from typing import Any
-
 from ..nn import MLP, AlibiAttention, LayerNames
 from .base import DecoderArgs, ModelNames
-from .config import refuse
 from .dense import DenseModel
 
 
@@ -13,6 +10,7 @@ class ModelArgs(DecoderArgs):
         "no_bias": (True,), "prefix_lm": (False,), "qk_ln": (False,), "alibi": (True,),
         "attn_type": ("multihead_attention",),
     }  # fmt: skip
+    nested = {"attn_config": {}}
     aliases = {"softmax_scale": "attention_multiplier"}
     feed_forward_ratio = 4
     layer_norm_eps: float = 1e-5
@@ -20,13 +18,6 @@ class ModelArgs(DecoderArgs):
     tie_word_embeddings: bool = True
     clip_qkv: float | None = None
     attention_multiplier: float | None = None
-
-    @classmethod
-    def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
-        """Lifts what stands in `attn_config`; a limit of 0 is none."""
-        attention = flat.get("attn_config") or {}
-        refuse(not isinstance(attention, dict), f"attn_config must be an object, not {attention!r}")
-        return {**flat, **attention, "clip_qkv": attention.get("clip_qkv") or None}
 
 
 class MptAttention(AlibiAttention):
