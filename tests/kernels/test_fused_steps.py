@@ -195,8 +195,7 @@ def test_parts_that_do_not_fit_are_refused(model, parts):
     runner = model.model._runner
     segment = runner._segments[0]
     rows = list(zip(*caches, strict=True))
-    keys, values, lengths, windows, keeps, after, _ = runner._asked(segment, rows, [1, 1, 1], mx.float32, 1)
-    given = {"keys": keys, "values": values, "lengths": lengths, "windows": windows, "keeps": keeps, "after": after}
+    memory, _ = runner._asked(segment, rows, [1, 1, 1], mx.float32, 1)
     x = mx.zeros((1, 3, SIZES["hidden_size"]))
     with pytest.raises(ValueError, match="fused layers"):
-        fused.run_layers(segment.plan, x, **given, positions=[4, 5, 6], dtype=mx.float32, parts=parts)
+        fused.run_layers(segment.plan, x, **memory, positions=[4, 5, 6], dtype=mx.float32, parts=parts)
