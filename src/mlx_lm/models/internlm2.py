@@ -1,6 +1,6 @@
 """InternLM 2: one projection for queries, keys and values, laid out by key head. Source: https://arxiv.org/abs/2403.17297."""
 
-from ..nn import LayerNames
+from ..nn import LayerNames, named
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .falcon import FalconAttention
@@ -13,13 +13,9 @@ class ModelArgs(DecoderArgs):
     attention_bias: bool = True
 
 
-class Attention(FalconAttention):
-    qkv_name, out_name = "wqkv", "wo"
-
-
 class Model(DenseModel):
     names = ModelNames(embed="tok_embeddings", head="output")
     layer_names = LayerNames("attention", "feed_forward", "attention_norm", None, "ffn_norm")
-    attention_type = Attention
+    attention_type = named(FalconAttention, qkv_name="wqkv", out_name="wo")
     attention = {"fused": True}
     feed_forward_type = FeedForward

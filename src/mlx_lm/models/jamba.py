@@ -9,9 +9,9 @@ import mlx.nn as nn
 from ..nn import LayerNames, Mamba, MambaOptions, RMSNorm
 from .aria_text import Experts
 from .base import ModelNames
+from .config import block_options
 from .dense import DenseModel, LinearArgs
 from .mamba import step_rank
-from .mamba2 import mamba_options
 from .weights import Rename, expert_rules
 
 
@@ -67,5 +67,5 @@ class Model(DenseModel):
     )
 
     def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        options = mamba_options(args, inner_size=int(args.mamba_expand * args.hidden_size))
+        options = block_options(MambaOptions, args, inner_size=int(args.mamba_expand * args.hidden_size))
         return NormedMamba(options, args.rms_norm_eps)

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import ChannelDelta, DecoderLayer, LatentAttention, Linear, MoE, RMSNorm
+from ..nn import ChannelDelta, DecoderLayer, LatentAttention, Linear, MoE, RMSNorm, named
 from ..nn.mlp import GatedActivation
 from ..state import LayerState
 from . import kimi_linear
@@ -61,16 +61,6 @@ class NarrowMoE(MoE):
         return self.routed_expert_up_proj(self.routed_expert_norm(y) if "routed_expert_norm" in self else y)
 
 
-class Delta(ChannelDelta):
-    narrow = "f"
-
-
-class GatedLatentAttention(LatentAttention):
-    """Each feature of the output has a sigmoid gate."""
-
-    gate_name = "g_proj"
-
-
 def add_depth_attention(owner: nn.Module, name: str, args: ModelArgs) -> None:
     """A softmax, for each token, over what earlier blocks of layers gave and the stream since."""
     owner[f"{name}_proj"] = Linear(args.hidden_size, 1, bias=False)
@@ -114,7 +104,7 @@ class DeepBackbone(PassingBackbone):
 class TextModel(kimi_linear.Model):
     backbone_type = DeepBackbone
     layer_type = Layer
-    linear_type = Delta
+    linear_type = named(ChannelDelta, narrow="f")
 
     def weight_rules(self) -> tuple[Rule, ...]:
         return (
@@ -127,7 +117,7 @@ class TextModel(kimi_linear.Model):
         )
 
     def mixer(self, args: Any, index: int) -> nn.Module:
-        kind = GatedLatentAttention if args.mla_use_output_gate else LatentAttention
+        kind = named(LatentAttention, gate_name="g_proj") if args.mla_use_output_gate else LatentAttention
         return kind(self.latent_options(args, index))
 
     def activation(self, args: Any) -> GatedActivation:

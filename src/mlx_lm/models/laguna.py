@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import GatedAttention, Routing
+from ..nn import GatedAttention, Routing, named
 from .config import refuse
 from .dense import DenseModel, TwoRopeArgs
 from .experts import gated_moe
@@ -69,10 +69,6 @@ class SoftplusGates(GatedAttention):
         return out * mx.logaddexp(gate.astype(mx.float32), 0).astype(out.dtype)
 
 
-class HeadGates(SoftplusGates):
-    per_head = True
-
-
 class Model(DenseModel):
     qk_norm = True
     rules = (
@@ -83,7 +79,7 @@ class Model(DenseModel):
     )
 
     def mixer(self, args: Any, index: int) -> nn.Module:
-        kind = SoftplusGates if args.gating == "per-element" else HeadGates
+        kind = named(SoftplusGates, per_head=args.gating != "per-element")
         return kind(self.attention_options(args, index))
 
     def experts(self, args: Any) -> nn.Module:

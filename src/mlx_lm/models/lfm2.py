@@ -1,11 +1,11 @@
 """LFM2: gated short convolutions and, at some layers, attention. Source: https://arxiv.org/abs/2511.23404."""
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import mlx.nn as nn
 
-from ..nn import Attention, GatedMLP, LayerNames, ShortConv
+from ..nn import Attention, GatedMLP, LayerNames, ShortConv, named
 from .base import ModelNames
 from .config import refuse
 from .dense import DenseModel, LinearArgs
@@ -48,20 +48,15 @@ class ModelArgs(LinearArgs):
         return size
 
 
-class Lfm2Attention(Attention):
-    out_name, q_norm_name, k_norm_name = "out_proj", "q_layernorm", "k_layernorm"
-
-
-class FeedForward(GatedMLP):
-    gate_name, up_name, down_name = "w1", "w3", "w2"
+FeedForward = named(GatedMLP, gate_name="w1", up_name="w3", down_name="w2")
 
 
 class Model(DenseModel):
     names = ModelNames(norm="embedding_norm")
     layer_names = LayerNames("self_attn", "feed_forward", "operator_norm", None, "ffn_norm")
     linear_names = replace(layer_names, mixer="conv")
-    attention_type = Lfm2Attention
-    feed_forward_type: ClassVar[type[GatedMLP]] = FeedForward
+    attention_type = named(Attention, out_name="out_proj", q_norm_name="q_layernorm", k_norm_name="k_layernorm")
+    feed_forward_type = FeedForward
     qk_norm = True
 
     def linear_mixer(self, args: Any, index: int) -> nn.Module:

@@ -1,6 +1,6 @@
 """LFM2 with experts: sigmoid routing with a selection bias, dense first layers. https://arxiv.org/abs/2511.23404."""
 
-from ..nn import GatedMLP, MoE
+from ..nn import GatedMLP, MoE, named
 from . import lfm2
 from .weights import expert_rules, rename_parts
 
@@ -17,13 +17,9 @@ class ModelArgs(lfm2.ModelArgs):
     routed_scaling_factor: float = 1.0
 
 
-class Experts(MoE):
-    correction_on_router, correction_name = False, "expert_bias"
-
-
 class Model(lfm2.Model):
     feed_forward_type = GatedMLP
-    moe_type = Experts
+    moe_type = named(MoE, correction_on_router=False, correction_name="expert_bias")
     moe_options = {"correction": "use_expert_bias"}
     routing_options = {"score": "sigmoid", "epsilon": 1e-6}
     rules = (

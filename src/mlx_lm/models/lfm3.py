@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ..nn import Attention, GatedAttention, LayerNames
+from ..nn import Attention, GatedAttention, LayerNames, named
 from . import lfm2
 from .dense import SlidingArgs
 from .weights import Rename
@@ -43,10 +43,6 @@ class ModelArgs(SlidingArgs):
         return self.layer_type(index) == "conv"
 
 
-class HeadGates(GatedAttention):
-    per_head = True
-
-
 class Model(lfm2.Model):
     rules = (Rename(r"\.self_attn\.g_proj\.", ".self_attn.gate_proj."),)
 
@@ -56,5 +52,5 @@ class Model(lfm2.Model):
         return LayerNames(mixer, "feed_forward", "operator_norm", after[0], "ffn_norm", after[1])
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
-        kind = HeadGates if args.use_attention_gate else Attention
+        kind = named(GatedAttention, per_head=True) if args.use_attention_gate else Attention
         return kind(self.attention_options(args, index))

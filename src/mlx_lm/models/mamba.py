@@ -5,7 +5,7 @@ from typing import Any
 
 from ..nn import Mamba, MambaOptions
 from . import mamba2
-from .config import refuse
+from .config import block_options, refuse
 
 
 def step_rank(args: Any, name: str) -> int:
@@ -32,4 +32,4 @@ class Model(mamba2.Model):
         return Mamba(self.options(args))
 
     def options(self, args: Any) -> MambaOptions:
-        return mamba2.mamba_options(args, inner_size=args.intermediate_size)
+        return block_options(MambaOptions, args, inner_size=args.intermediate_size)

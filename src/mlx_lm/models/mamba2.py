@@ -7,15 +7,10 @@ from typing import Any
 from mlx import nn
 
 from ..errors import ConfigError
-from ..nn import DecoderLayer, LayerNames, Mamba2, Mamba2Options, MambaOptions, RMSNorm
+from ..nn import DecoderLayer, LayerNames, Mamba2, Mamba2Options, RMSNorm
 from .base import CausalLM, ModelNames
 from .config import LanguageArgs, block_options, refuse
 from .weights import Rename
-
-
-def mamba_options(args: Any, **changes: Any) -> MambaOptions:
-    """Mamba-1 layers from any of the names that configs have; `changes` are what a family has otherwise."""
-    return block_options(MambaOptions, args, **changes)
 
 
 def mamba2_options(args: Any, **changes: Any) -> Mamba2Options:

@@ -1,6 +1,6 @@
 """MiniMax-M2: norms on all heads together, sigmoid routing with a selection bias. https://arxiv.org/abs/2605.26494."""
 
-from ..nn import MoE
+from ..nn import MoE, named
 from . import mixtral
 from .config import DecoderArgs
 
@@ -15,8 +15,7 @@ class ModelArgs(DecoderArgs):
     num_experts_per_tok: int = 8
 
 
-class Experts(MoE):
-    correction_on_router = False
+Experts = named(MoE, correction_on_router=False)
 
 
 class Model(mixtral.Model):

@@ -1,6 +1,6 @@
 """MPT: ALiBi, no biases, queries, keys and values limited in size. Source: https://www.databricks.com/blog/mpt-7b."""
 
-from ..nn import MLP, AlibiAttention, LayerNames
+from ..nn import MLP, AlibiAttention, LayerNames, named
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 
@@ -20,14 +20,10 @@ class ModelArgs(DecoderArgs):
     attention_multiplier: float | None = None
 
 
-class MptAttention(AlibiAttention):
-    qkv_name, out_name = "Wqkv", "out_proj"
-
-
 class Model(DenseModel):
     names = ModelNames(backbone="transformer", embed="wte", layers="blocks", norm="norm_f")
     layer_names = LayerNames("attn", "ffn", "norm_1", None, "norm_2")
-    attention_type = MptAttention
+    attention_type = named(AlibiAttention, qkv_name="Wqkv", out_name="out_proj")
     attention = {"rope": None, "fused": True}
     feed_forward_type = MLP
     norm_options = {"bias": False}

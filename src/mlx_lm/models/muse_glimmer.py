@@ -5,7 +5,7 @@ Source: https://huggingface.co/meta-models/Muse-Glimmer-30B.
 
 from typing import Any, ClassVar
 
-from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, GatedAttention, RMSNorm, UnitRMSNorm
+from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, GatedAttention, RMSNorm, UnitRMSNorm, named
 from .base import CausalLM, NormedBackbone
 from .config import check_kinds
 from .dense import DenseModel, SlidingArgs
@@ -41,10 +41,6 @@ class ModelArgs(SlidingArgs):
         return self.qk_scale_factor * self.heads[2] ** -0.5
 
 
-class NormedEmbeddings(NormedBackbone):
-    weighted = False
-
-
 class OwnPostNorms(DecoderLayer):
     def add(self, args: Any, index: int) -> None:
         for name in ("post_attention_layernorm", "post_feedforward_layernorm"):
@@ -52,7 +48,7 @@ class OwnPostNorms(DecoderLayer):
 
 
 class TextModel(DenseModel):
-    backbone_type = NormedEmbeddings
+    backbone_type = named(NormedBackbone, weighted=False)
     layer_names = SANDWICH_NORM
     attention_type = GatedAttention
     layer_type: ClassVar[type[DecoderLayer]] = OwnPostNorms

@@ -16,9 +16,9 @@ from ..nn import Attention, AttentionOptions, GatedMLP, HeadLinear, Linear, Mamb
 from ..nn.decoder import DecoderLayer, LayerNames
 from ..state import LayerState, ListSpec, StateSpec, part
 from .base import Backbone, Cache, CausalLM, ModelNames, layer_state
+from .config import block_options
 from .dense import LinearArgs
 from .mamba import step_rank
-from .mamba2 import mamba_options
 from .weights import Drop, Rename, Rule
 
 
@@ -200,7 +200,7 @@ class Model(CausalLM):
         return HybridLayer(mamba, self.block_name, owned, spec, args.hidden_size)
 
     def mamba(self, args: Any) -> nn.Module:
-        return HeadedMamba(mamba_options(args, inner_size=args.inner_size), args.n_mamba_heads)
+        return HeadedMamba(block_options(MambaOptions, args, inner_size=args.inner_size), args.n_mamba_heads)
 
     def rope(self, args: Any) -> Rope | None:
         return None
