@@ -29,7 +29,7 @@ class LinearArgs(DecoderArgs):
     """
 
     layer_types: list[str] | None = None
-    kinds: ClassVar[tuple[str, str]] = ("linear_attention", "full_attention")
+    kinds: ClassVar[tuple[str, ...]] = ("linear_attention", "full_attention")
 
     def __post_init__(self) -> None:
         super().__post_init__()

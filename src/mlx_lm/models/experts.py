@@ -1,6 +1,9 @@
 """Experts and routing from the names that configs have for them; knows no family."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
+
+from mlx import nn
 
 from ..nn import GatedMLP, MoE, Routing, SwitchGLU
 from ..nn.mlp import GatedActivation
@@ -23,6 +26,7 @@ def gated_moe(
     shared: int | None = None,
     act: GatedActivation | None = None,
     inner: int | None = None,
+    blocks: tuple[Callable[..., nn.Module], Callable[..., nn.Module]] = (GatedMLP, SwitchGLU),
     **options: Any,
 ) -> _Kind:
     """A router and gated experts, as many and as large as the config says in any of the usual names.
@@ -36,6 +40,7 @@ def gated_moe(
             config counts shared experts.
         act: of all experts; None is `hidden_act`.
         inner: features that the chosen experts read; None is `hidden_size`.
+        blocks: what makes the shared feed-forward and the experts, for those that are not gated.
     """
     width, activation = args.hidden_size, act or args.hidden_act
     count = _named(args, EXPERT_COUNTS)
@@ -44,8 +49,8 @@ def gated_moe(
     if shared is None:
         each = (_named(args, _SHARED_SIZES) or size) * (_named(args, _SHARED) or 0)
         shared = getattr(args, "shared_expert_intermediate_size", each)
-    always = GatedMLP(width, shared, activation, bias=getattr(args, "mlp_bias", False)) if shared else None
-    return kind(width, count, routing, SwitchGLU(inner or width, size, count, act=activation), shared=always, **options)
+    always = blocks[0](width, shared, activation, bias=getattr(args, "mlp_bias", False)) if shared else None
+    return kind(width, count, routing, blocks[1](inner or width, size, count, act=activation), shared=always, **options)
 
 
 def usual_routing(args: Any, **options: Any) -> Routing:

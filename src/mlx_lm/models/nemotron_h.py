@@ -8,25 +8,26 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import ConfigError
-from ..nn import MLP, LayerNames, Linear, Mamba2, MoE, SwitchMLP
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
-from .experts import grouped_routing
+from ..nn import MLP, LayerNames, Linear, Mamba2, Mamba2Options, MoE, SwitchMLP
+from .base import ModelNames
+from .config import refuse
+from .dense import DenseModel, LinearArgs
+from .experts import gated_moe
 from .mamba2 import mamba2_options
 from .weights import Drop, Rename, Stack
 
 _LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
-_OTHER_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
-class ModelArgs(DecoderArgs):
-    aliases = {"layer_norm_epsilon": "rms_norm_eps", "norm_eps": "rms_norm_eps"}
+class ModelArgs(LinearArgs):
+    kinds = tuple(_LETTERS.values())
+    aliases = {
+        "layer_norm_epsilon": "rms_norm_eps", "layers_block_type": "layer_types", "norm_eps": "rms_norm_eps",
+    }  # fmt: skip
     num_hidden_layers: int = 0  # counted from the list of kinds
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096
     hybrid_override_pattern: str | list[str] | None = None
-    layers_block_type: list[str] | None = None
     attention_bias: bool = False  # published configs have it, the layers do not
     mlp_bias: bool = False
     use_bias: bool = False
@@ -51,19 +52,22 @@ class ModelArgs(DecoderArgs):
     routed_scaling_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        kinds = self.layers_block_type
-        if kinds is None:
-            kinds = [_LETTERS.get(letter, letter) for letter in self.hybrid_override_pattern or ()]
-        self.kinds = [_OTHER_NAMES.get(kind, kind) for kind in kinds]
-        if not self.kinds or set(self.kinds) - set(_LETTERS.values()):
-            raise ConfigError(f"config.json: layers_block_type or hybrid_override_pattern is wrong: {kinds!r}.")
-        if self.num_hidden_layers not in (0, len(self.kinds)):
-            raise ConfigError(f"config.json: {len(self.kinds)} kinds for num_hidden_layers={self.num_hidden_layers}.")
-        self.num_hidden_layers = len(self.kinds)
+        if self.layer_types is None:
+            self.layer_types = [_LETTERS.get(letter, letter) for letter in self.hybrid_override_pattern or ()]
+        count = len(self.layer_types)
+        refuse(self.num_hidden_layers not in (0, count), f"num_hidden_layers is not the number of kinds, {count}")
+        self.num_hidden_layers = count
         super().__post_init__()
 
-    def is_linear(self, index: int) -> bool:
-        return self.kinds[index] == "linear_attention"
+    def kind(self, index: int) -> str:
+        """What layer `index` has."""
+        return (self.layer_types or [])[index]
+
+    def has_experts(self, index: int) -> bool:
+        return self.kind(index) == "moe"
+
+    def linear_options(self) -> Mamba2Options:
+        return mamba2_options(self)
 
 
 class LatentMoE(MoE):
@@ -80,43 +84,32 @@ class LatentMoE(MoE):
 
 class Model(DenseModel):
     names = ModelNames(backbone="backbone", embed="embeddings", norm="norm_f")
+    linear_type = Mamba2
+    feed_forward_type = MLP
     layer_names = LayerNames("mixer", "mixer", "norm", None, "norm")
     attention = {"rope": None, "bias": False, "out_bias": False}
     rules = (
         Drop(r"^mtp\."),
         Rename(r"^model\.", "backbone."),
-        *(
-            rule
-            for hub, own in (("up_proj", "fc1"), ("down_proj", "fc2"))
-            for rule in (
-                Stack(
-                    rf"(?P<at>.*\.mixer)\.experts\.(?P<expert>\d+)\.{hub}\.(?P<kind>\w+)",
-                    rf"\g<at>.switch_mlp.{own}.\g<kind>",
-                ),
-                Rename(rf"(\.mixer)\.experts\.{hub}$", rf"\1.switch_mlp.{own}.weight"),
-            )
-        ),
+        Rename(r"(\.mixer\.experts\..*\b)up_proj\b", r"\1fc1"),
+        Rename(r"(\.mixer\.experts\..*\b)down_proj\b", r"\1fc2"),
+        Stack(r"(?P<at>.*\.mixer)\.experts\.(?P<expert>\d+)\.(?P<kind>fc[12]\.\w+)", r"\g<at>.switch_mlp.\g<kind>"),
+        Rename(r"(\.mixer)\.experts\.(fc[12])$", r"\1.switch_mlp.\2.weight"),
     )
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
-        return super().mixer(args, index) if args.kinds[index] == "full_attention" else None
-
-    def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        return Mamba2(mamba2_options(args))
+        return super().mixer(args, index) if args.kind(index) == "full_attention" else None
 
     def feed_forward(self, args: Any, index: int) -> nn.Module | None:
-        kind = args.kinds[index]
-        if kind != "mlp":
-            return self.experts(args) if kind == "moe" else None
-        return MLP(args.hidden_size, args.intermediate_size, args.mlp_hidden_act, bias=args.mlp_bias)
+        return None if "attention" in args.kind(index) else super().feed_forward(args, index)
+
+    def activation(self, args: Any) -> str:
+        return args.mlp_hidden_act
 
     def experts(self, args: Any) -> nn.Module:
-        width, act, shared = args.hidden_size, args.mlp_hidden_act, None
-        if args.n_shared_experts:
-            shared = MLP(width, args.moe_shared_expert_intermediate_size, act, bias=args.mlp_bias)
-        inner = args.moe_latent_size or width
-        experts = SwitchMLP(inner, args.moe_intermediate_size, args.n_routed_experts, act=act)
-        parts = width, args.n_routed_experts, grouped_routing(args), experts
-        if args.moe_latent_size is None:
-            return MoE(*parts, shared=shared, correction=True)
-        return LatentMoE(*parts, shared=shared, correction=True, latent_size=inner, latent_bias=args.mlp_bias)
+        size, shared = args.moe_latent_size, args.moe_shared_expert_intermediate_size if args.n_shared_experts else 0
+        options = {"shared": shared, "act": args.mlp_hidden_act, "blocks": (MLP, SwitchMLP), "correction": True}
+        if size is None:
+            return gated_moe(args, self.routing(args), **options)
+        latent = {"inner": size, "latent_size": size, "latent_bias": args.mlp_bias}
+        return gated_moe(args, self.routing(args), LatentMoE, **options, **latent)

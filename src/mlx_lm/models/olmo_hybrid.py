@@ -5,9 +5,8 @@ Source: https://allenai.org/blog/olmo-hybrid.
 
 from typing import Any
 
-import mlx.nn as nn
-
 from ..nn import POST_NORM, DeltaOptions, LayerNames, SeparateDelta
+from .config import block_options
 from .dense import DenseModel, LinearArgs
 from .weights import Rename, Rule, Split
 
@@ -31,23 +30,26 @@ class ModelArgs(LinearArgs):
     def attends(self, index: int) -> bool:
         return index % 4 == 3
 
-    def delta_options(self) -> DeltaOptions:
-        key_heads = self.linear_num_key_heads or self.num_attention_heads
-        key_dim = self.linear_key_head_dim or int(0.75 * self.hidden_size / key_heads)
-        heads = key_heads, self.linear_num_value_heads or self.num_attention_heads
-        sizes = key_dim, self.linear_value_head_dim or 2 * key_dim, self.linear_conv_kernel_dim
-        rate = 2.0 if self.linear_allow_neg_eigval else 1.0
-        return DeltaOptions(self.hidden_size, *heads, *sizes, rate=rate, norm_eps=1e-5, act=self.hidden_act)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.linear_num_key_heads = self.linear_num_key_heads or self.num_attention_heads
+        self.linear_num_value_heads = self.linear_num_value_heads or self.num_attention_heads
+        self.linear_key_head_dim = self.linear_key_head_dim or int(0.75 * self.hidden_size / self.linear_num_key_heads)
+        self.linear_value_head_dim = self.linear_value_head_dim or 2 * self.linear_key_head_dim
+
+    def linear_options(self) -> DeltaOptions:
+        return block_options(DeltaOptions, self, rate=2.0 if self.linear_allow_neg_eigval else 1.0, norm_eps=1e-5)
 
 
 class Model(DenseModel):
     layer_names = POST_NORM
     linear_names = LayerNames("linear_attn")
+    linear_type = SeparateDelta
     qk_norm = True
     attention = {"qk_norm_full": True}
 
     def weight_rules(self) -> tuple[Rule, ...]:
-        o = self.args.delta_options()
+        o = self.args.linear_options()
         parts = tuple(rf"\1.{name}_conv1d.weight" for name in "qkv")
         return (
             *super().weight_rules(),
@@ -55,9 +57,6 @@ class Model(DenseModel):
             Rename(r"\.attention_layer_norm\.", ".input_layernorm."),
             Rename(r"\.feedforward_layer_norm\.", ".post_attention_layernorm."),
         )
-
-    def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        return SeparateDelta(args.delta_options())
 
     def has_rope(self, args: Any, index: int) -> bool:
         return args.use_rope

@@ -3,13 +3,13 @@
 Sources: https://arxiv.org/abs/2404.14219, https://huggingface.co/microsoft/Phi-3-small-8k-instruct.
 """
 
+import math
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import MLP, AttentionOptions, Linear, RopeParameters
 from ..nn.biased import BiasedAttention
@@ -23,11 +23,11 @@ _UNUSED = 100256, 100258, 100259, 100260, *range(100264, 100266), *range(100267,
 
 
 class ModelArgs(DecoderArgs):
+    fixed = {"hidden_act": ("gegelu",)}
     aliases = {
         "ff_intermediate_size": "intermediate_size", "rope_embedding_base": "rope_theta",
         "mup_embedding_multiplier": "embedding_multiplier", "mup_width_multiplier": "logits_scaling",
     }  # fmt: skip
-    hidden_act: str = "gegelu"
     tie_word_embeddings: bool = True
     rope_theta: float = 1000000.0
     layer_norm_eps: float = 1e-5
@@ -45,12 +45,9 @@ class ModelArgs(DecoderArgs):
     original_max_position_embeddings: int | None = None
 
     def __post_init__(self) -> None:
-        refuse(self.hidden_act != "gegelu", f"hidden_act={self.hidden_act!r} is not supported for 'phi3small'")
         self.hidden_act = "quick_gelu"
         super().__post_init__()
-        sizes = self.blocksparse_block_size, self.blocksparse_num_local_blocks, self.blocksparse_vert_stride
-        if min(sizes) < 1 or (self.rope_scaling and self.rope_position_scale != 1):
-            raise ConfigError("config.json: the blocksparse sizes, or two rope scalings together, are not possible.")
+        refuse(self.rope_scaling and self.rope_position_scale != 1, "rope_scaling beside rope_position_scale")
 
     def attention_scale(self, index: int) -> float | None:
         return self.mup_attn_multiplier / self.heads[2] if self.mup_use_scaling else None
@@ -86,13 +83,11 @@ class LimitedGLU(MLP):
     def __init__(self, hidden_size: int, intermediate_size: int, act: str, limit: float | None):
         super().__init__(hidden_size, intermediate_size, act, bias=True)
         self.up_proj = Linear(hidden_size, 2 * intermediate_size, bias=True)
-        self.limit = limit
+        self.limit = math.inf if limit is None else limit
 
     def __call__(self, x: mx.array) -> mx.array:
         both = mx.unflatten(self.up_proj(x), -1, (-1, 2))
-        gate, up = both[..., 0], both[..., 1]
-        if self.limit is not None:
-            gate, up = mx.minimum(gate, self.limit), mx.clip(up, -self.limit, self.limit)
+        gate, up = mx.minimum(both[..., 0], self.limit), mx.clip(both[..., 1], -self.limit, self.limit)
         return self.down_proj(kernels.gated_activation(gate, up + 1, self.act))
 
 
@@ -102,16 +97,13 @@ class Model(DenseModel):
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         options: AttentionOptions = self.attention_options(args, index)
-        if args.is_dense(index):
-            return FalconAttention(options)
-        return StridedAttention(options, args)
+        return FalconAttention(options) if args.is_dense(index) else StridedAttention(options, args)
 
     def feed_forward(self, args: Any, index: int) -> nn.Module:
         return LimitedGLU(args.hidden_size, args.intermediate_size, args.hidden_act, args.gegelu_limit)
 
     def logits(self, hidden: mx.array) -> mx.array:
         logits = super().logits(hidden)
-        if logits.shape[-1] <= _UNUSED[-1]:
-            return logits
-        logits[..., mx.array(_UNUSED)] = -mx.inf
+        if logits.shape[-1] > _UNUSED[-1]:
+            logits[..., mx.array(_UNUSED)] = -mx.inf
         return logits

@@ -1,10 +1,8 @@
 """Phixtral: Phi 2 with experts, merged from fine-tuned copies. Source: https://huggingface.co/mlabonne/phixtral-4x2_8."""
 
-from typing import Any
+from functools import partial
 
-from mlx import nn
-
-from ..nn import Attention, LayerNames, MoE, Routing, SwitchMLP, named
+from ..nn import MLP, Attention, LayerNames, SwitchMLP, named
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .weights import Rename, Stack
@@ -34,6 +32,8 @@ class Model(DenseModel):
     layer_names = LayerNames("mixer", "moe", "ln", None, None)
     attention_type = FusedAttention
     attention = {"fused": True, "bias": True, "out_bias": True}
+    moe_options = {"blocks": (MLP, partial(SwitchMLP, bias=True))}
+    routing_options = {"score": "softmax_topk"}
     parallel = head_bias = True
     rules = (
         Rename(r"\.embd\.wte\.", ".wte."),
@@ -41,8 +41,3 @@ class Model(DenseModel):
         Rename(r"^lm_head\.linear\.", "lm_head."),
         Stack(r"(?P<at>.*\.moe)\.mlp\.(?P<expert>\d+)\.(?P<kind>fc[12]\.\w+)", r"\g<at>.switch_mlp.\g<kind>"),
     )
-
-    def feed_forward(self, args: Any, index: int) -> nn.Module:
-        sizes = args.hidden_size, args.intermediate_size, args.num_local_experts
-        experts = SwitchMLP(*sizes, act=args.hidden_act, bias=True)
-        return MoE(args.hidden_size, args.num_local_experts, Routing(args.num_experts_per_tok, "softmax_topk"), experts)

@@ -31,10 +31,8 @@ class ModelArgs(DecoderArgs):
     def is_linear(self, index: int) -> bool:
         if not self.mamba_enabled:
             return False
-        half = self.mamba_step // 2
-        return (
-            index != self.num_hidden_layers - 1 if self.num_hidden_layers <= half else index % self.mamba_step != half
-        )
+        half, last = self.mamba_step // 2, self.num_hidden_layers - 1
+        return index != last if last < half else index % self.mamba_step != half
 
     def window(self, index: int) -> int | None:
         """A query sees itself and `attention_window_size` tokens before it."""

@@ -6,7 +6,7 @@ from . import qwen3_next
 class ModelArgs(qwen3_next.ModelArgs):
     rope_theta: float = 10000000.0
     num_experts: int = 0
-
-
-class Model(qwen3_next.Model):
     fused = False
+
+
+Model = qwen3_next.Model

@@ -5,14 +5,12 @@ Sources: https://arxiv.org/abs/2412.06464, https://arxiv.org/abs/2505.06708, htt
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from ..nn import DecoderLayer, DeltaOptions, GatedDelta, LayerNames, NextTokenHead
 from ..state import PLAIN_KV, KVOptions, LayerState, State
-from .config import refuse
+from .config import block_options, refuse
 from .dense import DenseModel, LinearArgs
 from .qwen2_moe import Experts
 from .weights import Weights, expert_rules
@@ -37,9 +35,13 @@ class ModelArgs(LinearArgs):
     decoder_sparse_step: int = 1
     mlp_only_layers: list[int] = field(default_factory=list)
     norm_topk_prob: bool = True
+    fused = True  # how checkpoints keep the projections of gated delta layers, see `DeltaOptions.fused`
 
     def attends(self, index: int) -> bool:
         return (index + 1) % self.full_attention_interval == 0
+
+    def linear_options(self) -> DeltaOptions:
+        return block_options(DeltaOptions, self, fused=self.fused)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class AddOne:
 
 class Model(DenseModel):
     linear_names = LayerNames("linear_attn")
+    linear_type = GatedDelta
     attention = {"gated": True}
     moe_type = Experts
     moe_options = {"shared_gate": True}
@@ -73,16 +76,6 @@ class Model(DenseModel):
         AddOne(r"(?<!linear_attn\.)(norm|norm_embedding|norm_hidden|layernorm)\.weight$"),
         *expert_rules(),
     )
-    fused = True  # how checkpoints keep the projections of gated delta layers, see `DeltaOptions.fused`
-
-    def linear_mixer(self, args: Any, index: int) -> nn.Module:
-        return GatedDelta(self.delta_options(args))
-
-    def delta_options(self, args: Any) -> DeltaOptions:
-        heads = args.linear_num_key_heads, args.linear_num_value_heads
-        sizes = args.linear_key_head_dim, args.linear_value_head_dim, args.linear_conv_kernel_dim
-        options = {"fused": self.fused, "norm_eps": args.rms_norm_eps, "act": args.hidden_act}
-        return DeltaOptions(args.hidden_size, *heads, *sizes, **options)
 
     def sanitize(self, weights: Weights) -> Weights:
         """As for every model; a checkpoint with a next-token head (`mtp.*`) also gives the model one."""

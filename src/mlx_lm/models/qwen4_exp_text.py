@@ -10,7 +10,6 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from ..errors import ConfigError
 from ..nn import AttentionOptions, DecoderLayer, DeltaOptions, LayerNames, RMSNorm
 from ..nn.block_sparse import BlockOptions, PooledBlockAttention
 from ..nn.hyper import GatedStreams
@@ -18,16 +17,19 @@ from ..nn.ngram import HashOptions, NgramMemory, ngram_hashes
 from ..state import LayerState, ListSpec, StateSpec, part
 from . import qwen3_5_moe_text
 from .base import ModelNames, PassingBackbone
+from .config import refuse
 from .weights import Drop, Stack, expert_rules
 
-_SIZES = (
-    "hc_lowrank", "ple_embed_dim", "ple_conv_kernel_size", "heads_per_ngram", "ngram_vocab_size_base",
-    "make_ngram_vocab_size_divisible_by", "num_experts", "num_experts_per_tok",
-)  # fmt: skip
-_INDEX = ("indexer_n_heads", "indexer_kv_heads", "indexer_head_dim", "indexer_budget", "indexer_compress_ratio")
+_INDEX = "indexer_n_heads", "indexer_kv_heads", "indexer_head_dim", "indexer_budget", "indexer_compress_ratio"
 
 
 class ModelArgs(qwen3_5_moe_text.ModelArgs):
+    fixed = {"indexer_kv_heads": (1,)}
+    multiples = qwen3_5_moe_text.ModelArgs.multiples | {"indexer_budget": "indexer_compress_ratio"}
+    positive = (
+        *_INDEX, "hc_lowrank", "ple_embed_dim", "ple_conv_kernel_size", "heads_per_ngram", "ngram_vocab_size_base",
+        "make_ngram_vocab_size_divisible_by", "num_experts",
+    )  # fmt: skip
     rope_theta: float = 10000.0
     partial_rotary_factor: float = 1.0
     num_experts: int = 512
@@ -54,31 +56,30 @@ class ModelArgs(qwen3_5_moe_text.ModelArgs):
         kinds = self.layer_types or []
         self.layer_types = ["full_attention" if kind == "indexed_attention" else kind for kind in kinds] or None
         super().__post_init__()
-        self.ple_embed_dim = self.hidden_size if self.ple_embed_dim is None else self.ple_embed_dim
+        self.ple_embed_dim = self.ple_embed_dim or self.hidden_size
         self.ple_layer_ids = sorted(set(self.ple_layer_ids or []))
-        bounds = {"hc_count": (2, 64), "ngram_size": (2, 64), **dict.fromkeys(_SIZES, (1, 2**31 - 1))}
-        indexed = "full_attention" in (self.layer_types or [])
-        bounds |= dict.fromkeys(_INDEX if indexed else (), (1, 2**31 - 1))
-        for name, (least, most) in bounds.items():
-            if not least <= (getattr(self, name) or 0) <= most:
-                raise ConfigError(f"config.json: {name} must be from {least} to {most}, not {getattr(self, name)}.")
+        indexed, remembers = "full_attention" in (self.layer_types or []), bool(self.ple_layer_ids)
         gate, heads = self.output_gate_type or self.hidden_act, (self.ngram_size - 1) * self.heads_per_ngram
-        budget, ratio, size = self.indexer_budget or 1, self.indexer_compress_ratio or 1, self.indexer_head_dim or 1
-        fits = size % 2 == 0 and size >= int(self.heads[2] * self.partial_rotary_factor)
+        missing = [name for name in _INDEX if indexed and getattr(self, name) is None]
+        turned, size = int(self.heads[2] * self.partial_rotary_factor), self.indexer_head_dim or 0
         linear = all(1 <= i <= self.num_hidden_layers and self.is_linear(i - 1) for i in self.ple_layer_ids)
-        remembers = bool(self.ple_layer_ids)
         wrong = {
+            f"hc_count and ngram_size must be from 2 to 64, not {self.hc_count} and {self.ngram_size}": not (
+                2 <= min(self.hc_count, self.ngram_size) <= max(self.hc_count, self.ngram_size) <= 64
+            ),
+            f"full_attention layers need {missing}": missing,
             f"output_gate_type={gate!r} is not 'sigmoid' or 'silu'": gate not in ("sigmoid", "silu"),
-            f"indexer_kv_heads={self.indexer_kv_heads} is not 1": indexed and self.indexer_kv_heads != 1,
-            f"indexer_budget={budget} is not a multiple of {ratio}": indexed and budget % ratio,
-            f"indexer_head_dim={size} is odd, or less than what is rotated": indexed and not fits,
+            f"indexer_head_dim={size} is odd, or less than what is rotated": indexed and (size % 2 or size < turned),
             f"ple_embed_dim is not a multiple of {heads}, the heads of all n-grams": remembers
             and self.ple_embed_dim % heads,
             f"ple_layer_ids={self.ple_layer_ids} are not all linear_attention layers, from 1 on": not linear,
             "ple_layer_ids needs eos_token_id": remembers and self.eos_token_id in (None, []),
         }
-        for message in (text for text, is_so in wrong.items() if is_so):
-            raise ConfigError(f"config.json: {message}.")
+        for message, is_so in wrong.items():
+            refuse(is_so, message)
+
+    def linear_options(self) -> DeltaOptions:
+        return replace(super().linear_options(), gate_act=self.output_gate_type or self.hidden_act)
 
     def hashes(self, index: int) -> HashOptions:
         """The n-gram table of layer `index`, which has one."""
@@ -145,9 +146,6 @@ class Model(qwen3_5_moe_text.Model):
         size, top_k = args.indexer_compress_ratio, args.indexer_budget // args.indexer_compress_ratio
         blocks = BlockOptions(args.indexer_n_heads, args.indexer_head_dim, size, top_k, 0, args.rms_norm_eps)
         return PooledBlockAttention(self.attention_options(args, index), blocks)
-
-    def delta_options(self, args: Any) -> DeltaOptions:
-        return replace(super().delta_options(args), gate_act=args.output_gate_type or args.hidden_act)
 
     def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
         norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)

@@ -11,12 +11,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from ..errors import ConfigError
 from ..nn import Attention, AttentionOptions, GatedMLP, HeadLinear, Linear, Mamba, MambaOptions, RMSNorm, Rope
 from ..nn.decoder import DecoderLayer, LayerNames
 from ..state import LayerState, ListSpec, StateSpec, part
 from .base import Backbone, Cache, CausalLM, ModelNames, layer_state
-from .config import block_options
+from .config import block_options, refuse
 from .dense import LinearArgs
 from .mamba import step_rank
 from .weights import Drop, Rename, Rule
@@ -55,6 +54,7 @@ class SharedArgs(LinearArgs):
 
 
 class ModelArgs(SharedArgs):
+    multiples = {"inner_size": "n_mamba_heads"}
     attention_hidden_size: int | None = None
     n_mamba_heads: int = 2
     hidden_mamba_act: str = "silu"
@@ -67,10 +67,8 @@ class ModelArgs(SharedArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.mamba_dt_rank = step_rank(self, "mamba_dt_rank")
-        if self.n_mamba_heads < 1 or self.inner_size % self.n_mamba_heads:
-            raise ConfigError(f"config.json: {self.inner_size} channels are not n_mamba_heads={self.n_mamba_heads}.")
-        if self.attention_hidden_size not in (None, 2 * self.hidden_size):
-            raise ConfigError(f"config.json: attention_hidden_size={self.attention_hidden_size} is not 2*hidden_size.")
+        size = self.attention_hidden_size
+        refuse(size not in (None, 2 * self.hidden_size), f"attention_hidden_size={size} is not 2*hidden_size")
 
     def attends(self, index: int) -> bool:
         return index == 2 or (index > 2 and (index - 3) % self.attn_layer_period == self.attn_layer_offset)
@@ -81,8 +79,7 @@ class HeadedMamba(Mamba):
 
     def __init__(self, options: MambaOptions, heads: int):
         super().__init__(options)
-        o, size = options, options.inner_size // heads
-        self._heads = heads
+        o, size, self._heads = options, options.inner_size // heads, heads
         self.x_proj = HeadLinear(size, o.rank + 2 * o.state_size, heads)
         self.dt_proj = HeadLinear(o.rank, size, heads)
         self.dt_proj_bias = mx.zeros((heads, size))
@@ -100,21 +97,20 @@ class HeadedMamba(Mamba):
         dt = self.dt_proj(dt).astype(mx.float32) + self.dt_proj_bias[:, None].astype(mx.float32)
         dt, decay = nn.softplus(dt), -mx.exp(self.A_log.astype(mx.float32))
         memories = [None] * self._heads if memory is None else mx.split(memory, self._heads, axis=1)
-        ys, after = [], []
-        for h, held in enumerate(memories):
-            y, held = kernels.diagonal_scan(heads[:, h], dt[:, h], decay[h], b[:, h], c[:, h], self.D[h], held)
-            ys.append(y)
-            after.append(held)
+        parts = (
+            kernels.diagonal_scan(heads[:, h], dt[:, h], decay[h], b[:, h], c[:, h], self.D[h], held)
+            for h, held in enumerate(memories)
+        )
+        ys, after = map(list, zip(*parts, strict=True))
         return mx.concatenate(ys, axis=-1), mx.concatenate(after, axis=1)
 
 
 class WideAttention(Attention):
     """Reads twice the width that it writes."""
 
-    def __init__(self, options: AttentionOptions, out_size: int):
+    def __init__(self, options: AttentionOptions):
         super().__init__(options)
-        o = options
-        self[self.out_name] = Linear(o.num_heads * o.head_dim, out_size, bias=o.out_bias)
+        self.o_proj = Linear(options.num_heads * options.head_dim, options.hidden_size // 2, bias=options.out_bias)
 
 
 class SharedBlock(nn.Module):
@@ -122,8 +118,7 @@ class SharedBlock(nn.Module):
 
     def __init__(self, attention: nn.Module, feed_forward: nn.Module, args: SharedArgs):
         super().__init__()
-        self.self_attn = attention
-        self.feed_forward = feed_forward
+        self.self_attn, self.feed_forward = attention, feed_forward
         self.input_layernorm = RMSNorm(2 * args.hidden_size, args.rms_norm_eps)
         self.pre_ff_layernorm = RMSNorm(args.hidden_size, args.rms_norm_eps)
 
@@ -141,15 +136,13 @@ class MambaLayer(DecoderLayer):
 
 
 class HybridLayer(nn.Module):
-    """A Mamba layer that hears a shared block, through a map of its own; `owned` is the block, at its first caller."""
+    """A Mamba layer that hears a shared block, through a map of its own; the block stands at its first caller."""
 
-    def __init__(self, layer: MambaLayer, block_name: str, owned: nn.Module | None, attention: StateSpec, width: int):
+    def __init__(self, layer: MambaLayer, attention: StateSpec, width: int):
         super().__init__()
         self.mamba_decoder = layer
         self.linear = Linear(width, width, bias=False)
         self._attention = attention
-        if owned is not None:
-            self[block_name] = owned
 
     def state_spec(self) -> StateSpec:
         return ListSpec((self.mamba_decoder.state_spec(), self._attention))
@@ -192,12 +185,12 @@ class Model(CausalLM):
         mamba = MambaLayer(mixer=self.mamba(args), norm=norm, names=LayerNames("mamba"))
         if index not in args.calls():
             return mamba
-        heads, kv_heads, size = args.heads
-        rope = self.rope(args)
-        options = AttentionOptions(2 * args.hidden_size, heads, kv_heads, size, rope, scale=(size / 2) ** -0.5)
-        spec = Attention(options).state_spec()
-        owned = self.block(args, options, index) if args.owner(index) == index else None
-        return HybridLayer(mamba, self.block_name, owned, spec, args.hidden_size)
+        scale = (args.head_dim / 2) ** -0.5
+        options = AttentionOptions(2 * args.hidden_size, *args.heads, rope=self.rope(args), scale=scale)
+        layer = HybridLayer(mamba, Attention(options).state_spec(), args.hidden_size)
+        if args.owner(index) == index:
+            layer[self.block_name] = self.block(args, options, index)
+        return layer
 
     def mamba(self, args: Any) -> nn.Module:
         return HeadedMamba(block_options(MambaOptions, args, inner_size=args.inner_size), args.n_mamba_heads)
@@ -208,4 +201,4 @@ class Model(CausalLM):
     def block(self, args: Any, options: AttentionOptions, index: int) -> nn.Module:
         """The shared block whose weights stand at layer `index`."""
         mlp = GatedMLP(args.hidden_size, args.intermediate_size, args.hidden_act)
-        return SharedBlock(WideAttention(options, args.hidden_size), mlp, args)
+        return SharedBlock(WideAttention(options), mlp, args)

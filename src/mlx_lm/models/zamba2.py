@@ -19,6 +19,8 @@ from .weights import Rename
 
 class ModelArgs(zamba.SharedArgs):
     fixed = {"use_long_context": (False,)}
+    multiples = {"inner_size": "n_mamba_heads", "n_mamba_heads": "mamba_ngroups"}
+    feed_forward_ratio = 4
     mamba_d_state: int = 64
     mamba_ngroups: int = 1
     n_mamba_heads: int = 8
@@ -28,14 +30,6 @@ class ModelArgs(zamba.SharedArgs):
     use_shared_attention_adapter: bool = False
     adapter_rank: int = 128
     use_mem_rope: bool = False
-
-    def __post_init__(self) -> None:
-        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
-        super().__post_init__()
-        inner = self.inner_size
-        heads, groups = self.n_mamba_heads, self.mamba_ngroups
-        message = f"{inner} channels are not n_mamba_heads={heads} heads in mamba_ngroups={groups}"
-        refuse(inner % heads or heads % groups, message)
 
     def attends(self, index: int) -> bool:
         usual = "m" + "mmmmmh" * 7 + "mmmmh" + "mmmh" + "mm"
@@ -55,8 +49,7 @@ class Narrow(nn.Module):
 
     def __init__(self, width: int, rank: int, out: int):
         super().__init__()
-        self.down = Linear(width, rank, bias=False)
-        self.up = Linear(rank, out, bias=False)
+        self.down, self.up = Linear(width, rank, bias=False), Linear(rank, out, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.up(self.down(x))
@@ -72,7 +65,7 @@ class AdaptedAttention(zamba.WideAttention):
     """Queries, keys and values get what the call's own narrow layers add."""
 
     def __init__(self, options: AttentionOptions, args: ModelArgs, owner: int):
-        super().__init__(options, args.hidden_size)
+        super().__init__(options)
         o = options
         if args.use_shared_attention_adapter:
             for name, heads in (("q", o.num_heads), ("k", o.num_kv_heads), ("v", o.num_kv_heads)):
@@ -112,10 +105,7 @@ class Block(zamba.SharedBlock):
 
 class Model(zamba.Model):
     block_name = "shared_transformer"
-    rules = (
-        Rename(r"(_adapter_list\.\d+)\.0\.", r"\1.down."),
-        Rename(r"(_adapter_list\.\d+)\.1\.", r"\1.up."),
-    )
+    rules = tuple(Rename(rf"(_adapter_list\.\d+)\.{i}\.", rf"\1.{name}.") for i, name in enumerate(("down", "up")))
 
     def mamba(self, args: Any) -> nn.Module:
         size = args.inner_size // args.n_mamba_heads
