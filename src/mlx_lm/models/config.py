@@ -21,7 +21,7 @@ from ..nn import RopeParameters
 
 __all__ = [
     "EXPERT_COUNTS", "BaseModelArgs", "BiasArgs", "DecoderArgs", "LanguageArgs", "LlamaArgs", "block_options",
-    "check_kinds", "check_numbers", "flatten_config", "refuse",
+    "check_kinds", "check_numbers", "flatten_config", "refuse", "rope_parameters",
 ]  # fmt: skip
 
 EXPERT_COUNTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")

@@ -7,11 +7,8 @@ from mlx import nn
 
 from ..nn import LayerNames, Rope, UnitRMSNorm, named
 from ..nn.attention import RotatedNormAttention
-from .base import Backbone, BiasArgs, ModelNames
-from .config import refuse
-from .dense import DenseModel
+from .parts import Backbone, BiasArgs, DenseModel, ModelNames, Rename, refuse
 from .starcoder2 import FeedForward
-from .weights import Rename
 
 
 class ModelArgs(BiasArgs):

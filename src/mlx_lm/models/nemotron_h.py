@@ -9,12 +9,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..nn import MLP, LayerNames, Linear, Mamba2, Mamba2Options, MoE, SwitchMLP
-from .base import ModelNames
-from .config import refuse
-from .dense import DenseModel, LinearArgs
-from .experts import gated_moe
 from .mamba2 import mamba2_options
-from .weights import Drop, Rename, Stack
+from .parts import DenseModel, Drop, LinearArgs, ModelNames, Rename, Stack, gated_moe, refuse
 
 _LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
 

@@ -10,9 +10,7 @@ from mlx import nn
 
 from ..nn import Linear
 from ..state import LayerState, NoSpec, StateSpec
-from .config import LlamaArgs, refuse
-from .dense import DenseModel
-from .weights import Rename
+from .parts import DenseModel, LlamaArgs, Rename, refuse
 
 _NOT_SUPPORTED = (
     "num_sink_tokens", "sparsify", "unshifted_sink", "use_prefill_window_in_sink_attention", "window_length",

@@ -1,7 +1,6 @@
 """OLMo: norms without parameters, clipped projections. Source: https://arxiv.org/abs/2402.00838."""
 
-from .config import BiasArgs
-from .dense import DenseModel
+from .parts import BiasArgs, DenseModel
 
 
 class ModelArgs(BiasArgs):

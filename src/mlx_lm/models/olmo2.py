@@ -1,8 +1,7 @@
 """OLMo 2: norms after the branches, and on all heads of queries and keys together. https://arxiv.org/abs/2501.00656."""
 
 from ..nn import POST_NORM
-from .config import BiasArgs
-from .dense import DenseModel
+from .parts import BiasArgs, DenseModel
 
 
 class ModelArgs(BiasArgs):

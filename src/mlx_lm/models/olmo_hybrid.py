@@ -6,9 +6,7 @@ Source: https://allenai.org/blog/olmo-hybrid.
 from typing import Any
 
 from ..nn import POST_NORM, DeltaOptions, LayerNames, SeparateDelta
-from .config import block_options
-from .dense import DenseModel, LinearArgs
-from .weights import Rename, Rule, Split
+from .parts import DenseModel, LinearArgs, Rename, Rule, Split, block_options
 
 
 class ModelArgs(LinearArgs):

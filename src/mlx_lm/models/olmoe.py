@@ -1,8 +1,6 @@
 """OLMoE: experts, norms on all heads together, clipped projections. Source: https://arxiv.org/abs/2409.02060."""
 
-from .config import BiasArgs
-from .dense import DenseModel
-from .weights import expert_rules
+from .parts import BiasArgs, DenseModel, expert_rules
 
 
 class ModelArgs(BiasArgs):

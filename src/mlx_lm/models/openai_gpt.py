@@ -6,9 +6,8 @@ import mlx.nn as nn
 
 from ..nn import NormedSumLayer, named
 from . import gpt2
-from .base import ModelNames
+from .parts import ModelNames, Rename, Transform
 from .positions import LearnedPositions
-from .weights import Rename, Transform
 
 
 class ModelArgs(gpt2.ModelArgs):

@@ -3,9 +3,7 @@
 from dataclasses import field
 
 from ..nn import GatedMLP, LayerNames, OutProjAttention, named
-from .base import ModelNames
-from .config import DecoderArgs, refuse
-from .dense import DenseModel
+from .parts import DecoderArgs, DenseModel, ModelNames, refuse
 
 
 class ModelArgs(DecoderArgs):

@@ -6,12 +6,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..nn import DecoderLayer, Embedding, LayerNames, LayerNorm, Linear, NormedSumLayer, OutProjAttention
-from .base import Cache, CausalLM, DecoderArgs, ModelNames
-from .config import refuse
-from .dense import DenseModel
+from .parts import Cache, CausalLM, DecoderArgs, DenseModel, ModelNames, Rename, refuse
 from .phi import FeedForward
 from .positions import LearnedPositions
-from .weights import Rename
 
 
 class ModelArgs(DecoderArgs):

@@ -10,13 +10,10 @@ from typing import Any, ClassVar
 import mlx.core as mx
 
 from .. import kernels
-from ..errors import ConfigError
 from ..kernels import KVView
 from ..nn import SANDWICH_NORM, Attention, DecoderLayer, Embedding, Linear, RMSNorm
 from ..state import LayerState, NoSpec, StateSpec, attend_states, offsets
-from .base import Backbone, Cache, CausalLM, layer_state
-from .dense import DenseModel, SlidingArgs
-from .weights import Drop, Rule
+from .parts import Backbone, Cache, CausalLM, DenseModel, Drop, Rule, SlidingArgs, layer_state, refuse
 
 __all__ = [
     "PerLayer", "PerLayerArgs", "PerLayerInputs", "PerLayerModel", "ReadingAttention", "Shared", "SharingAttention",
@@ -105,12 +102,10 @@ class PerLayerArgs(SlidingArgs):
     def __post_init__(self) -> None:
         """Every layer that reads has one of its kind to read from, or ConfigError."""
         super().__post_init__()
-        first = self.num_hidden_layers - self.num_kv_shared_layers
-        kinds = [self.layer_type(i) for i in range(self.num_hidden_layers)]
-        if not 0 <= self.num_kv_shared_layers < self.num_hidden_layers or not set(kinds[first:]) <= set(kinds[:first]):
-            raise ConfigError(
-                f"config.json: num_kv_shared_layers={self.num_kv_shared_layers} leaves layers with nothing to read."
-            )
+        shared, kinds = self.num_kv_shared_layers, [self.layer_type(i) for i in range(self.num_hidden_layers)]
+        first = len(kinds) - shared
+        wrong = not 0 <= shared < len(kinds) or not set(kinds[first:]) <= set(kinds[:first])
+        refuse(wrong, f"num_kv_shared_layers={shared} leaves layers with nothing to read")
 
     def reads(self, index: int) -> bool:
         """Whether layer `index` has no keys and values of its own."""

@@ -1,9 +1,8 @@
 """Persimmon: biased norms on queries and keys, squared ReLU, partial rope. https://www.adept.ai/blog/persimmon-8b."""
 
 from ..nn import HeadwiseAttention
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
 from .gpt_neox import FeedForward
+from .parts import DecoderArgs, DenseModel, ModelNames
 
 
 class ModelArgs(DecoderArgs):

@@ -1,8 +1,7 @@
 """Phi 1, 1.5 and 2: attention and feed-forward in parallel, biases everywhere. https://arxiv.org/abs/2309.05463."""
 
 from ..nn import MLP, Attention, LayerNames, named
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
+from .parts import DecoderArgs, DenseModel, ModelNames
 
 
 class ModelArgs(DecoderArgs):

@@ -1,7 +1,6 @@
 """Phi 3, 3.5, 4 and 4-mini: fused projections, partial rotation, LongRoPE. Source: https://arxiv.org/abs/2404.14219."""
 
-from .config import refuse
-from .dense import DenseModel, SlidingArgs
+from .parts import DenseModel, SlidingArgs, refuse
 
 
 class ModelArgs(SlidingArgs):

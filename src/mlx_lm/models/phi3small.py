@@ -11,12 +11,9 @@ from mlx import nn
 
 from .. import kernels
 from ..kernels import KVView
-from ..nn import MLP, AttentionOptions, Linear, RopeParameters
-from ..nn.biased import BiasedAttention
-from .base import ModelNames
-from .config import DecoderArgs, refuse
-from .dense import DenseModel
+from ..nn import MLP, AttentionOptions, BiasedAttention, Linear, RopeParameters
 from .falcon import FalconAttention
+from .parts import DecoderArgs, DenseModel, ModelNames, refuse
 
 # Ids for which the published tokenizer has no token: nobody is to sample them.
 _UNUSED = 100256, 100258, 100259, 100260, *range(100264, 100266), *range(100267, 100352)

@@ -5,8 +5,7 @@ from typing import Any
 import mlx.nn as nn
 
 from ..nn import LayerNames, SparseMixer, SwitchGLU
-from .dense import DenseModel, SlidingArgs
-from .weights import Rename, expert_rules
+from .parts import DenseModel, Rename, SlidingArgs, expert_rules
 
 
 class ModelArgs(SlidingArgs):

@@ -3,9 +3,7 @@
 from functools import partial
 
 from ..nn import MLP, Attention, LayerNames, SwitchMLP, named
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
-from .weights import Rename, Stack
+from .parts import DecoderArgs, DenseModel, ModelNames, Rename, Stack
 
 
 class ModelArgs(DecoderArgs):

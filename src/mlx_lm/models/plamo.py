@@ -4,9 +4,7 @@ import mlx.core as mx
 
 from ..kernels import KVView
 from ..nn import Attention, LayerNames
-from .config import DecoderArgs
-from .dense import DenseModel
-from .weights import Rename
+from .parts import DecoderArgs, DenseModel, Rename
 
 
 class ModelArgs(DecoderArgs):

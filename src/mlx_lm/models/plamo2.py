@@ -7,10 +7,8 @@ import mlx.nn as nn
 
 from .. import kernels
 from ..nn import Attention, AttentionOptions, CausalConv, DecoderLayer, LayerNames, Linear, Mamba2, RMSNorm
-from .config import DecoderArgs
-from .dense import DenseModel
 from .mamba2 import mamba2_options
-from .weights import Rename
+from .parts import DecoderArgs, DenseModel, Rename
 
 OFFSETS = {"pre_mixer_norm": 1.0, "post_mixer_norm": 1 / 5, "pre_mlp_norm": 1.0, "post_mlp_norm": 5**-1.5}
 

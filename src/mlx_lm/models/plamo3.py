@@ -2,8 +2,7 @@
 
 from ..nn import LayerNames
 from . import plamo2
-from .dense import DenseModel, TwoRopeArgs
-from .weights import Rename
+from .parts import DenseModel, Rename, TwoRopeArgs
 
 
 class ModelArgs(TwoRopeArgs):

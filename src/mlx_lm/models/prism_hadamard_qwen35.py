@@ -11,8 +11,7 @@ from mlx import nn
 
 from ..nn import Embedding, Linear, QuantizedEmbedding, QuantizedLinear
 from . import qwen3_5_text
-from .config import refuse
-from .multimodal import TextTower
+from .parts import TextTower, refuse
 
 
 class ModelArgs(qwen3_5_text.ModelArgs):

@@ -1,9 +1,8 @@
 """Qwen 1: one projection with biases, a gate under the name `w2`. Source: https://arxiv.org/abs/2309.16609."""
 
 from ..nn import GatedMLP, LayerNames, named
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
 from .gpt2 import FusedAttention
+from .parts import DecoderArgs, DenseModel, ModelNames
 
 
 class ModelArgs(DecoderArgs):

@@ -4,8 +4,7 @@ from typing import Any
 
 from ..nn import AttentionOptions, MoE, named
 from . import qwen3_moe
-from .dense import DenseModel
-from .weights import expert_rules
+from .parts import DenseModel, expert_rules
 
 
 class ModelArgs(qwen3_moe.ModelArgs):

@@ -3,8 +3,7 @@
 from dataclasses import field
 
 from . import qwen3
-from .dense import SlidingArgs
-from .weights import expert_rules
+from .parts import SlidingArgs, expert_rules
 
 
 class ModelArgs(SlidingArgs):

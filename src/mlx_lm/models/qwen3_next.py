@@ -10,10 +10,9 @@ import mlx.core as mx
 
 from ..nn import DecoderLayer, DeltaOptions, GatedDelta, LayerNames, NextTokenHead
 from ..state import PLAIN_KV, KVOptions, LayerState, State
-from .config import block_options, refuse
-from .dense import DenseModel, LinearArgs
+from .parts import DenseModel, LinearArgs, block_options, expert_rules, refuse
 from .qwen2_moe import Experts
-from .weights import Weights, expert_rules
+from .weights import Weights
 
 
 class ModelArgs(LinearArgs):

@@ -4,27 +4,24 @@ Source: https://huggingface.co/Qwen.
 """
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
-from ..nn import AttentionOptions, DecoderLayer, DeltaOptions, LayerNames, RMSNorm
+from ..nn import DecoderLayer, DeltaOptions, LayerNames
 from ..nn.block_sparse import BlockOptions, PooledBlockAttention
 from ..nn.hyper import GatedStreams
 from ..nn.ngram import HashOptions, NgramMemory, ngram_hashes
 from ..state import LayerState, ListSpec, StateSpec, part
 from . import qwen3_5_moe_text
-from .base import ModelNames, PassingBackbone
-from .config import refuse
-from .weights import Drop, Stack, expert_rules
+from .parts import Drop, ModelNames, PassingBackbone, Stack, expert_rules, refuse
 
 _INDEX = "indexer_n_heads", "indexer_kv_heads", "indexer_head_dim", "indexer_budget", "indexer_compress_ratio"
 
 
 class ModelArgs(qwen3_5_moe_text.ModelArgs):
-    fixed = {"indexer_kv_heads": (1,)}
+    fixed = {"indexer_kv_heads": (1,), **dict.fromkeys(("hc_count", "ngram_size"), tuple(range(2, 65)))}
     multiples = qwen3_5_moe_text.ModelArgs.multiples | {"indexer_budget": "indexer_compress_ratio"}
     positive = (
         *_INDEX, "hc_lowrank", "ple_embed_dim", "ple_conv_kernel_size", "heads_per_ngram", "ngram_vocab_size_base",
@@ -63,20 +60,12 @@ class ModelArgs(qwen3_5_moe_text.ModelArgs):
         missing = [name for name in _INDEX if indexed and getattr(self, name) is None]
         turned, size = int(self.heads[2] * self.partial_rotary_factor), self.indexer_head_dim or 0
         linear = all(1 <= i <= self.num_hidden_layers and self.is_linear(i - 1) for i in self.ple_layer_ids)
-        wrong = {
-            f"hc_count and ngram_size must be from 2 to 64, not {self.hc_count} and {self.ngram_size}": not (
-                2 <= min(self.hc_count, self.ngram_size) <= max(self.hc_count, self.ngram_size) <= 64
-            ),
-            f"full_attention layers need {missing}": missing,
-            f"output_gate_type={gate!r} is not 'sigmoid' or 'silu'": gate not in ("sigmoid", "silu"),
-            f"indexer_head_dim={size} is odd, or less than what is rotated": indexed and (size % 2 or size < turned),
-            f"ple_embed_dim is not a multiple of {heads}, the heads of all n-grams": remembers
-            and self.ple_embed_dim % heads,
-            f"ple_layer_ids={self.ple_layer_ids} are not all linear_attention layers, from 1 on": not linear,
-            "ple_layer_ids needs eos_token_id": remembers and self.eos_token_id in (None, []),
-        }
-        for message, is_so in wrong.items():
-            refuse(is_so, message)
+        refuse(missing, f"full_attention layers need {missing}")
+        refuse(gate not in ("sigmoid", "silu"), f"output_gate_type={gate!r} is not 'sigmoid' or 'silu'")
+        refuse(indexed and (size % 2 or size < turned), f"indexer_head_dim={size} is odd, or less than what is rotated")
+        refuse(remembers and self.ple_embed_dim % heads, f"ple_embed_dim is no multiple of the {heads} n-grams' heads")
+        refuse(not linear, f"ple_layer_ids={self.ple_layer_ids} are not all linear_attention layers, from 1 on")
+        refuse(remembers and self.eos_token_id in (None, []), "ple_layer_ids needs eos_token_id")
 
     def linear_options(self) -> DeltaOptions:
         return replace(super().linear_options(), gate_act=self.output_gate_type or self.hidden_act)
@@ -129,6 +118,7 @@ class Model(qwen3_5_moe_text.Model):
     names = ModelNames(norm="hyper_connection_mixer")
     backbone_type = StreamBackbone
     layer_type = Layer
+    norm_options = {"offset": 1.0}
     rules = (
         Drop(r"^mtp\."),
         Drop(r"\.ple_embedding\.(layer_multipliers|ngram_heads_(vocab_sizes|offsets))$"),  # follow from the config
@@ -146,7 +136,3 @@ class Model(qwen3_5_moe_text.Model):
         size, top_k = args.indexer_compress_ratio, args.indexer_budget // args.indexer_compress_ratio
         blocks = BlockOptions(args.indexer_n_heads, args.indexer_head_dim, size, top_k, 0, args.rms_norm_eps)
         return PooledBlockAttention(self.attention_options(args, index), blocks)
-
-    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        norm = partial(RMSNorm, eps=args.rms_norm_eps, offset=1.0)
-        return super().attention_options(args, index, qk_norm=norm, **changes)

@@ -9,9 +9,7 @@ import mlx.nn as nn
 from .. import kernels
 from ..nn import CausalConv, GatedMLP, LayerNames, Linear
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, offsets, scatter_slots
-from .base import ModelNames
-from .config import refuse
-from .dense import DenseModel, SlidingArgs
+from .parts import DenseModel, ModelNames, SlidingArgs, refuse
 
 
 class ModelArgs(SlidingArgs):

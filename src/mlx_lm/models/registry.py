@@ -31,6 +31,7 @@ _INFRASTRUCTURE = {
     "formats",
     "load",
     "multimodal",
+    "parts",
     "per_layer",
     "positions",
     "registry",

@@ -13,8 +13,7 @@ import mlx.nn as nn
 from .. import kernels
 from ..nn import LayerNorm, Linear
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
-from .base import CausalLM, ModelNames, PassingBackbone
-from .config import LanguageArgs
+from .parts import CausalLM, LanguageArgs, ModelNames, PassingBackbone
 
 _LEAST = -1e38  # the exponent of an empty average
 

@@ -9,10 +9,8 @@ import mlx.nn as nn
 from .. import kernels
 from ..nn import HeadNorm, LayerNorm, Linear, named
 from ..state import ArraySlot
-from .base import CausalLM, ModelNames, PassingBackbone
-from .config import LanguageArgs, refuse
+from .parts import CausalLM, LanguageArgs, ModelNames, PassingBackbone, Rule, Transform, refuse
 from .rwkv import ShiftedLayer, shifted
-from .weights import Rule, Transform
 
 _CHUNK = 16  # a channel fades to exp(-0.61 * 16) at most, so dividing by it stays exact enough
 _RANKS = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_dim", "g": "gate_low_rank_dim"}

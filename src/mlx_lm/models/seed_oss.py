@@ -1,7 +1,6 @@
 """Seed-OSS: Llama with biases on queries, keys and values. Source: https://huggingface.co/ByteDance-Seed/Seed-OSS-36B-Base."""
 
-from .config import DecoderArgs
-from .dense import DenseModel
+from .parts import DecoderArgs, DenseModel
 
 
 class ModelArgs(DecoderArgs):

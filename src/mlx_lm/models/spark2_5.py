@@ -4,8 +4,7 @@ Source: https://huggingface.co/XHToken/Spark-X2.5-4B.
 """
 
 from ..nn import named
-from .base import ModelNames
-from .dense import DenseModel, SlidingArgs
+from .parts import DenseModel, ModelNames, SlidingArgs
 from .step3p5 import HeadGates
 
 

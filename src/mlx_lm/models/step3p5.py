@@ -10,11 +10,8 @@ import mlx.core as mx
 from mlx import nn
 
 from .. import kernels
-from ..nn import Attention, GatedAttention, GatedMLP, MoE, RopeParameters, Routing, SwitchGLU, named
-from ..nn.mlp import GatedActivation
-from .config import refuse, rope_parameters
-from .dense import DenseModel, SlidingArgs
-from .weights import Rename
+from ..nn import Attention, GatedActivation, GatedAttention, GatedMLP, MoE, RopeParameters, Routing, SwitchGLU, named
+from .parts import DenseModel, Rename, SlidingArgs, refuse, rope_parameters
 
 _PER_LAYER = "layer_types", "layer_thetas", "partial_rotary_factors", "swiglu_limits", "swiglu_limits_shared"
 

@@ -12,8 +12,7 @@ from ..nn import DecoderLayer, GatedMLP, LayerNames, UnitRMSNorm, named
 from ..nn.attention import RotatedNormAttention
 from ..state import LayerState
 from . import nanochat
-from .base import DecoderArgs, ModelNames, PassingBackbone
-from .weights import Rename
+from .parts import DecoderArgs, ModelNames, PassingBackbone, Rename
 
 
 class ModelArgs(DecoderArgs):

@@ -11,9 +11,7 @@ import mlx.nn as nn
 
 from ..nn import DecoderLayer, GatedMLP, HeadNorm, LayerNames, Linear, RMSNorm, named
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
-from .base import CausalLM, ModelNames
-from .config import BaseModelArgs, refuse
-from .weights import Rule, Split
+from .parts import BaseModelArgs, CausalLM, ModelNames, Rule, Split, refuse
 
 _CHUNK = 64  # tokens whose products are computed together
 

@@ -4,7 +4,6 @@ The block reads the embeddings beside the hidden states. Its weights stand at th
 calling layer keeps keys and values of its own. Source: https://arxiv.org/abs/2405.16712.
 """
 
-from functools import partial
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -14,11 +13,9 @@ from .. import kernels
 from ..nn import Attention, AttentionOptions, GatedMLP, HeadLinear, Linear, Mamba, MambaOptions, RMSNorm, Rope
 from ..nn.decoder import DecoderLayer, LayerNames
 from ..state import LayerState, ListSpec, StateSpec, part
-from .base import Backbone, Cache, CausalLM, ModelNames, layer_state
-from .config import block_options, refuse
-from .dense import LinearArgs
-from .mamba import step_rank
+from .parts import Backbone, Cache, CausalLM, LinearArgs, ModelNames, block_options, layer_state, refuse
 from .weights import Drop, Rename, Rule
+from .mamba import step_rank
 
 
 class SharedArgs(LinearArgs):
@@ -127,18 +124,10 @@ class SharedBlock(nn.Module):
         return self.feed_forward(self.pre_ff_layernorm(self.self_attn(self.input_layernorm(x), state)))
 
 
-class MambaLayer(DecoderLayer):
-    """x + mamba(norm(x)); what it hears goes only through the mixer."""
-
-    def hearing(self, x: mx.array, state: LayerState, heard: mx.array) -> mx.array:
-        """x + mamba(norm(x + heard))."""
-        return x + self._mix(self["input_layernorm"](x + heard), state)
-
-
 class HybridLayer(nn.Module):
     """A Mamba layer that hears a shared block, through a map of its own; the block stands at its first caller."""
 
-    def __init__(self, layer: MambaLayer, attention: StateSpec, width: int):
+    def __init__(self, layer: DecoderLayer, attention: StateSpec, width: int):
         super().__init__()
         self.mamba_decoder = layer
         self.linear = Linear(width, width, bias=False)
@@ -146,6 +135,11 @@ class HybridLayer(nn.Module):
 
     def state_spec(self) -> StateSpec:
         return ListSpec((self.mamba_decoder.state_spec(), self._attention))
+
+    def __call__(self, x: mx.array, state: LayerState, heard: mx.array) -> mx.array:
+        """x + mamba(norm(x + heard)): what the layer hears goes only through the mixer."""
+        layer = self.mamba_decoder
+        return x + layer.mamba(layer.input_layernorm(x + self.linear(heard)), state)
 
 
 class SharingBackbone(Backbone):
@@ -160,12 +154,12 @@ class SharingBackbone(Backbone):
         start, layers = h, self[self._names.layers]
         for i, layer in enumerate(layers):
             state = layer_state(cache, i)
-            if i not in self._owners:
+            if i in self._owners:
+                owner, call = self._owners[i]
+                heard = layers[owner][self._block_name](mx.concatenate([h, start], axis=-1), part(state, 1), call)
+                h = layer(h, part(state, 0), heard)
+            else:
                 h = layer(h, state)
-                continue
-            owner, call = self._owners[i]
-            heard = layers[owner][self._block_name](mx.concatenate([h, start], axis=-1), part(state, 1), call)
-            h = layer.mamba_decoder.hearing(h, part(state, 0), layer.linear(heard))
         return self[self._names.norm](h)
 
 
@@ -181,8 +175,7 @@ class Model(CausalLM):
         return (*super().weight_rules(), Drop(rf"layers\.({others or 'none'})\.{self.block_name}\."))
 
     def layer(self, args: Any, index: int) -> nn.Module:
-        norm = partial(self.final_norm, args)
-        mamba = MambaLayer(mixer=self.mamba(args), norm=norm, names=LayerNames("mamba"))
+        mamba = DecoderLayer(mixer=self.mamba(args), norm=lambda: self.final_norm(args), names=LayerNames("mamba"))
         if index not in args.calls():
             return mamba
         scale = (args.head_dim / 2) ** -0.5

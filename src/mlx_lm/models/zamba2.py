@@ -8,13 +8,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..nn import AttentionOptions, GatedMLP, Linear, Mamba2, Rope, make_rope
-from ..nn.mlp import gated
+from ..nn import AttentionOptions, GatedMLP, Linear, Mamba2, Rope, gated, make_rope
 from ..state import LayerState, attend_states, offsets
 from . import zamba
-from .config import refuse
 from .mamba2 import mamba2_options
-from .weights import Rename
+from .parts import Rename, refuse
 
 
 class ModelArgs(zamba.SharedArgs):

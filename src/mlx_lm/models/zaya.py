@@ -13,9 +13,7 @@ from .. import kernels
 from ..nn import DecoderLayer, Linear, RMSNorm, RopeParameters, Routing, SwitchGLU, route
 from ..nn.convolved import ConvolvedAttention
 from ..state import LayerState
-from .base import Backbone, Cache, CausalLM, layer_state
-from .config import DecoderArgs, refuse
-from .dense import DenseModel
+from .parts import Backbone, Cache, CausalLM, DecoderArgs, DenseModel, layer_state, refuse
 from .weights import Rule, Transform, expert_rules
 
 _ROPES = {"hybrid": 5000000.0, "hybrid_sliding": 10000.0}

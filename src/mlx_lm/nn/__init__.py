@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .latent import HeadLinear, LatentAttention, LatentOptions, QuantizedHeadLinear
     from .linear import Embedding, Linear, QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear, SwitchLinear
     from .mamba import Mamba, Mamba2, Mamba2Options, MambaOptions
-    from .mlp import MLP, GatedMLP
+    from .mlp import MLP, GatedActivation, GatedMLP, gated
     from .moe import MoE, NestedRouter, Routing, SwitchGLU, SwitchMLP, in_expert_order, route
     from .mtp import NextTokenHead
     from .norm import GatedRMSNorm, HeadNorm, LayerNorm, RMSNorm, UnitRMSNorm
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MLP", "POST_NORM", "PRE_NORM", "SANDWICH_NORM", "AlibiAttention", "Attention", "AttentionOptions",
-    "BiasedAttention", "CausalConv", "ChannelDelta", "DecoderLayer", "DeltaOptions", "Embedding", "GatedAttention",
-    "GatedDelta", "GatedMLP", "GatedRMSNorm", "HeadLinear", "HeadNorm", "HeadwiseAttention", "LatentAttention",
-    "LatentOptions", "LayerNames", "LayerNorm", "Linear", "Mamba", "Mamba2", "Mamba2Options", "MambaOptions", "Mixer",
-    "MoE", "NestedRouter", "NextTokenHead", "NormedSumLayer", "OutProjAttention", "QuantizedEmbedding",
-    "QuantizedHeadLinear", "QuantizedLinear", "QuantizedSwitchLinear", "RMSNorm", "Rope", "RopeParameters",
-    "Routing", "SeparateDelta", "ShortConv", "SparseMixer", "SwitchGLU", "SwitchLinear", "SwitchMLP", "UnitRMSNorm",
-    "alibi_slopes", "delta_state_dtype", "in_expert_order", "make_rope", "named", "route", "unit_heads",
+    "BiasedAttention", "CausalConv", "ChannelDelta", "DecoderLayer", "DeltaOptions", "Embedding", "GatedActivation",
+    "GatedAttention", "GatedDelta", "GatedMLP", "GatedRMSNorm", "HeadLinear", "HeadNorm", "HeadwiseAttention",
+    "LatentAttention", "LatentOptions", "LayerNames", "LayerNorm", "Linear", "Mamba", "Mamba2", "Mamba2Options",
+    "MambaOptions", "Mixer", "MoE", "NestedRouter", "NextTokenHead", "NormedSumLayer", "OutProjAttention",
+    "QuantizedEmbedding", "QuantizedHeadLinear", "QuantizedLinear", "QuantizedSwitchLinear", "RMSNorm", "Rope",
+    "RopeParameters", "Routing", "SeparateDelta", "ShortConv", "SparseMixer", "SwitchGLU", "SwitchLinear",
+    "SwitchMLP", "UnitRMSNorm", "alibi_slopes", "delta_state_dtype", "gated", "in_expert_order", "make_rope", "named",
+    "route", "unit_heads",
 ]  # fmt: skip
 
 __getattr__ = lookup(
@@ -43,7 +44,7 @@ __getattr__ = lookup(
         "latent": "HeadLinear LatentAttention LatentOptions QuantizedHeadLinear",
         "linear": "Embedding Linear QuantizedEmbedding QuantizedLinear QuantizedSwitchLinear SwitchLinear",
         "mamba": "Mamba Mamba2 Mamba2Options MambaOptions",
-        "mlp": "MLP GatedMLP",
+        "mlp": "MLP GatedActivation GatedMLP gated",
         "moe": "MoE NestedRouter Routing SwitchGLU SwitchMLP in_expert_order route",
         "mtp": "NextTokenHead",
         "norm": "GatedRMSNorm HeadNorm LayerNorm RMSNorm UnitRMSNorm",

@@ -17,9 +17,9 @@ GatedActivation: TypeAlias = str | Callable[[mx.array, mx.array], mx.array]
 
 
 def checked_width(intermediate_size: int) -> int:
-    """`intermediate_size`; raises ConfigError when a config gave none."""
-    if intermediate_size < 1:
-        raise ConfigError(f"config.json: the intermediate_size of a layer must be at least 1, not {intermediate_size}.")
+    """`intermediate_size`; raises ConfigError when a config gave none, or what no layer can have."""
+    if not 1 <= intermediate_size < 2**31:
+        raise ConfigError(f"config.json: intermediate_size must be from 1 to 2**31 - 1, not {intermediate_size}.")
     return intermediate_size
 
 
