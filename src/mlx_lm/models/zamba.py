@@ -13,9 +13,9 @@ from .. import kernels
 from ..nn import Attention, AttentionOptions, GatedMLP, HeadLinear, Linear, Mamba, MambaOptions, RMSNorm, Rope
 from ..nn.decoder import DecoderLayer, LayerNames
 from ..state import LayerState, ListSpec, StateSpec, part
+from .mamba import step_rank
 from .parts import Backbone, Cache, CausalLM, LinearArgs, ModelNames, block_options, layer_state, refuse
 from .weights import Drop, Rename, Rule
-from .mamba import step_rank
 
 
 class SharedArgs(LinearArgs):
