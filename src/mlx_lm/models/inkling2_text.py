@@ -160,15 +160,15 @@ class Layer(inkling_text.ConvolvedLayer):
         for name in () if slides else ("q_input_layernorm", "k_input_layernorm", "v_input_layernorm"):
             self[name] = RMSNorm(width, args.rms_norm_eps)
 
-    def pass_on(self, x: mx.array, state: LayerState, blocks: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
-        """The sum of the present block (B, L, D) after this layer, and those of the blocks before it."""
+    def pass_on(self, x: mx.array, state: LayerState, blocks: Any) -> tuple[mx.array, list[mx.array]]:
+        """The sum of the present block (B, L, D) after this layer, and those of the blocks before it, None at first."""
         single = "input_layernorm" in self
         names = ["input_layernorm"] if single else [f"{name}_input_layernorm" for name in "qkv"]
         inputs = self["attention_input"]([*blocks, x]) if "attention_input" in self else [x] * len(names)
         first, *rest = (self[name](h) for name, h in zip(names, inputs, strict=True))
         h = self["self_attn"](first, part(state, 0), tuple(rest) or None)
         h = self["attn_sconv"](h, part(state, 1))
-        blocks, x = ([*blocks, x], h) if self.boundary else (blocks, x + h)
+        blocks, x = ([*(blocks or ()), x], h) if self.boundary else (blocks, x + h)
         (h,) = self["mlp_input"]([*blocks, x])
         return x + self["mlp_sconv"](self["mlp"](self["post_attention_layernorm"](h)), part(state, 2)), blocks
 
@@ -181,9 +181,6 @@ class BlockBackbone(PassingBackbone, NormedBackbone):
     def __init__(self, model: Any, args: Any):
         super().__init__(model, args)
         self.final_input = Choice(args.hidden_size)
-
-    def begin(self, h: mx.array, inputs: mx.array) -> tuple[mx.array, Any]:
-        return h, []
 
     def end(self, h: mx.array, passed: Any) -> mx.array:
         (h,) = self.final_input([*passed, h])

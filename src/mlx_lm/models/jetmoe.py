@@ -39,26 +39,19 @@ class ModelArgs(DecoderArgs):
         refuse(wrong, "num_attention_heads must be num_key_value_heads * num_experts_per_tok")
 
 
-class HeadExperts(nn.Module):
-    """Experts that make queries from the input, and outputs from attention's results."""
-
-    def __init__(self, width: int, size: int, count: int):
-        super().__init__()
-        self.router = NestedRouter(width, count, "layer")
-        self.input_linear = SwitchLinear(width, size, count, bias=False)
-        self.output_linear = SwitchLinear(size, width, count, bias=False)
-        self.bias = mx.zeros((width,))
-
-
 class ExpertAttention(Attention):
-    """Every chosen expert's queries attend to the same keys and values."""
+    """Experts make queries from the input, all for the same keys and values, and outputs from the results."""
 
     def add(self, args: Any, index: int) -> None:
-        size = args.heads[1] * args.heads[2]
+        width, size, count = args.hidden_size, args.heads[1] * args.heads[2], args.num_local_experts
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
             del self[name]
-        self.experts = HeadExperts(args.hidden_size, size, args.num_local_experts)
-        self.kv_proj = Linear(args.hidden_size, 2 * size, bias=False)
+        self.experts: Any = nn.Module()
+        self.experts.router = NestedRouter(width, count, "layer")
+        self.experts.input_linear = SwitchLinear(width, size, count, bias=False)
+        self.experts.output_linear = SwitchLinear(size, width, count, bias=False)
+        self.experts.bias = mx.zeros((width,))
+        self.kv_proj = Linear(width, 2 * size, bias=False)
         self._routing = Routing(args.num_experts_per_tok, "softmax_topk")
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:

@@ -83,9 +83,9 @@ class Layer(DecoderLayer):
             add_depth_attention(self, name, args)
         self._starts = index % args.attn_res_block_size == 0
 
-    def pass_on(self, x: mx.array, state: LayerState, bank: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
+    def pass_on(self, x: mx.array, state: LayerState, bank: Any) -> tuple[mx.array, list[mx.array]]:
         h = self._mix(self.input_layernorm(read_depth(self, "self_attention_res", x, bank)), state)
-        bank, x = ([*bank, x], h) if self._starts else (bank, x + h)
+        bank, x = ([*(bank or ()), x], h) if self._starts else (bank, x + h)
         return x + self._feed(self.post_attention_layernorm(read_depth(self, "mlp_res", x, bank))), bank
 
 
@@ -93,9 +93,6 @@ class DeepBackbone(PassingBackbone):
     def __init__(self, model: CausalLM, args: Any):
         super().__init__(model, args)
         add_depth_attention(self, "output_attn_res", args)
-
-    def begin(self, h: mx.array, inputs: mx.array) -> tuple[mx.array, Any]:
-        return h, []
 
     def end(self, h: mx.array, passed: Any) -> mx.array:
         return super().end(read_depth(self, "output_attn_res", h, passed), passed)
