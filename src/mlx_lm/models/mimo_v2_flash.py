@@ -90,8 +90,4 @@ class NarrowValues(Attention):
 class Model(DenseModel):
     attention_type = NarrowValues
     moe_options = {"correction": True}
-    rules = (
-        Drop(r"^model\.mtp\."),
-        Rename(r"\.self_attn\.sinks$", ".self_attn.attention_sink_bias"),
-        *expert_rules(),
-    )
+    rules = (Drop(r"^model\.mtp\."), Rename(r"\.self_attn\.sinks$", ".self_attn.attention_sink_bias"), *expert_rules())

@@ -109,10 +109,7 @@ class Layer(DecoderLayer):
 class TextModel(muse_glimmer.TextModel):
     layer_type = Layer
     attention_type = NormedOutAttention
-    rules = (
-        *expert_rules(),
-        Rename(r"\.mlp\.experts\.post_expert_norm\.", ".mlp.switch_mlp.post_expert_norm."),
-    )
+    rules = (*expert_rules(), Rename(r"\.mlp\.experts\.post_expert_norm\.", ".mlp.switch_mlp.post_expert_norm."))
 
     def experts(self, args: Any) -> nn.Module:
         return PooledMoE(args)
