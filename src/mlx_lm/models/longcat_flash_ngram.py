@@ -25,14 +25,14 @@ class ModelArgs(longcat_flash.ModelArgs):
         "oe_split_num": "emb_split_num",
     }
     positive = "ngram_vocab_size_ratio", "emb_split_num"
-    multiples = {"hidden_size": "tables"}
+    multiples = {"hidden_size": "emb_tables"}
     ngram_vocab_size_ratio: float = 78.0
     emb_neighbor_num: int = 4
     emb_split_num: int = 4
     eos_token_id: int | None = 2
 
     @property
-    def tables(self) -> int:
+    def emb_tables(self) -> int:
         """Of n-grams of all lengths."""
         return self.emb_split_num * (self.emb_neighbor_num - 1)
 
@@ -47,7 +47,7 @@ class NgramEmbedding(nn.Module):
     def __init__(self, args: ModelArgs):
         super().__init__()
         self._reach, self._split, self._end = args.emb_neighbor_num - 1, args.emb_split_num, args.eos_token_id
-        self._base, count = args.vocab_size, args.tables
+        self._base, count = args.vocab_size, args.emb_tables
         first = int(args.ngram_vocab_size_ratio * args.vocab_size) + 1
         self._sizes = [first + 2 * i for i in range(count)]
         self.embedders = [Embedding(size, args.hidden_size // count) for size in self._sizes]
