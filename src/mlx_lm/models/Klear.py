@@ -6,9 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..nn import Linear, MoE
-from .config import BiasArgs
-from .dense import DenseModel
-from .weights import expert_rules
+from .parts import BiasArgs, DenseModel, expert_rules
 
 
 class ModelArgs(BiasArgs):

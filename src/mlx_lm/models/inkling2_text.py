@@ -17,8 +17,7 @@ from ..nn.mlp import GatedActivation
 from ..nn.relative import Heads, RelativeAttention, RelativeOptions, ResidualConv, Sources
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, part
 from . import inkling_text
-from .base import NormedBackbone, PassingBackbone
-from .dense import DenseModel
+from .parts import DenseModel, NormedBackbone, PassingBackbone
 from .weights import Rename, Weights, rename_parts
 
 

@@ -11,8 +11,7 @@ from mlx import nn
 from ..nn import DecoderLayer, GatedMLP, Linear, MoE, Routing, SwitchGLU, route
 from ..nn.relative import RelativeAttention, RelativeOptions, ResidualConv
 from ..state import LayerState, ListSpec, StateSpec, part
-from .base import NormedBackbone
-from .dense import DenseModel, SlidingArgs
+from .parts import DenseModel, NormedBackbone, SlidingArgs
 from .weights import Drop, Rename, Rule, Transform, expert_rules, rename_parts, split_pair
 
 _KINDS = {"hybrid": "full_attention", "hybrid_sliding": "sliding_attention"}

@@ -1,10 +1,9 @@
 """InternLM 2: one projection for queries, keys and values, laid out by key head. Source: https://arxiv.org/abs/2403.17297."""
 
 from ..nn import LayerNames, named
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
 from .falcon import FalconAttention
 from .lfm2 import FeedForward
+from .parts import DecoderArgs, DenseModel, ModelNames
 
 
 class ModelArgs(DecoderArgs):

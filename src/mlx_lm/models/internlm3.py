@@ -1,7 +1,6 @@
 """InternLM 3: Llama under other names for its biases. Source: https://huggingface.co/internlm/internlm3-8b-instruct."""
 
-from .config import LlamaArgs
-from .dense import DenseModel
+from .parts import DenseModel, LlamaArgs
 
 
 class ModelArgs(LlamaArgs):

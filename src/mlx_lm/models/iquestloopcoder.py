@@ -11,9 +11,7 @@ from mlx import nn
 from ..kernels import KVView
 from ..nn import Attention
 from ..state import KVSpec, LayerState, ListSpec, StateSpec, attend_states, offsets, part
-from .base import Backbone, Cache, CausalLM, LlamaArgs, PassingLayer, layer_state
-from .dense import DenseModel
-from .weights import Rename
+from .parts import Backbone, Cache, CausalLM, DenseModel, LlamaArgs, PassingLayer, Rename, layer_state
 
 
 class ModelArgs(LlamaArgs):

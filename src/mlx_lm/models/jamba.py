@@ -8,11 +8,8 @@ import mlx.nn as nn
 
 from ..nn import LayerNames, Mamba, MambaOptions, RMSNorm
 from .aria_text import Experts
-from .base import ModelNames
-from .config import block_options
-from .dense import DenseModel, LinearArgs
 from .mamba import step_rank
-from .weights import Rename, expert_rules
+from .parts import DenseModel, LinearArgs, ModelNames, Rename, block_options, expert_rules
 
 
 class ModelArgs(LinearArgs):

@@ -18,10 +18,7 @@ from ..nn import (
     route,
 )
 from ..state import LayerState, attend_states, offsets
-from .base import CausalLM
-from .config import DecoderArgs, refuse
-from .dense import DenseModel
-from .weights import Rename, split_pair
+from .parts import CausalLM, DecoderArgs, DenseModel, Rename, refuse, split_pair
 
 
 class ModelArgs(DecoderArgs):

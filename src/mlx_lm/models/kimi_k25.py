@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import kimi_k2
-from .multimodal import TextTower
-from .weights import Rename, Rule
+from .parts import Rename, Rule, TextTower
 
 __all__ = ["Model", "ModelArgs"]
 

@@ -14,10 +14,7 @@ from ..nn import ChannelDelta, DecoderLayer, LatentAttention, Linear, MoE, RMSNo
 from ..nn.mlp import GatedActivation
 from ..state import LayerState
 from . import kimi_linear
-from .base import CausalLM, PassingBackbone
-from .experts import gated_moe
-from .multimodal import TextTower
-from .weights import Rename, Rule, Split
+from .parts import CausalLM, PassingBackbone, Rename, Rule, Split, TextTower, gated_moe
 
 
 class ModelArgs(kimi_linear.ModelArgs):

@@ -10,9 +10,7 @@ import mlx.nn as nn
 
 from ..nn import CausalConv, ChannelDelta, DeltaOptions, Rope
 from . import deepseek_v3
-from .config import block_options
-from .dense import LinearArgs
-from .weights import Rename, Rule, Split, Transform, expert_rules
+from .parts import LinearArgs, Rename, Rule, Split, Transform, block_options, expert_rules
 
 
 class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):

@@ -4,8 +4,7 @@ Source: https://huggingface.co/docs/transformers/model_doc/kolibri1.
 """
 
 from ..nn import LayerNames
-from .dense import DenseModel, SlidingArgs
-from .weights import Rename, expert_rules, rename_parts
+from .parts import DenseModel, Rename, SlidingArgs, expert_rules, rename_parts
 
 
 class ModelArgs(SlidingArgs):

@@ -9,11 +9,8 @@ import mlx.core as mx
 from mlx import nn
 
 from ..nn import GatedAttention, Routing, named
-from .config import refuse
-from .dense import DenseModel, TwoRopeArgs
-from .experts import gated_moe
+from .parts import DenseModel, Drop, Rename, TwoRopeArgs, expert_rules, gated_moe, refuse
 from .qwen2_moe import Experts
-from .weights import Drop, Rename, expert_rules
 
 _ROPES = {
     "full_attention": {"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 0.5},

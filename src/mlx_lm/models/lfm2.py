@@ -6,9 +6,7 @@ from typing import Any
 import mlx.nn as nn
 
 from ..nn import Attention, GatedMLP, LayerNames, ShortConv, named
-from .base import ModelNames
-from .config import refuse
-from .dense import DenseModel, LinearArgs
+from .parts import DenseModel, LinearArgs, ModelNames, refuse
 
 
 class ModelArgs(LinearArgs):

@@ -10,8 +10,7 @@ import mlx.nn as nn
 
 from ..nn import Attention, GatedAttention, LayerNames, named
 from . import lfm2
-from .dense import SlidingArgs
-from .weights import Rename
+from .parts import Rename, SlidingArgs
 
 
 def _usual_rope() -> dict[str, Any]:

@@ -7,8 +7,7 @@ from mlx import nn
 
 from ..nn import Attention, GatedMLP, LayerNames, RMSNorm
 from ..state import LayerState
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
+from .parts import DecoderArgs, DenseModel, ModelNames
 
 
 class ModelArgs(DecoderArgs):

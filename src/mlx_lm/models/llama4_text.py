@@ -11,10 +11,8 @@ import mlx.core as mx
 from ..kernels import KVView
 from ..nn import BiasedAttention, LayerNames, MoE, UnitRMSNorm
 from ..nn.attention import Attention, RotatedNormAttention
-from .config import DecoderArgs, refuse
-from .dense import DenseModel
 from .ministral3 import GrowingQueries
-from .weights import Rename, Transform, split_pair
+from .parts import DecoderArgs, DenseModel, Rename, Transform, refuse, split_pair
 
 _KINDS = ("full_attention", "chunked_attention")
 

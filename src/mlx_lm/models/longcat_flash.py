@@ -12,9 +12,7 @@ from mlx import nn
 from ..nn import GatedMLP, LatentOptions, MoE, RMSNorm, Routing
 from ..state import LayerState, ListSpec, StateSpec, part
 from . import deepseek_v3
-from .config import refuse
-from .experts import gated_moe
-from .weights import Drop, DropLayers, Rule, Transform, expert_rules
+from .parts import Drop, DropLayers, Rule, Transform, expert_rules, gated_moe, refuse
 
 
 class ModelArgs(deepseek_v3.ModelArgs):

@@ -13,8 +13,7 @@ from ..nn import Embedding, Linear
 from ..nn.conv import after_tail
 from ..state import ArraySlot, LayerState, RecurrentSpec, part
 from . import longcat_flash
-from .base import Backbone, CausalLM, layer_state
-from .weights import Rename
+from .parts import Backbone, CausalLM, Rename, layer_state
 
 
 class ModelArgs(longcat_flash.ModelArgs):

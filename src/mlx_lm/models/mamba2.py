@@ -8,9 +8,7 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..nn import DecoderLayer, LayerNames, Mamba2, Mamba2Options, RMSNorm
-from .base import CausalLM, ModelNames
-from .config import LanguageArgs, block_options, refuse
-from .weights import Rename
+from .parts import CausalLM, LanguageArgs, ModelNames, Rename, block_options, refuse
 
 
 def mamba2_options(args: Any, **changes: Any) -> Mamba2Options:

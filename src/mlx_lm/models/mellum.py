@@ -1,8 +1,7 @@
 """JetBrains' Mellum 2: Qwen 3 with experts, windows, and a rope for each layer type. https://huggingface.co/JetBrains."""
 
-from .dense import DenseModel
 from .laguna import LayerTypeArgs
-from .weights import Drop, expert_rules
+from .parts import DenseModel, Drop, expert_rules
 
 
 class ModelArgs(LayerTypeArgs):

@@ -11,9 +11,8 @@ from .. import kernels
 from ..kernels import KVView
 from ..nn import Attention, Linear
 from ..state import KVSpec, StateSpec
-from .dense import DenseModel
 from .laguna import LayerTypeArgs
-from .weights import Drop, Rename, expert_rules
+from .parts import DenseModel, Drop, Rename, expert_rules
 
 
 class ModelArgs(LayerTypeArgs):

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from .config import DecoderArgs
-from .dense import DenseModel
+from .parts import DecoderArgs, DenseModel
 
 
 class ModelArgs(DecoderArgs):

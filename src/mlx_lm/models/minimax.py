@@ -12,8 +12,7 @@ from .. import kernels
 from ..nn import DecoderLayer, Linear, RMSNorm
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from . import mixtral
-from .dense import LinearArgs
-from .weights import Drop
+from .parts import Drop, LinearArgs
 
 
 class ModelArgs(LinearArgs):

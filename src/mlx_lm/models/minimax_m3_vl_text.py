@@ -11,11 +11,9 @@ from mlx import nn
 from ..nn import LayerNames
 from ..nn.block_sparse import BlockAttention, BlockOptions
 from ..nn.mlp import GatedActivation
-from .config import DecoderArgs
-from .dense import DenseModel
 from .gpt_oss import clamped_swiglu
 from .minimax_m2 import Experts
-from .weights import Drop, Rename, expert_rules, split_pair
+from .parts import DecoderArgs, DenseModel, Drop, Rename, expert_rules, split_pair
 
 
 class ModelArgs(DecoderArgs):

@@ -5,8 +5,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..nn import Attention
-from .config import refuse
-from .dense import DenseModel, SlidingArgs
+from .parts import DenseModel, SlidingArgs, refuse
 
 
 class ModelArgs(SlidingArgs):

@@ -1,8 +1,7 @@
 """Mixtral: experts in every layer, weights over the chosen ones. Source: https://arxiv.org/abs/2401.04088."""
 
 from ..nn import LayerNames
-from .dense import DenseModel, SlidingArgs
-from .weights import Rename, expert_rules
+from .parts import DenseModel, Rename, SlidingArgs, expert_rules
 
 
 class ModelArgs(SlidingArgs):

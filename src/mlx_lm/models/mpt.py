@@ -1,8 +1,7 @@
 """MPT: ALiBi, no biases, queries, keys and values limited in size. Source: https://www.databricks.com/blog/mpt-7b."""
 
 from ..nn import MLP, AlibiAttention, LayerNames, named
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
+from .parts import DecoderArgs, DenseModel, ModelNames
 
 
 class ModelArgs(DecoderArgs):

@@ -6,10 +6,7 @@ Source: https://huggingface.co/meta-models/Muse-Glimmer-30B.
 from typing import Any, ClassVar
 
 from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, GatedAttention, RMSNorm, UnitRMSNorm, named
-from .base import CausalLM, NormedBackbone
-from .config import check_kinds
-from .dense import DenseModel, SlidingArgs
-from .multimodal import TextTower
+from .parts import CausalLM, DenseModel, NormedBackbone, SlidingArgs, TextTower, check_kinds
 
 __all__ = ["Model", "ModelArgs", "TextModel"]
 

@@ -13,9 +13,7 @@ from ..kernels import KVView
 from ..nn import DecoderLayer, Linear, MoE, RMSNorm, SwitchGLU, UnitRMSNorm
 from ..state import LayerState
 from . import muse_glimmer
-from .experts import usual_routing
-from .multimodal import TextTower
-from .weights import Rename, expert_rules
+from .parts import Rename, TextTower, expert_rules, usual_routing
 
 
 class ModelArgs(muse_glimmer.ModelArgs):
