@@ -122,7 +122,7 @@ _OTHER_NAMES: dict[str, str] = {
     "n_heads": "num_attention_heads", "n_inner": "intermediate_size", "n_layer": "num_hidden_layers",
     "n_layers": "num_hidden_layers", "n_positions": "max_position_embeddings", "num_kv_heads": "num_key_value_heads",
     "num_local_experts": "num_experts", "rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor",
-    "seq_length": "max_position_embeddings",
+    "num_layers": "num_hidden_layers", "seq_length": "max_position_embeddings",
 }  # fmt: skip
 
 

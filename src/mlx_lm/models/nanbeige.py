@@ -7,7 +7,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..nn import DecoderLayer
 from ..state import ListSpec, StateSpec, part
 from . import llama
 from .base import Backbone, Cache, CausalLM, LlamaArgs, layer_state
@@ -20,16 +19,6 @@ class ModelArgs(LlamaArgs):
     ), (False,))  # fmt: skip
     num_loops: int = 1
     skip_loop_final_norm: bool = False
-
-
-class LoopedLayer(DecoderLayer):
-    """Each loop has a state of its own."""
-
-    def add(self, args: Any, index: int) -> None:
-        self._loops = args.num_loops
-
-    def state_spec(self) -> StateSpec:
-        return ListSpec((super().state_spec(),) * self._loops)
 
 
 class LoopedBackbone(Backbone):
@@ -50,4 +39,7 @@ class LoopedBackbone(Backbone):
 
 class Model(llama.Model):
     backbone_type = LoopedBackbone
-    layer_type = LoopedLayer
+
+    def state_specs(self) -> list[StateSpec]:
+        """Each loop of a layer has a state of its own."""
+        return [ListSpec((spec,) * self.args.num_loops) for spec in super().state_specs()]

@@ -17,9 +17,7 @@ _LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "mo
 
 class ModelArgs(LinearArgs):
     kinds = tuple(_LETTERS.values())
-    aliases = {
-        "layer_norm_epsilon": "rms_norm_eps", "layers_block_type": "layer_types", "norm_eps": "rms_norm_eps",
-    }  # fmt: skip
+    aliases = {"layer_norm_epsilon": "rms_norm_eps", "layers_block_type": "layer_types", "norm_eps": "rms_norm_eps"}
     num_hidden_layers: int = 0  # counted from the list of kinds
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 4096

@@ -8,9 +8,7 @@ from .parts import DecoderArgs, DenseModel, ModelNames, Rename, Stack
 
 class ModelArgs(DecoderArgs):
     feed_forward_ratio = 4
-    aliases = {
-        "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_vocab": "vocab_size",
-    }  # fmt: skip
+    aliases = {"num_heads": "num_attention_heads", "num_vocab": "vocab_size"}
     hidden_size: int = 2560
     num_hidden_layers: int = 32
     num_attention_heads: int = 32

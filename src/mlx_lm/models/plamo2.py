@@ -1,6 +1,6 @@
 """PLaMo 2: Mamba-2 layers and attention in turn, a norm on each side of each branch. https://arxiv.org/abs/2509.04897."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -89,7 +89,7 @@ class OffsetNorms(DecoderLayer):
 class Model(DenseModel):
     layer_names = LayerNames("mixer", "mlp", *OFFSETS)
     layer_type = OffsetNorms
-    attention_type = HeadWeightedAttention
+    attention_type: ClassVar[type[Attention]] = HeadWeightedAttention
     attention = {"fused": True}
     norm_options = {"offset": 1.0}
     feed_forward_options = {"fused": True}

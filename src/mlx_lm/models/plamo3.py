@@ -1,8 +1,8 @@
 """PLaMo 3: windows with a rope of their own, norms around each branch. https://huggingface.co/pfnet/plamo-3-nict-8b-base."""
 
-from ..nn import LayerNames
+from ..nn import Attention
 from . import plamo2
-from .parts import DenseModel, Rename, TwoRopeArgs
+from .parts import TwoRopeArgs
 
 
 class ModelArgs(TwoRopeArgs):
@@ -22,11 +22,6 @@ class ModelArgs(TwoRopeArgs):
         return None if window is None else window + 1
 
 
-class Model(DenseModel):
-    layer_names = LayerNames("mixer", "mlp", *plamo2.OFFSETS)
-    layer_type = plamo2.OffsetNorms
-    attention = {"fused": True}
+class Model(plamo2.Model):
+    attention_type = Attention
     qk_norm = True
-    norm_options = {"offset": 1.0}
-    feed_forward_options = {"fused": True}
-    rules = (Rename(r"\.layers\.layers\.", ".layers."),)

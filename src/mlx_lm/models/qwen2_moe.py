@@ -1,14 +1,13 @@
 """Qwen 1.5 and 2 with experts, and one that every token visits behind a gate. https://arxiv.org/abs/2407.10671."""
 
-from typing import Any
-
-from ..nn import AttentionOptions, MoE, named
+from ..nn import MoE, named
 from . import qwen3_moe
 from .parts import DenseModel, expert_rules
 
 
 class ModelArgs(qwen3_moe.ModelArgs):
-    qkv_bias: bool = True
+    aliases = {"qkv_bias": "attention_bias"}
+    attention_bias: bool = True
     num_experts: int = 60
     num_experts_per_tok: int = 4
     moe_intermediate_size: int = 1408
@@ -24,8 +23,6 @@ Experts = named(MoE, shared_name="shared_expert")
 
 class Model(DenseModel):
     moe_type = Experts
+    attention = {"out_bias": False}
     moe_options = {"shared_gate": True}
     rules = expert_rules()
-
-    def attention_options(self, args: Any, index: int, **changes: Any) -> AttentionOptions:
-        return super().attention_options(args, index, bias=args.qkv_bias, out_bias=False, **changes)

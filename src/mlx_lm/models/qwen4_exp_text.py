@@ -73,16 +73,9 @@ class ModelArgs(qwen3_5_moe_text.ModelArgs):
     def hashes(self, index: int) -> HashOptions:
         """The n-gram table of layer `index`, which has one."""
         end = self.eos_token_id[0] if isinstance(self.eos_token_id, list) else self.eos_token_id
-        return ngram_hashes(
-            *(self.ngram_size, self.heads_per_ngram),
-            rows=self.ngram_vocab_size_base,
-            pad=self.make_ngram_vocab_size_divisible_by,
-            dims=self.ple_embed_dim or 0,
-            end=end or 0,
-            vocab_size=self.vocab_size,
-            seed=self.seed,
-            order=(self.ple_layer_ids or []).index(index + 1),
-        )
+        sizes = {"rows": self.ngram_vocab_size_base, "dims": self.ple_embed_dim or 0, "vocab_size": self.vocab_size}
+        sizes |= {"pad": self.make_ngram_vocab_size_divisible_by, "order": (self.ple_layer_ids or []).index(index + 1)}
+        return ngram_hashes(self.ngram_size, self.heads_per_ngram, end=end or 0, seed=self.seed, **sizes)
 
 
 class Layer(DecoderLayer):

@@ -91,10 +91,7 @@ def limited(gate: mx.array, up: mx.array, *, limit: float) -> mx.array:
     return mx.minimum(kernels.activation(gate, "silu"), limit) * mx.clip(up, -limit, limit)
 
 
-class HeadGates(GatedAttention):
-    gate_name, per_head = "g_proj", True
-
-
+HeadGates = named(GatedAttention, gate_name="g_proj", per_head=True)
 Experts = named(MoE, router_layer="gate", shared_name="share_expert", correction_name="router_bias")
 
 

@@ -11,7 +11,7 @@ from .positions import AddedPositions
 
 
 class ModelArgs(DecoderArgs):
-    aliases = {"num_layers": "num_hidden_layers", "attention_heads": "num_attention_heads"}
+    aliases = {"attention_heads": "num_attention_heads"}
     layer_norm_eps: float = 1e-5
     hidden_act: str = "gelu"
     tie_word_embeddings: bool = True
