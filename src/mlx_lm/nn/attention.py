@@ -18,13 +18,8 @@ from .linear import Linear
 from .rope import Rope
 
 __all__ = [
-    "Attention",
-    "AttentionOptions",
-    "GatedAttention",
-    "HeadwiseAttention",
-    "OutProjAttention",
-    "RotatedNormAttention",
-]
+    "Attention", "AttentionOptions", "GatedAttention", "HeadwiseAttention", "OutProjAttention", "RotatedNormAttention",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from .indexed import best_of
 from .linear import Linear
 from .norm import RMSNorm
 from .rope import rotate_each
-from .rows import Position, attend_vectors, by_view, joined, vector_sizes, vectors_of
+from .rows import Position, attend_vectors, by_view, halves, joined, vectors_of
 
 __all__ = ["BlockAttention", "BlockOptions", "PooledBlockAttention"]
 
@@ -75,11 +75,10 @@ class BlockAttention(BiasedAttention):
     def __init__(self, options: AttentionOptions, blocks: BlockOptions):
         super().__init__(options)
         self.indexer = self.indexer_type(options.hidden_size, blocks)
-        self._index_dim, self._size = blocks.index_dim, blocks.size
-        self._blocks, self._local = blocks.top_k, blocks.local
+        self._choice = blocks
 
     def state_spec(self) -> StateSpec:
-        return ListSpec((super().state_spec(), KVSpec(1, *vector_sizes(self._index_dim))))
+        return ListSpec((super().state_spec(), KVSpec(1, *halves(self._choice.index_dim))))
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
         position = offsets(state)
@@ -98,7 +97,7 @@ class BlockAttention(BiasedAttention):
         """The indexer's queries (B, Hi, L, d) and keys (B, 1, L, d)."""
         index = self.indexer
         queries, keys = (
-            norm(mx.unflatten(projection(x), -1, (-1, self._index_dim)).transpose(0, 2, 1, 3))
+            norm(mx.unflatten(projection(x), -1, (-1, self._choice.index_dim)).transpose(0, 2, 1, 3))
             for norm, projection in ((index.q_norm, index.q_proj), (index.k_norm, index.k_proj))
         )
         return self._place(queries, keys, position)
@@ -110,15 +109,15 @@ class BlockAttention(BiasedAttention):
         if seen is not None:
             scores = mx.where(seen, scores, -mx.inf)
         # Blocks are counted from the first one held; what a limited state keeps for ever counts as block 0.
-        first = key[0, view.keep] // self._size - 1
-        block = mx.where(mx.arange(key.shape[1]) < view.keep, 0, key[0] // self._size - first)
-        own = query // self._size - first
-        count = key.shape[1] // self._size + 3
+        first = key[0, view.keep] // self._choice.size - 1
+        block = mx.where(mx.arange(key.shape[1]) < view.keep, 0, key[0] // self._choice.size - first)
+        own = query // self._choice.size - first
+        count = key.shape[1] // self._choice.size + 3
         best = mx.full((*scores.shape[:-1], count), -mx.inf).at[..., block].maximum(scores)
         back = own - mx.arange(count)[None]
-        best = mx.where((back >= 0) & (back < self._local), mx.inf, best)
-        if self._blocks < count:
-            least = mx.sort(best, axis=-1)[..., -self._blocks :][..., :1]
+        best = mx.where((back >= 0) & (back < self._choice.local), mx.inf, best)
+        if self._choice.top_k < count:
+            least = mx.sort(best, axis=-1)[..., -self._choice.top_k :][..., :1]
             best = mx.where(best >= least, best, -mx.inf)
         kept = mx.take(best, block, axis=-1) > -mx.inf
         kept = mx.repeat(kept, self._options.num_heads // kept.shape[1], axis=1)
@@ -135,7 +134,7 @@ class PooledBlockAttention(BlockAttention):
 
     def _index(self, x: mx.array, position: Position) -> tuple[mx.array, mx.array]:
         """Placed queries, and keys that are neither normalized nor placed: their means will be."""
-        both = mx.unflatten(self.indexer.index_qk_proj(x), -1, (-1, self._index_dim)).transpose(0, 2, 1, 3)
+        both = mx.unflatten(self.indexer.index_qk_proj(x), -1, (-1, self._choice.index_dim)).transpose(0, 2, 1, 3)
         queries = self.indexer.q_layernorm(both[:, :-1])
         rope = self._options.rope
         return queries if rope is None else rope(queries, position), both[:, -1:]
@@ -143,25 +142,25 @@ class PooledBlockAttention(BlockAttention):
     def _best_blocks(
         self, queries: mx.array, keyed: KVView, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView
     ) -> mx.array | None:
-        size, total = self._size, key.shape[1]
+        size, total = self._choice.size, key.shape[1]
         count = total // size
-        if count <= self._blocks:
+        if count <= self._choice.top_k:
             return seen
         means = self._means(vectors_of(keyed)[:, 0, : count * size], key[0, : count * size : size])
         scores = mx.maximum(queries.astype(mx.float32) @ means.astype(mx.float32).swapaxes(-1, -2), 0).sum(axis=1)
         if seen is None:  # a single query, at the end
-            return self._tokens(best_of(scores, self._blocks), total)
+            return self._tokens(best_of(scores, self._choice.top_k), total)
         complete = seen[:, size - 1 : count * size : size]
-        best = best_of(mx.where(complete, scores, -mx.inf), self._blocks)
+        best = best_of(mx.where(complete, scores, -mx.inf), self._choice.top_k)
         return self._tokens(best | ~complete, total) & seen
 
     def _tokens(self, blocks: mx.array, total: int) -> mx.array:
         """Tokens (b, 1, L, total) of the chosen blocks (b, L, n), and those after the last block."""
-        chosen = mx.repeat(blocks, self._size, axis=-1)
+        chosen = mx.repeat(blocks, self._choice.size, axis=-1)
         return mx.pad(chosen, [(0, 0), (0, 0), (0, total - chosen.shape[-1])], constant_values=True)[:, None]
 
     def _means(self, keys: mx.array, starts: mx.array) -> mx.array:
         """Keys (b, n*size, d) of blocks whose first tokens stand at `starts` (n,) -> (b, 1, n, d)."""
-        means = mx.unflatten(keys.astype(mx.float32), 1, (-1, self._size)).mean(axis=2).astype(keys.dtype)
+        means = mx.unflatten(keys.astype(mx.float32), 1, (-1, self._choice.size)).mean(axis=2).astype(keys.dtype)
         means, rope = self.indexer.k_layernorm(means)[:, None], self._options.rope
         return means if rope is None else rotate_each(rope, means, starts)

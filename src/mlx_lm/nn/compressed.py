@@ -20,18 +20,7 @@ from .latent import HeadLinear
 from .linear import Linear
 from .norm import RMSNorm
 from .rope import Rope, rotate_each
-from .rows import (
-    EntrySpec,
-    Position,
-    Views,
-    attend_vectors,
-    extended,
-    joined,
-    row_of,
-    starts_of,
-    vector_sizes,
-    vectors_of,
-)
+from .rows import EntrySpec, Position, Views, attend_vectors, extended, halves, joined, row_of, starts_of, vectors_of
 
 __all__ = ["CompressedAttention", "CompressedOptions", "EntryMaker", "finished", "placed", "turned"]
 
@@ -132,7 +121,7 @@ class Compressor(EntryMaker):
 
     def state_specs(self) -> tuple[StateSpec, StateSpec]:
         """The entries, in two halves, and what the last tokens gave."""
-        return EntrySpec(1, *vector_sizes(self._dim), rate=self._options.rate), self.state_spec()
+        return EntrySpec(1, *halves(self._dim), rate=self._options.rate), self.state_spec()
 
     def so_far(self, x: mx.array, entries: LayerState, tail: LayerState, starts: list[int]) -> list[mx.array]:
         """All entries, turned, with those that these tokens complete."""
@@ -201,7 +190,7 @@ class CompressedAttention(nn.Module):
     def state_spec(self) -> StateSpec:
         """The window's keys in two halves; entries and unfinished stretches, the indexer's likewise."""
         o = self._options
-        parts: tuple[StateSpec, ...] = (KVSpec(1, *vector_sizes(o.head_dim), o.window),)
+        parts: tuple[StateSpec, ...] = (KVSpec(1, *halves(o.head_dim), o.window),)
         if o.rate:
             parts += self.compressor.state_specs()
         if o.overlap:

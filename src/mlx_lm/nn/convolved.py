@@ -7,19 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
-from ..state import (
-    ArraySlot,
-    KVSpec,
-    LayerState,
-    ListSpec,
-    RecurrentSpec,
-    StateSpec,
-    attend_states,
-    gather_slot,
-    offsets,
-    part,
-    scatter_slots,
-)
+from ..state import ArraySlot, KVSpec, LayerState, ListSpec, RecurrentSpec, StateSpec, batch
 from .attention import AttentionOptions
 from .conv import CausalConv, tailed
 from .linear import Linear
@@ -74,10 +62,10 @@ class Projections(nn.Module):
         mixed = self.conv_qk_grouped(self._depthwise(both))
         mixed = mx.unflatten(mixed, -1, (-1, o.head_dim))
         now, late = self.v_proj_current(x), self.v_proj_delayed(x)
-        first = gather_slot(state, 1)
+        first = batch.gather_slot(state, 1)
         first = self.v_proj_delayed(mx.zeros_like(x[:, :1])) if first is None else first
         values = mx.concatenate([now, mx.concatenate([first, late[:, :-1]], axis=1)], axis=-1)
-        scatter_slots(state, [both[:, both.shape[1] - self._late :], late[:, -1:]], x.shape[1])
+        batch.scatter_slots(state, [both[:, both.shape[1] - self._late :], late[:, -1:]], x.shape[1])
         parts = queries + mixed[:, :, : o.num_heads], keys + mixed[:, :, o.num_heads :]
         values = mx.unflatten(values, -1, (-1, o.head_dim))
         queries, keys, values = (p.transpose(0, 2, 1, 3) for p in (*parts, values))
@@ -89,14 +77,6 @@ class Projections(nn.Module):
         return self.conv_qk_depthwise(x[:, kept:], x[:, :kept])[0]
 
 
-class KeyTemperature(nn.Module):
-    """A factor for each head's keys."""
-
-    def __init__(self, num_kv_heads: int):
-        super().__init__()
-        self.temp = mx.zeros((num_kv_heads,))
-
-
 class ConvolvedAttention(nn.Module):
     """x (B, L, D) -> (B, L, D). Queries and keys have one length; each head's keys also a temperature."""
 
@@ -104,7 +84,8 @@ class ConvolvedAttention(nn.Module):
         super().__init__()
         self._options = o = options
         self.qkv_proj = Projections(o, widths)
-        self.qk_norm = KeyTemperature(o.num_kv_heads)
+        self.qk_norm = nn.Module()
+        self.qk_norm.temp = mx.zeros((o.num_kv_heads,))
         self.o_proj = Linear(o.q_size, o.hidden_size, bias=o.out_bias)
 
     def state_spec(self) -> StateSpec:
@@ -112,13 +93,13 @@ class ConvolvedAttention(nn.Module):
         return ListSpec((self.qkv_proj.state_spec(), KVSpec(o.num_kv_heads, o.head_dim, o.head_dim, o.window)))
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        o, kept = self._options, part(state, 1)
-        position = offsets(kept)
-        queries, keys, values = self.qkv_proj(x, part(state, 0))
+        o, kept = self._options, batch.part(state, 1)
+        position = batch.offsets(kept)
+        queries, keys, values = self.qkv_proj(x, batch.part(state, 0))
         queries, keys = (kernels.rms_norm(a, None, 1e-30) for a in (queries, keys))
-        keys = keys * self.qk_norm.temp[:, None, None]
+        keys = keys * self.qk_norm["temp"][:, None, None]
         if o.rope is not None:
             queries, keys = o.rope(queries, position), o.rope(keys, position)
-        views = attend_states(kept, keys, values, o.window)
+        views = batch.attend_states(kept, keys, values, o.window)
         out = kernels.attention(queries, views, scale=o.head_dim**-0.5)
         return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2))

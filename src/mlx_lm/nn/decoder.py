@@ -31,9 +31,6 @@ class LayerNames:
     pre_feed_forward: str | None = "post_attention_layernorm"
     post_feed_forward: str | None = None
 
-    def norms(self) -> tuple[str | None, ...]:
-        return self.pre_mixer, self.post_mixer, self.pre_feed_forward, self.post_feed_forward
-
 
 PRE_NORM = LayerNames()
 _AFTER = {"post_mixer": "post_attention_layernorm", "post_feed_forward": "post_feedforward_layernorm"}
@@ -69,7 +66,8 @@ class DecoderLayer(nn.Module):
             self[names.mixer] = mixer
         if feed_forward is not None:
             self[names.feed_forward] = feed_forward
-        for name in names.norms()[0 if self._mixes else 2 : 4 if self._feeds else 2]:
+        around = (names.pre_mixer, names.post_mixer), (names.pre_feed_forward, names.post_feed_forward)
+        for name in (*around[0][: 2 * self._mixes], *around[1][: 2 * self._feeds]):
             if name:
                 self[name] = norm()
 

@@ -67,12 +67,10 @@ class GatedDelta(nn.Module):
 
     def __init__(self, options: DeltaOptions):
         super().__init__()
-        self._options = options
-        self._build(options)
-        self[self.norm_name] = GatedRMSNorm(
-            options.value_dim, options.norm_eps, norm_first=True, gate_act=options.gate_act
-        )
-        self[self.out_name] = Linear(options.value_size, options.hidden_size, bias=False)
+        self._options = o = options
+        self._build(o)
+        self[self.norm_name] = GatedRMSNorm(o.value_dim, o.norm_eps, norm_first=True, gate_act=o.gate_act)
+        self[self.out_name] = Linear(o.value_size, o.hidden_size, bias=False)
 
     def _build(self, o: DeltaOptions) -> None:
         """The input side's parameters."""
@@ -99,14 +97,10 @@ class GatedDelta(nn.Module):
         memory, dtype = gather_slot(state, 1), delta_state_dtype()
         if memory is None:
             memory = mx.zeros((x.shape[0], o.value_heads, o.value_dim, o.key_dim), dtype)
-        y, memory = kernels.gated_delta(
-            q * o.key_dim**-0.5,
-            k,
-            mx.unflatten(v, -1, (o.value_heads, o.value_dim)),
-            decays,
-            mx.sigmoid(rates.astype(mx.float32)) * o.rate,
-            memory.astype(dtype),  # a state saved under the other setting
-        )
+        memory = memory.astype(dtype)  # a state saved under the other setting
+        v = mx.unflatten(v, -1, (o.value_heads, o.value_dim))
+        rates = mx.sigmoid(rates.astype(mx.float32)) * o.rate
+        y, memory = kernels.gated_delta(q * o.key_dim**-0.5, k, v, decays, rates, memory)
         scatter_slots(state, [tail, memory], x.shape[1])
         y = self[self.norm_name](y, mx.unflatten(gate, -1, (o.value_heads, o.value_dim)))
         return self[self.out_name](y.flatten(2))

@@ -18,7 +18,7 @@ from .latent import LatentAttention, LatentOptions
 from .linear import Linear
 from .norm import LayerNorm
 from .rope import Rope
-from .rows import OrderedSpec, Position, Views, attend_vectors, by_view, joined, vector_sizes, vectors_of
+from .rows import OrderedSpec, Position, Views, attend_vectors, by_view, halves, joined, vectors_of
 
 __all__ = ["Chosen", "IndexOptions", "IndexedLatentAttention", "Scorer", "best_of", "positions_of", "rectified"]
 
@@ -77,7 +77,7 @@ class Indexer(Scorer):
 
     def state_spec(self) -> StateSpec:
         """The index keys, kept in two halves."""
-        return OrderedSpec(1, *vector_sizes(self._options.head_dim))
+        return OrderedSpec(1, *halves(self._options.head_dim))
 
     def __call__(self, x: mx.array, compressed: mx.array, state: LayerState) -> Chosen:
         o = self._options

@@ -78,16 +78,11 @@ class Mamba2(nn.Module):
         gate, mixed, dt = self._project(x)
         mixed, tail = self.conv1d(mixed, gather_slot(state, 0))
         values, b, c, dt = self._maps(kernels.activation(mixed, o.act), dt)
+        b, c = (mx.unflatten(a, -1, (o.groups, o.state_size)) for a in (b, c))
         dt, (least, most) = nn.softplus(dt.astype(mx.float32) + self.dt_bias.astype(mx.float32)), o.time_step_limit
-        y, memory = kernels.selective_scan(
-            mx.unflatten(values, -1, (o.num_heads, o.head_dim)),
-            dt if least <= 0.0 and math.isinf(most) else mx.clip(dt, least, most),
-            -mx.exp(self.A_log.astype(mx.float32)),
-            mx.unflatten(b, -1, (o.groups, o.state_size)),
-            mx.unflatten(c, -1, (o.groups, o.state_size)),
-            self.D,
-            gather_slot(state, 1),
-        )
+        dt = dt if least <= 0.0 and math.isinf(most) else mx.clip(dt, least, most)
+        values, decay = mx.unflatten(values, -1, (o.num_heads, -1)), -mx.exp(self.A_log.astype(mx.float32))
+        y, memory = kernels.selective_scan(values, dt, decay, b, c, self.D, gather_slot(state, 1))
         scatter_slots(state, [tail, memory], x.shape[1])
         y = y.flatten(2)
         return self.out_proj(self.norm(y, gate) if o.norm else y * kernels.activation(gate, o.act))

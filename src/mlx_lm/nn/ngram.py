@@ -41,11 +41,6 @@ class HashOptions:
     width: int
     hidden: int
 
-    @property
-    def heads(self) -> int:
-        """Heads for each length of n-gram."""
-        return len(self.sizes) // (len(self.multipliers) - 1)
-
 
 class NgramTable(nn.Module):
     """Token ids (B, L + size - 1), of which the first are context -> (B, L, heads * width).
@@ -60,7 +55,8 @@ class NgramTable(nn.Module):
 
     def __call__(self, ids: mx.array, fill: int | mx.array) -> mx.array:
         o = self._options
-        size, heads = len(o.multipliers), o.heads
+        size = len(o.multipliers)
+        heads = len(o.sizes) // (size - 1)  # for each length of n-gram
         length = ids.shape[1] - size + 1
         ids = ids.astype(mx.int64)
         mixed, known, rows, first = mx.array(0, mx.int64), mx.array(True), [], 0

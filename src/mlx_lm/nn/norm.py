@@ -58,10 +58,8 @@ class GatedRMSNorm(nn.Module):
     ):
         super().__init__()
         self.weight = mx.ones((dims,))
-        self.eps = eps
-        self.groups = groups
-        self.norm_first = norm_first
-        self.gate_act = gate_act
+        self.eps, self.groups = eps, groups
+        self.norm_first, self.gate_act = norm_first, gate_act
 
     def __call__(self, x: mx.array, gate: mx.array) -> mx.array:
         dtype = x.dtype

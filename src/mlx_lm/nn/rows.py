@@ -13,8 +13,8 @@ from ..kernels import KVView
 from ..state import PLAIN_KV, AttentionState, KVOptions, KVSpec, LayerState, State, attend_states
 
 __all__ = [
-    "EntrySpec", "OrderedSpec", "Position", "Views", "attend_vectors", "by_view", "extended", "joined", "row_of",
-    "starts_of", "vector_sizes", "vectors_of",
+    "EntrySpec", "OrderedSpec", "Position", "Views", "attend_vectors", "by_view", "extended", "halves", "joined",
+    "row_of", "starts_of", "vectors_of",
 ]  # fmt: skip
 
 Position: TypeAlias = int | mx.array
@@ -73,7 +73,7 @@ def joined(parts: list[mx.array], axis: int = 0) -> mx.array:
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=axis)
 
 
-def vector_sizes(dim: int) -> tuple[int, int]:
+def halves(dim: int) -> tuple[int, int]:
     """Sizes of the "keys" and "values" as which vectors of `dim` features are kept."""
     return dim // 2, dim - dim // 2
 

@@ -15,7 +15,7 @@ from .compressed import CompressedAttention, CompressedOptions, EntryMaker, plac
 from .entry_index import EntryIndexer, Shared, Sharing
 from .rope import Rope
 from .rounding import rounded_fp4, rounded_fp8
-from .rows import EntrySpec, extended, starts_of, vector_sizes
+from .rows import EntrySpec, extended, halves, starts_of
 
 __all__ = ["SharedEntryAttention"]
 
@@ -35,10 +35,10 @@ class SharedEntryAttention(CompressedAttention):
     def state_spec(self) -> StateSpec:
         """The window's keys; of a layer that makes entries also those, an unfinished one, and the index keys."""
         o = self._options
-        near = KVSpec(1, *vector_sizes(o.head_dim), o.window)
+        near = KVSpec(1, *halves(o.head_dim), o.window)
         if not self._sharing.makes:
             return ListSpec((near,))
-        entries, keys = (EntrySpec(1, *vector_sizes(dim), rate=o.rate) for dim in (o.head_dim, o.index_dim))
+        entries, keys = (EntrySpec(1, *halves(dim), rate=o.rate) for dim in (o.head_dim, o.index_dim))
         return ListSpec((near, entries, self.compressor.state_spec(), keys))
 
     def attend(self, x: mx.array, state: LayerState, shared: Shared | None) -> tuple[mx.array, Shared | None]:
