@@ -70,10 +70,8 @@ class Attention(nn.Module):
     """x (B, L, D) -> (B, L, D). Class attributes name the parameters where a family's checkpoints differ."""
 
     q_name, k_name, v_name = "q_proj", "k_proj", "v_proj"
-    qkv_name = "qkv_proj"
-    out_name = "o_proj"
-    q_norm_name = "q_norm"
-    k_norm_name = "k_norm"
+    qkv_name, out_name = "qkv_proj", "o_proj"
+    q_norm_name, k_norm_name = "q_norm", "k_norm"
 
     def __init__(self, options: AttentionOptions):
         super().__init__()
@@ -141,8 +139,7 @@ class Attention(nn.Module):
         queries, keys, values = (
             a.reshape(*x.shape[:2], -1, o.head_dim).transpose(0, 2, 1, 3) for a in (queries, keys, values)
         )
-        queries, keys = self._normed(queries, keys)
-        return queries, keys, values, gate
+        return *self._normed(queries, keys), values, gate
 
     def _normed(self, queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
         """Queries and keys (B, H, L, D) after the norms on single heads, if there are such."""

@@ -67,8 +67,7 @@ class Projections(nn.Module):
         values = mx.concatenate([now, mx.concatenate([first, late[:, :-1]], axis=1)], axis=-1)
         batch.scatter_slots(state, [both[:, both.shape[1] - self._late :], late[:, -1:]], x.shape[1])
         parts = queries + mixed[:, :, : o.num_heads], keys + mixed[:, :, o.num_heads :]
-        values = mx.unflatten(values, -1, (-1, o.head_dim))
-        queries, keys, values = (p.transpose(0, 2, 1, 3) for p in (*parts, values))
+        queries, keys, values = (p.transpose(0, 2, 1, 3) for p in (*parts, mx.unflatten(values, -1, (-1, o.head_dim))))
         return queries, keys, values
 
     def _depthwise(self, x: mx.array) -> mx.array:

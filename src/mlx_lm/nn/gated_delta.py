@@ -62,8 +62,7 @@ class DeltaOptions:
 class GatedDelta(nn.Module):
     """x (B, L, D) -> (B, L, D). Families with other projections override `_build`, `_project` and the names."""
 
-    norm_name = "norm"
-    out_name = "out_proj"
+    norm_name, out_name = "norm", "out_proj"
 
     def __init__(self, options: DeltaOptions):
         super().__init__()
@@ -136,8 +135,7 @@ class GatedDelta(nn.Module):
 class SeparateDelta(GatedDelta):
     """The same rule where queries, keys and values have a projection and a convolution each; `g_proj` is the gate."""
 
-    norm_name = "o_norm"
-    out_name = "o_proj"
+    norm_name, out_name = "o_norm", "o_proj"
     steps_name = "a"
     narrow = ""  # which of the steps' and the gate's projections have a narrow middle
 

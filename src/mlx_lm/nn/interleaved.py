@@ -33,9 +33,8 @@ class Interleaved:
     def stands_for(self, module: nn.Module) -> bool:
         """Whether the layer still has the arrays that were regrouped."""
         held = [module[name] for name in _NAMES if name in module]
-        if len(held) != len(self.plain):
-            return False
-        return all(a is b and m.same(a) for a, b, m in zip(held, self.plain, self.marks, strict=True))
+        each = zip(held, self.plain, self.marks, strict=False)
+        return len(held) == len(self.plain) and all(a is b and mark.same(a) for a, b, mark in each)
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return type(None), ()

@@ -107,11 +107,8 @@ class LatentAttention(nn.Module):
             self.sinks = mx.zeros((o.num_heads,))
 
     def _norm(self, rank: int, grows: bool) -> RMSNorm:
-        o = self._options
-        if not grows:
-            return RMSNorm(rank, o.norm_eps)
-        norm = LatentNorm(rank, o.norm_eps)
-        norm.factor = (o.hidden_size / rank) ** 0.5
+        norm = (LatentNorm if grows else RMSNorm)(rank, self._options.norm_eps)
+        norm.factor = (self._options.hidden_size / rank) ** 0.5
         return norm
 
     def state_spec(self) -> StateSpec:

@@ -34,9 +34,7 @@ class GatedMLP(nn.Module):
     Class attributes name the parameters.
     """
 
-    gate_name = "gate_proj"
-    up_name = "up_proj"
-    down_name = "down_proj"
+    gate_name, up_name, down_name = "gate_proj", "up_proj", "down_proj"
     fused_name = "gate_up_proj"
 
     def __init__(
@@ -69,8 +67,7 @@ class GatedMLP(nn.Module):
 class MLP(nn.Module):
     """down(act(up(x))), without a gate. Class attributes name the parameters."""
 
-    up_name = "up_proj"
-    down_name = "down_proj"
+    up_name, down_name = "up_proj", "down_proj"
 
     def __init__(self, hidden_size: int, intermediate_size: int, act: str, *, bias: bool = False):
         super().__init__()

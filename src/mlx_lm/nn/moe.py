@@ -93,10 +93,8 @@ def _mask_groups(choice: mx.array, routing: Routing) -> mx.array:
     return grouped.flatten(-2)
 
 
-def in_expert_order(
-    experts: Callable[[mx.array, mx.array, bool], mx.array], x: mx.array, indices: mx.array
-) -> mx.array:
-    """Runs experts on x (N, D) with indices (N, k) -> (N, k, D).
+def in_expert_order(experts: Callable[..., mx.array], x: mx.array, indices: mx.array) -> mx.array:
+    """Runs experts on x (N, D) with indices (N, k) -> (N, k, D); they take x, indices and whether these are in order.
 
     Many tokens are sorted by expert, so that each expert's weights are read once.
     """

@@ -5,9 +5,8 @@ streams, pass a convolution over every few tokens. An end-of-text token hides wh
 https://huggingface.co/Qwen; the idea is Engram's, https://arxiv.org/abs/2601.07372.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from math import isqrt
 
 import mlx.core as mx
@@ -64,9 +63,9 @@ class NgramTable(nn.Module):
             some = ids[:, size - 1 - back :][:, :length]
             known = known & (some != o.hidden) if back else known
             mixed = mixed ^ (mx.where(known, some, fill) * mx.array(multiplier, mx.int64))
-            for count in o.sizes[max(back - 1, 0) * heads : back * heads]:
-                rows.append(mixed % mx.array(count, mx.int64) + first)
-                first += count
+            for modulus in o.sizes[max(back - 1, 0) * heads : back * heads]:
+                rows.append(mixed % mx.array(modulus, mx.int64) + first)
+                first += modulus
         return self.ngram_embedding(mx.stack(rows, axis=-1)).flatten(2)
 
 
@@ -136,7 +135,9 @@ class Engram(nn.Module):
 
 def prime_sizes(first: int, heads: int, order: int) -> tuple[int, ...]:
     """`heads` consecutive primes from `first` on, after those of the `order` tables before."""
-    return tuple(islice(_primes(first), order * heads, (order + 1) * heads))
+    numbers = (n for n in count(max(first, 2)) if n == 2 or n % 2)
+    primes = (n for n in numbers if all(n % divisor for divisor in range(3, isqrt(n) + 1, 2)))
+    return tuple(islice(primes, order * heads, (order + 1) * heads))
 
 
 def ngram_hashes(
@@ -160,11 +161,3 @@ def _splitmix(value: int) -> int:
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
     return value ^ (value >> 31)
-
-
-def _primes(first: int) -> Iterator[int]:
-    """The primes from `first` on."""
-    while True:
-        if first > 1 and (first == 2 or (first % 2 and all(first % d for d in range(3, isqrt(first) + 1, 2)))):
-            yield first
-        first += 1

@@ -66,11 +66,7 @@ class GatedRMSNorm(nn.Module):
         x, gate = x.astype(mx.float32), kernels.activation(gate.astype(mx.float32), self.gate_act)
         if not self.norm_first:
             x = x * gate
-        if self.groups > 1:
-            x = kernels.rms_norm(mx.unflatten(x, -1, (self.groups, -1)), None, self.eps).flatten(-2)
-        else:
-            x = kernels.rms_norm(x, None, self.eps)
-        x = x * self.weight
+        x = kernels.rms_norm(mx.unflatten(x, -1, (self.groups, -1)), None, self.eps).flatten(-2) * self.weight
         return (x * gate if self.norm_first else x).astype(dtype)
 
 

@@ -63,17 +63,6 @@ class ResidualConv(nn.Module):
         return y if self._scale == 1.0 else y * self._scale
 
 
-class Profiles(nn.Module):
-    """Mixes (B, H, L, d) -> a bias for each distance (B, H, L, extent)."""
-
-    def __init__(self, dims: int, extent: int):
-        super().__init__()
-        self.proj = mx.zeros((dims, extent))
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return x @ self.proj
-
-
 class RelativeAttention(BiasedAttention):
     """x (B, L, D) -> (B, L, D)."""
 
@@ -81,8 +70,9 @@ class RelativeAttention(BiasedAttention):
         super().__init__(options)
         o, self._relative = options, relative
         self.r_proj = Linear(o.hidden_size, o.num_heads * relative.dims, bias=False)
-        self.rel_logits_proj = Profiles(relative.dims, relative.extent)
-        self.k_sconv, self.v_sconv = (ResidualConv(o.num_kv_heads * o.head_dim, relative.kernel) for _ in range(2))
+        self.rel_logits_proj = nn.Module()
+        self.rel_logits_proj.proj = mx.zeros((relative.dims, relative.extent))
+        self.k_sconv, self.v_sconv = (ResidualConv(o.kv_size, relative.kernel) for _ in range(2))
 
     def state_spec(self) -> StateSpec:
         return ListSpec((super().state_spec(), self.k_sconv.state_spec(), self.v_sconv.state_spec()))
@@ -138,7 +128,7 @@ class RelativeAttention(BiasedAttention):
         parts = []
         for first in range(0, length, step):
             some = slice(first, first + step)
-            distance, bias = away[some], self.rel_logits_proj(relative[:, :, some])
+            distance, bias = away[some], relative[:, :, some] @ self.rel_logits_proj["proj"]
             index = mx.broadcast_to(mx.clip(distance, 0, extent - 1), (*bias.shape[:3], held))
             bias = mx.where(distance < extent, mx.take_along_axis(bias, index, axis=-1), 0)
             bias = bias if seen is None else mx.where(seen[some], bias, -mx.inf)

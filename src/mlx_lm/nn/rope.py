@@ -39,8 +39,7 @@ class RopeParameters:
 
     def number(self, name: str, default: float | None = None) -> float:
         value = self.scaling.get(name)
-        if value is None:
-            value = default
+        value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ConfigError(f"rope_scaling.{name} must be a number for rope type {self.kind!r}, not {value!r}.")
         return float(value)

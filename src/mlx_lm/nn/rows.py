@@ -63,9 +63,11 @@ def by_view(views: Views, position: Position, *arrays: mx.array | None) -> Itera
 
 def starts_of(state: LayerState) -> list[int]:
     """The first new position of each item."""
-    if state is None or isinstance(state, State):
-        return [0 if state is None else state.offset]
-    return [s.offset for s in state]
+    return [0 if one is None else one.offset for one in _items(state)]
+
+
+def _items(state: LayerState) -> Sequence[State | None]:
+    return [state] if state is None or isinstance(state, State) else state
 
 
 def joined(parts: list[mx.array], axis: int = 0) -> mx.array:
@@ -91,9 +93,8 @@ def vectors_of(view: KVView) -> mx.array:
 
 def extended(state: LayerState, made: list[mx.array]) -> list[mx.array]:
     """Appends each item of new vectors (b, 1, n, D) to its state and gives all of them so far (b, 1, T, D)."""
-    states: Sequence[State | None] = [state] if state is None or isinstance(state, State) else state
     result = []
-    for one, new in zip(states, made, strict=True):
+    for one, new in zip(_items(state), made, strict=True):
         if one is None or (one.empty() and not new.shape[2]):
             result.append(new)
         else:

@@ -51,9 +51,8 @@ class SharedEntryAttention(CompressedAttention):
         if s.chooses:
             assert shared is not None
             shared = self.indexer(x, compressed, shared, position, starts)
-        if not s.rate or shared is None:
-            return self._out(self._near(q, views), position), shared
-        return self._out(self._read(q, views, shared.read), position), shared
+        heads = self._read(q, views, shared.read) if s.rate and shared is not None else self._near(q, views)
+        return self._out(heads, position), shared
 
     def _queries(self, q: mx.array) -> mx.array:
         return q
