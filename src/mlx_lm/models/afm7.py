@@ -9,9 +9,7 @@ import mlx.core as mx
 from mlx import nn
 
 from ..nn import Linear, RMSNorm
-from .base import CausalLM, DecoderArgs, ModelNames, PassingBackbone, PassingLayer
-from .config import refuse
-from .dense import DenseModel
+from .parts import CausalLM, DecoderArgs, DenseModel, ModelNames, PassingBackbone, PassingLayer, refuse
 from .per_layer import ReadingAttention
 
 

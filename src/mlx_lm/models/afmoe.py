@@ -4,8 +4,7 @@ Source: https://www.arcee.ai/blog/the-trinity-manifesto.
 """
 
 from ..nn import GatedAttention, LayerNames, MoE
-from .dense import DenseModel, SlidingArgs
-from .weights import expert_rules
+from .parts import DenseModel, SlidingArgs, expert_rules
 
 
 class ModelArgs(SlidingArgs):

@@ -6,8 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..nn import MLP, LayerNames
-from .config import BiasArgs
-from .dense import DenseModel
+from .parts import BiasArgs, DenseModel
 
 
 class ModelArgs(BiasArgs):

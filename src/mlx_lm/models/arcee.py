@@ -1,8 +1,7 @@
 """Arcee AFM: a feed-forward without gate, squared ReLU. Source: https://huggingface.co/arcee-ai/AFM-4.5B."""
 
 from ..nn import MLP
-from .config import LlamaArgs
-from .dense import DenseModel
+from .parts import DenseModel, LlamaArgs
 
 
 class ModelArgs(LlamaArgs):

@@ -10,8 +10,7 @@ import mlx.core as mx
 
 from ..nn import ChannelDelta, LatentAttention, named
 from . import deepseek_v3, kimi_linear
-from .config import refuse
-from .weights import Rename, Rule, Split
+from .parts import Rename, Rule, Split, refuse
 
 
 class ModelArgs(kimi_linear.ModelArgs):

@@ -1,11 +1,9 @@
 """BioGPT: learned positions, scaled embeddings, biases everywhere. Source: https://arxiv.org/abs/2210.10341."""
 
 from ..nn import LayerNames, OutProjAttention, named
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
 from .opt import FeedForward
+from .parts import DecoderArgs, DenseModel, ModelNames, Rename
 from .positions import LearnedPositions
-from .weights import Rename
 
 
 class ModelArgs(DecoderArgs):

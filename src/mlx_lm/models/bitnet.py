@@ -11,8 +11,7 @@ from mlx import nn
 from ..kernels import KVView
 from ..nn import Attention, GatedMLP, RMSNorm
 from ..nn.mlp import gated
-from .config import BiasArgs
-from .dense import DenseModel
+from .parts import BiasArgs, DenseModel
 
 
 class ModelArgs(BiasArgs):

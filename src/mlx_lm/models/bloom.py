@@ -6,10 +6,8 @@ import mlx.core as mx
 
 from ..nn import AlibiAttention, DecoderLayer, HeadwiseAttention, LayerNames, LayerNorm
 from ..state import LayerState
-from .base import Backbone, CausalLM, DecoderArgs, ModelNames
-from .dense import DenseModel
 from .gpt_neox import FeedForward
-from .weights import Rename
+from .parts import Backbone, CausalLM, DecoderArgs, DenseModel, ModelNames, Rename
 
 
 class ModelArgs(DecoderArgs):

@@ -4,8 +4,7 @@ import mlx.core as mx
 
 from ..nn import Attention
 from . import gptj
-from .base import ModelNames
-from .weights import Rename
+from .parts import ModelNames, Rename
 
 _BLOCKS = 4  # of queries, values and keys, in this order: what one device of the training held
 

@@ -1,8 +1,7 @@
 """Command R: one norm feeds attention and feed-forward in parallel. https://huggingface.co/CohereLabs/c4ai-command-r-v01."""
 
 from ..nn import Attention, AttentionOptions, HeadNorm, LayerNames
-from .config import BiasArgs
-from .dense import DenseModel
+from .parts import BiasArgs, DenseModel
 
 
 class ModelArgs(BiasArgs):

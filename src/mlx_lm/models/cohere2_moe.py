@@ -7,8 +7,7 @@ from mlx import nn
 
 from ..nn import MoE, RMSNorm, Routing
 from . import cohere2
-from .experts import gated_moe
-from .weights import expert_rules
+from .parts import expert_rules, gated_moe
 
 
 class ModelArgs(cohere2.ModelArgs):

@@ -4,8 +4,7 @@ Source: https://huggingface.co/CohereLabs/North-Micro-Vision-Instruct.
 """
 
 from . import cohere, cohere2
-from .config import refuse
-from .dense import KindRopeArgs
+from .parts import KindRopeArgs, refuse
 
 
 class ModelArgs(KindRopeArgs, cohere2.ModelArgs):

@@ -19,10 +19,9 @@ from ..nn.shared_entries import SharedEntryAttention
 from ..state import LayerState, ListSpec, StateSpec, part
 from ..tokenizer.folded import folded_ids
 from . import deepseek_v4
-from .base import CausalLM, PassingBackbone
-from .config import refuse
 from .deepseek_v4 import _SLIDING, _SPARSE
-from .weights import Drop, Rename, Weights
+from .parts import CausalLM, Drop, PassingBackbone, Rename, refuse
+from .weights import Weights
 
 _SHARED = "shared_compressed_attention"
 # What collapses the streams next (B, L, N), the folded token ids and the one before the start, what layers share.

@@ -8,8 +8,7 @@ import mlx.core as mx
 from .. import kernels
 from ..kernels import KVView, QuantizedTensor
 from ..nn import Attention
-from .config import BiasArgs
-from .dense import DenseModel
+from .parts import BiasArgs, DenseModel
 
 
 class ModelArgs(BiasArgs):

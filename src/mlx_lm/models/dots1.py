@@ -2,8 +2,7 @@
 
 from ..nn import MoE, named
 from . import glm4_moe
-from .dense import SlidingArgs
-from .weights import expert_rules
+from .parts import SlidingArgs, expert_rules
 
 
 class ModelArgs(SlidingArgs, glm4_moe.ModelArgs):

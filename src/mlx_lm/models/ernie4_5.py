@@ -1,7 +1,6 @@
 """ERNIE 4.5: Llama rotated by neighbours. Source: https://ernie.baidu.com/blog/publication/ERNIE_Technical_Report.pdf."""
 
-from .config import DecoderArgs
-from .dense import DenseModel
+from .parts import DecoderArgs, DenseModel
 
 
 class ModelArgs(DecoderArgs):

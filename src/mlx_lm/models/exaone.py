@@ -7,8 +7,7 @@ from mlx import nn
 
 from ..nn import AttentionOptions, GatedMLP, LayerNames, OutProjAttention, named
 from ..state import LayerState, StateSpec
-from .base import LlamaArgs, ModelNames
-from .dense import DenseModel
+from .parts import DenseModel, LlamaArgs, ModelNames
 
 
 class ModelArgs(LlamaArgs):

@@ -6,11 +6,8 @@ import mlx.core as mx
 from mlx import nn
 
 from ..nn import AlibiAttention, Attention, AttentionOptions, LayerNames, alibi_slopes
-from .base import ModelNames
-from .config import DecoderArgs, refuse
-from .dense import DenseModel
 from .gpt_neox import FeedForward
-from .weights import Rename
+from .parts import DecoderArgs, DenseModel, ModelNames, Rename, refuse
 
 
 class ModelArgs(DecoderArgs):

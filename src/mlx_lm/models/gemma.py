@@ -3,8 +3,7 @@
 The later Gemma families derive from this one.
 """
 
-from .config import BiasArgs
-from .dense import DenseModel
+from .parts import BiasArgs, DenseModel
 
 
 class ModelArgs(BiasArgs):

@@ -1,8 +1,7 @@
 """Gemma 3: five sliding layers to a full one, each kind with its own rope. Source: https://arxiv.org/abs/2503.19786."""
 
 from . import gemma2
-from .config import refuse
-from .dense import TwoRopeArgs
+from .parts import TwoRopeArgs, refuse
 
 
 class ModelArgs(TwoRopeArgs, gemma2.ModelArgs):

@@ -12,9 +12,7 @@ from mlx import nn
 
 from ..nn import Linear
 from ..nn.altup import AltUp, Laurel, SparseMLP
-from .base import CausalLM
-from .config import refuse
-from .dense import TwoRopeArgs
+from .parts import CausalLM, TwoRopeArgs, refuse
 from .per_layer import PerLayer, PerLayerArgs, PerLayerInputs, PerLayerModel, Shared
 
 

@@ -1,7 +1,6 @@
 """GLM-4 9B: half of each head rotated by neighbours, fused feed-forward. Source: https://arxiv.org/abs/2406.12793."""
 
-from .config import DecoderArgs
-from .dense import DenseModel
+from .parts import DecoderArgs, DenseModel
 
 
 class ModelArgs(DecoderArgs):

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from ..nn.indexed import IndexOptions
 from . import deepseek_v32
-from .base import PassingBackbone, PassingLayer
-from .config import refuse
+from .parts import PassingBackbone, PassingLayer, refuse
 
 _KINDS = {"F": "full", "S": "shared"}
 

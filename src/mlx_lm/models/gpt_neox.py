@@ -1,9 +1,7 @@
 """GPT-NeoX, Pythia: parallel branches, projections fused head by head. Source: https://arxiv.org/abs/2204.06745."""
 
 from ..nn import MLP, HeadwiseAttention, LayerNames, named
-from .base import DecoderArgs, ModelNames
-from .dense import DenseModel
-from .weights import Rename
+from .parts import DecoderArgs, DenseModel, ModelNames, Rename
 
 
 class ModelArgs(DecoderArgs):

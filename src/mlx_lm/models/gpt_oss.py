@@ -8,8 +8,7 @@ import mlx.core as mx
 from mlx import nn
 
 from ..nn import MoE, Routing, SwitchGLU, named
-from .dense import DenseModel, SlidingArgs
-from .weights import Rename, Split, Transform
+from .parts import DenseModel, Rename, SlidingArgs, Split, Transform
 
 
 class ModelArgs(SlidingArgs):

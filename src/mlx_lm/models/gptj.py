@@ -2,8 +2,7 @@
 
 from ..nn import MLP, LayerNames, OutProjAttention, named
 from . import gpt2
-from .base import Backbone
-from .weights import Rename
+from .parts import Backbone, Rename
 
 
 class ModelArgs(gpt2.ModelArgs):

@@ -1,7 +1,6 @@
 """Granite: multipliers on embeddings, scores, residuals and logits. Source: https://arxiv.org/abs/2405.04324."""
 
-from .config import LlamaArgs
-from .dense import DenseModel
+from .parts import DenseModel, LlamaArgs
 
 
 class ModelArgs(LlamaArgs):

@@ -1,7 +1,6 @@
 """Helium: Llama rotated by neighbours. Source: https://kyutai.org/helium."""
 
-from .config import LlamaArgs
-from .dense import DenseModel
+from .parts import DenseModel, LlamaArgs
 
 
 class ModelArgs(LlamaArgs):

@@ -11,8 +11,7 @@ from mlx import nn
 from .. import kernels
 from ..nn import GatedMLP, Routing
 from . import hunyuan_v1_moe
-from .base import PassingBackbone, PassingLayer
-from .experts import usual_routing
+from .parts import PassingBackbone, PassingLayer, usual_routing
 from .per_layer import ReadingAttention
 
 
