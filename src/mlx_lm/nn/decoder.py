@@ -79,8 +79,7 @@ class DecoderLayer(nn.Module):
         return self[self._names.mixer].state_spec() if self._mixes else NoSpec()
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        n = self._names
-        start = x
+        n, start = self._names, x
         if self._mixes:
             h = self[n.pre_mixer](x) if n.pre_mixer else x
             h = self._mix(h, state)

@@ -64,8 +64,7 @@ class HyperHead(nn.Module):
         self.hc_scale = mx.ones((1,))
 
     def __call__(self, x: mx.array) -> mx.array:
-        flat = kernels.rms_norm(x.flatten(2).astype(mx.float32), None, self._norm_eps)
-        raw = flat @ self.hc_fn.astype(mx.float32).T
+        raw = kernels.rms_norm(x.flatten(2).astype(mx.float32), None, self._norm_eps) @ self.hc_fn.astype(mx.float32).T
         pre = mx.sigmoid(raw * self.hc_scale.astype(mx.float32) + self.hc_base.astype(mx.float32)) + self._eps
         return weighted(x, pre)
 

@@ -84,8 +84,7 @@ def interleaved(module: nn.Module) -> Interleaved | None:
 
 def interleave_weights(module: nn.Module) -> Interleaved | None:
     """Regroups the weights of a layer where that is possible; None where it is not."""
-    found = interleaved(module)
-    if found is not None:
+    if (found := interleaved(module)) is not None:
         return found
     arrays = [module[name] for name in _NAMES if name in module]
     if not arrays or not can_interleave(arrays[0]) or any(fused.traced(a) for a in arrays):

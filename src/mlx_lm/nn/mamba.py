@@ -149,8 +149,7 @@ class Mamba(nn.Module):
         o = self._options
         values, gate = self._halves(self.in_proj(x))
         values, tail = self.conv1d(values, gather_slot(state, 0))
-        values = kernels.activation(values, o.act)
-        y, memory = self._scan(values, gather_slot(state, 1))
+        y, memory = self._scan(kernels.activation(values, o.act), gather_slot(state, 1))
         scatter_slots(state, [tail, memory], x.shape[1])
         return self.out_proj(y * kernels.activation(gate, o.act))
 
