@@ -3,7 +3,7 @@
 from ..nn import MoE, named
 from .config import LlamaArgs
 from .dense import DenseModel
-from .weights import Rename, Split, Transform
+from .weights import Rename, Transform, expert_rules
 
 
 class ModelArgs(LlamaArgs):
@@ -20,10 +20,7 @@ class Model(DenseModel):
     routing_options = {"score": "softmax_topk"}
     rules = (
         Transform(r"\.mlp\.experts\.(fc[12]\.weight|gate_up_proj|down_proj)$", lambda w: w.swapaxes(1, 2)),
-        Split(
-            r"(.*\.mlp)\.experts\.(?:fc1\.weight|gate_up_proj)",
-            (r"\1.switch_mlp.gate_proj.weight", r"\1.switch_mlp.up_proj.weight"),
-            1,
-        ),
-        Rename(r"\.mlp\.experts\.(fc2\.weight|down_proj)$", ".mlp.switch_mlp.down_proj.weight"),
+        Rename(r"\.mlp\.experts\.fc1\.weight$", ".mlp.experts.gate_up_proj"),
+        Rename(r"\.mlp\.experts\.fc2\.weight$", ".mlp.experts.down_proj"),
+        *expert_rules(),
     )

@@ -1,10 +1,11 @@
 """Baichuan M1: keys and values are mixed with those of the token before, head by head. https://arxiv.org/abs/2502.12671."""
 
 from dataclasses import field
+from typing import Any
 
 import mlx.core as mx
 
-from ..nn import Attention, AttentionOptions
+from ..nn import Attention
 from ..state import ArraySlot, ListSpec, RecurrentSpec, StateSpec
 from ..state.batch import LayerState, attend_states, gather_slot, offsets, part, scatter_slots
 from .bailing_moe import unit_head
@@ -39,10 +40,8 @@ class ModelArgs(SlidingArgs):
 class MixedKeysAttention(Attention):
     qkv_name = "W_pack"
 
-    def __init__(self, options: AttentionOptions):
-        super().__init__(options)
-        self.conv_k = mx.zeros((1, 1, options.num_kv_heads, 1, 2))
-        self.conv_v = mx.zeros((1, 1, options.num_kv_heads, 1, 2))
+    def add(self, args: Any, index: int) -> None:
+        self.conv_k, self.conv_v = (mx.zeros((1, 1, self._options.num_kv_heads, 1, 2)) for _ in range(2))
 
     def state_spec(self) -> StateSpec:
         """The last token's key and value before the mix, and keys and values."""
@@ -53,10 +52,8 @@ class MixedKeysAttention(Attention):
         queries, keys, values, _ = self._project(x)
         last, kept = part(state, 0), part(state, 1)
         ends = [keys[:, :, -1:], values[:, :, -1:]]
-        keys, values = (
-            self._mixed(*both, gather_slot(last, i))
-            for i, both in enumerate(((keys, self.conv_k), (values, self.conv_v)))
-        )
+        keys = self._mixed(keys, self.conv_k, gather_slot(last, 0))
+        values = self._mixed(values, self.conv_v, gather_slot(last, 1))
         scatter_slots(last, ends, x.shape[1])
         position = offsets(kept)
         queries, keys = self._place(queries, keys, position)

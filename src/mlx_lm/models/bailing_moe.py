@@ -5,17 +5,17 @@ from typing import Any
 import mlx.core as mx
 
 from ..nn import Attention, LayerNames, MoE, Routing, named
-from .base import DecoderArgs, ModelNames
+from .base import ModelNames
+from .config import BiasArgs, GroupedArgs
 from .dense import DenseModel
 from .experts import usual_routing
 from .weights import Drop, Rename, Weights, expert_rules
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(GroupedArgs, BiasArgs):
     fixed = {"norm_softmax": (False,), "score_function": ("softmax", "sigmoid")}
     aliases = {"use_bias": "attention_out_bias", "use_qkv_bias": "attention_bias"}
     attention_out_bias: bool = False
-    attention_bias: bool = False
     num_experts: int = 0
     num_shared_experts: int = 0
     num_experts_per_tok: int = 1
@@ -25,15 +25,11 @@ class ModelArgs(DecoderArgs):
     moe_router_enable_expert_bias: bool = False
     moe_router_enable_routed_scaling: bool = True
     first_k_dense_replace: int = 0
-    norm_topk_prob: bool = True
     norm_head: bool = False
     use_qk_norm: bool = False
     partial_rotary_factor: float = 1.0
     rotary_dim: int | None = None
-    routed_scaling_factor: float = 1.0
     score_function: str = "softmax"
-    n_group: int | None = 1
-    topk_group: int | None = 1
 
     @property
     def use_bias(self) -> bool:

@@ -5,19 +5,17 @@ from dataclasses import field, replace
 from typing import Any
 
 from ..nn import LayerNames, Mamba2, Mamba2Options
-from .base import DecoderArgs, ModelNames
-from .config import refuse
+from .base import ModelNames
+from .config import LlamaArgs, refuse
 from .dense import DenseModel, LinearArgs
 from .mamba2 import mamba2_options
 
 
-class Mamba2Args(DecoderArgs):
+class Mamba2Args(LlamaArgs):
     """A decoder's config with the Mamba-2 keys that Bamba, Falcon-H1 and Granite 4 share."""
 
     multiples = {"mamba_n_heads": "mamba_n_groups"}
     rms_norm_eps: float = 1e-5
-    attention_bias: bool = False
-    mlp_bias: bool = False
     mamba_n_heads: int = 128
     mamba_d_head: int | str | None = "auto"
     mamba_n_groups: int = 1

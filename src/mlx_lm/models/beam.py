@@ -8,25 +8,24 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..nn import SANDWICH_NORM, AttentionOptions, DecoderLayer, GatedAttention
+from ..nn import SANDWICH_NORM, DecoderLayer, GatedAttention
 from ..state import LayerState
+from .config import BiasArgs, GroupedArgs
 from .dense import DenseModel, KindRopeArgs
 from .weights import expert_rules
 
 
-class ModelArgs(KindRopeArgs):
+class ModelArgs(KindRopeArgs, GroupedArgs, BiasArgs):
     head_dim: int | None = 128
     max_position_embeddings: int = 8192
-    attention_bias: bool = False
     sliding_window: int | None = 512
     moe_intermediate_size: int = 2560
     num_experts: int = 256
     num_experts_per_tok: int = 8
-    norm_topk_prob: bool = True
     mlp_layer_types: list[str] | None = None
     first_k_dense_replace = 3  # without `mlp_layer_types`
-    n_group: int = 8
-    topk_group: int = 4
+    n_group: int | None = 8
+    topk_group: int | None = 4
     routed_scaling_factor: float = 2.5
     final_logit_softcapping: float | None = 30.0
 
@@ -42,9 +41,8 @@ class ModelArgs(KindRopeArgs):
 class BeamAttention(GatedAttention):
     """The gate has a bias for each head; without a rope, queries are multiplied by (1 + (p + 1) / 2048) ** 0.1."""
 
-    def __init__(self, options: AttentionOptions):
-        super().__init__(options)
-        self.gate_bias = mx.zeros((options.num_heads,))
+    def add(self, args: Any, index: int) -> None:
+        self.gate_bias = mx.zeros((self._options.num_heads,))
 
     def _gated(self, out: mx.array, gate: mx.array) -> mx.array:
         return super()._gated(out, gate + mx.repeat(self.gate_bias, self._options.head_dim))

@@ -16,7 +16,7 @@ from .base import CausalLM
 from .registry import get_classes
 from .weights import rename_path
 
-__all__ = ["assign_weights", "build_model", "quantization_of", "quantize_layers"]
+__all__ = ["assign_weights", "build_model", "infer_quantization", "quantization_of", "quantize_layers"]
 
 _MODES = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}
 _BITS = (2, 3, 4, 5, 6, 8)
@@ -77,7 +77,7 @@ def quantize_layers(model: nn.Module, quantization: Mapping[str, Any], weights: 
         width = _width(module)
         fits = (packed.shape[-1] * 32, scales.shape[-1] * entry["group_size"]) == (width * entry["bits"], width)
         if not fits or (scales.dtype == mx.uint8) != (entry["mode"] != "affine"):
-            entry = _infer(path, width, packed, scales)
+            entry = infer_quantization(path, width, packed, scales)
         return entry
 
     nn.quantize(model, class_predicate=predicate)
@@ -137,7 +137,7 @@ def _width(module: nn.Module) -> int:
     return int(module.weight.shape[-1])
 
 
-def _infer(path: str, width: int, packed: mx.array, scales: mx.array) -> dict[str, Any]:
+def infer_quantization(path: str, width: int, packed: mx.array, scales: mx.array) -> dict[str, Any]:
     """Bits and group size of a layer from its shapes, for configs that do not list it."""
     bits, rest = divmod(packed.shape[-1] * 32, width)
     group_size, uneven = divmod(width, scales.shape[-1])

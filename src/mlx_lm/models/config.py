@@ -20,8 +20,8 @@ from ..kernels import ACTIVATIONS
 from ..nn import RopeParameters
 
 __all__ = [
-    "EXPERT_COUNTS", "BaseModelArgs", "BiasArgs", "DecoderArgs", "LanguageArgs", "LlamaArgs", "block_options",
-    "check_kinds", "check_numbers", "flatten_config", "refuse", "rope_parameters",
+    "EXPERT_COUNTS", "BaseModelArgs", "BiasArgs", "DecoderArgs", "GroupedArgs", "LanguageArgs", "LlamaArgs",
+    "block_options", "check_kinds", "flatten_config", "refuse", "rope_parameters",
 ]  # fmt: skip
 
 EXPERT_COUNTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
@@ -208,6 +208,7 @@ class BaseModelArgs:
     fixed: ClassVar[dict[str, tuple[Any, ...]]] = {}  # key, of a field or not -> the values that it supports
     positive: ClassVar[tuple[str, ...]] = ()  # numbers, or lists of numbers, above 0
     multiples: ClassVar[dict[str, str | int]] = {}  # field or property -> number, or field, that divides it
+    layer_sizes: ClassVar[tuple[str, ...]] = ()  # what `per_layer_config` may give a layer of its own
     per_layer: ClassVar[dict[str, Collection[Any]]] = {}  # list -> what it may say of a layer, empty for anything
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -284,16 +285,22 @@ class BaseModelArgs:
         for name, known in self.per_layer.items():
             if isinstance(getattr(self, name), list):
                 check_kinds(self, name, known)
+        for index, entry in (getattr(self, "per_layer_config", None) or {}).items():
+            known = isinstance(entry, dict) and entry.keys() <= set(self.layer_sizes)
+            known = known and all(isinstance(size, int) and size > 0 for size in entry.values())
+            refuse(not known, f"per_layer_config has the unknown entry {index}: {entry!r}")
         count = next((getattr(self, name) for name in EXPERT_COUNTS if getattr(self, name, None)), None)
         if isinstance(count, int):
             chosen = getattr(self, "num_experts_per_tok", 1)
             refuse(not 1 <= (chosen or 0) <= count, f"num_experts_per_tok={chosen} of {count} experts is not possible")
 
     def at(self, index: int) -> typing.Self:
-        """The config as layer `index` reads it: of fields in `per_layer` that are lists, its own entry."""
+        """The config with the numbers of layer `index`, from those lists of `per_layer` and from `per_layer_config`."""
         own = copy.copy(self)
-        lists = {name: getattr(self, name) for name in self.per_layer if isinstance(getattr(self, name), list)}
+        numbers = {name: getattr(self, name) for name, known in self.per_layer.items() if not known}
+        lists = {name: entries for name, entries in numbers.items() if isinstance(entries, list)}
         vars(own).update({name: entries[index] for name, entries in lists.items()})
+        vars(own).update((getattr(self, "per_layer_config", None) or {}).get(str(index), {}))
         return own
 
 
@@ -458,6 +465,15 @@ class LlamaArgs(BiasArgs):
     mlp_bias: bool = False
 
 
+class GroupedArgs(DecoderArgs):
+    """Experts may stand in groups, of which the best take part; see `grouped_routing`."""
+
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 1.0
+    n_group: int | None = 1
+    topk_group: int | None = 1
+
+
 def refuse(condition: Any, message: str) -> None:
     """Raises ConfigError with `message` when `condition` holds."""
     if condition:
@@ -470,13 +486,6 @@ def check_kinds(args: Any, name: str, known: Collection[Any]) -> None:
     wrong = len(kinds) != args.num_hidden_layers or (known and not set(kinds) <= set(known))
     entry = f"one of {sorted(known)}" if known else "an entry"
     refuse(wrong, f"{name} must have {entry} for each layer, not {kinds!r}")
-
-
-def check_numbers(args: Any, name: str) -> None:
-    """Field `name` has a positive number for each layer, or ConfigError."""
-    numbers = getattr(args, name)
-    if len(numbers) != args.num_hidden_layers or min(numbers) <= 0:
-        raise ConfigError(f"config.json: {name} must have a positive number for each layer, not {numbers!r}.")
 
 
 def block_options(kind: type[_Options], args: Any, **changes: Any) -> _Options:

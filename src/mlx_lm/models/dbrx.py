@@ -17,12 +17,14 @@ from .weights import Rename, Rule, Transform, expert_rules
 
 
 class ModelArgs(DecoderArgs):
-    aliases = {"kv_n_heads": "num_key_value_heads", "moe_top_k": "num_experts_per_tok"}
+    aliases = {
+        "kv_n_heads": "num_key_value_heads", "moe_top_k": "num_experts_per_tok", "ffn_hidden_size": "intermediate_size",
+    }  # fmt: skip
     fixed = {"moe_normalize_expert_weights": (1,)}
     positive = ("clip_qkv",)
     layer_norm_eps: float = 1e-5
     clip_qkv: float | None = None
-    ffn_hidden_size: int = 3584
+    intermediate_size: int = 3584
     moe_num_experts: int = 4
     num_experts_per_tok: int = 1
     moe_normalize_expert_weights: float | None = 1.0
@@ -34,10 +36,6 @@ class ModelArgs(DecoderArgs):
         refuse(not isinstance(attention, dict) or not isinstance(experts, dict), "attn_config or ffn_config is wrong")
         act = experts.get("ffn_act_fn")
         return {**attention, **experts, **flat, "hidden_act": act.get("name") if isinstance(act, dict) else None}
-
-    @property
-    def moe_intermediate_size(self) -> int:
-        return self.ffn_hidden_size
 
 
 class NormAttnNorm(nn.Module):
@@ -75,7 +73,7 @@ class Model(DenseModel):
         return usual_routing(args, normalize=args.moe_normalize_expert_weights is not None)
 
     def weight_rules(self) -> tuple[Rule, ...]:
-        shape = (self.args.moe_num_experts, self.args.ffn_hidden_size, self.args.hidden_size)
+        shape = (self.args.moe_num_experts, self.args.intermediate_size, self.args.hidden_size)
         whole = r"\.ffn\.experts\.mlp\."
         return (
             *super().weight_rules(),

@@ -1,13 +1,12 @@
 """DeepSeek (the first) with experts: softmax routing, shared experts. Source: https://arxiv.org/abs/2401.06066."""
 
-from .config import DecoderArgs
+from .config import BiasArgs
 from .dense import DenseModel
 from .weights import expert_rules
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(BiasArgs):
     fixed = {"scoring_func": ("softmax",)}
-    attention_bias: bool = False
     n_routed_experts: int | None = None
     n_shared_experts: int | None = None
     num_experts_per_tok: int | None = None

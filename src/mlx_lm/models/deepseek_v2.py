@@ -6,21 +6,19 @@ from typing import Any, ClassVar
 import mlx.nn as nn
 
 from ..nn import LatentAttention, LatentOptions, Rope, Routing, make_rope
-from .config import DecoderArgs, block_options, refuse
+from .config import GroupedArgs, LlamaArgs, block_options, refuse
 from .dense import DenseModel
 from .experts import grouped_routing
 from .weights import expert_rules
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(GroupedArgs, LlamaArgs):
     fixed = {"topk_method": ("greedy", "group_limited_greedy"), "scoring_func": ("softmax",)}
     kv_lora_rank: int = 512
     q_lora_rank: int | None = 1536
     qk_nope_head_dim: int = 128
     qk_rope_head_dim: int = 64
     v_head_dim: int = 128
-    attention_bias: bool = False
-    mlp_bias: bool = False
     rope_interleave: bool = True
     n_routed_experts: int | None = 64
     n_shared_experts: int | None = 2
@@ -31,9 +29,7 @@ class ModelArgs(DecoderArgs):
     n_group: int | None = None
     topk_group: int | None = None
     topk_method: str = "greedy"
-    scoring_func: str = "softmax"
     norm_topk_prob: bool = False
-    routed_scaling_factor: float = 1.0
 
     def __post_init__(self) -> None:
         self.head_dim = self.qk_rope_head_dim  # what the rope rotates; other sizes are the latent layer's own

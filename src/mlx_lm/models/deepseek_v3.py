@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from . import deepseek_v2
+from .build import infer_quantization
 from .dense import DenseModel
 from .weights import Rule, Weights
 
@@ -19,8 +20,6 @@ class ModelArgs(deepseek_v2.ModelArgs):
     first_k_dense_replace: int = 3
     n_group: int | None = 8
     topk_group: int | None = 4
-    topk_method: str = "noaux_tc"
-    scoring_func: str = "sigmoid"
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 2.5
     mlp_layer_types: list[str] | None = None
@@ -50,13 +49,10 @@ class SplitHeads:
         return result
 
     def _dense(self, parts: dict[str, mx.array]) -> mx.array:
-        scales = parts.get("scales")
-        if scales is None:
+        if "scales" not in parts:
             return parts["weight"]
-        bits, group = parts["weight"].shape[-1] * 32 // self.rank, self.rank // scales.shape[-1]
-        modes = {(32, 4): "mxfp4", (16, 4): "nvfp4", (32, 8): "mxfp8"}
-        mode = modes.get((group, bits), "affine") if scales.dtype == mx.uint8 else "affine"
-        return mx.dequantize(parts["weight"], scales, parts.get("biases"), group_size=group, bits=bits, mode=mode)
+        packing = infer_quantization("kv_b_proj", self.rank, parts["weight"], parts["scales"])
+        return mx.dequantize(parts["weight"], parts["scales"], parts.get("biases"), **packing)
 
 
 class Model(deepseek_v2.Model):

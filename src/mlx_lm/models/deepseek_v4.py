@@ -178,13 +178,9 @@ class Model(DenseModel):
     )
 
     def weight_rules(self) -> tuple[Rule, ...]:
-        groups = self.args.o_groups
-
-        def by_group(weight: mx.array) -> mx.array:
-            return mx.unflatten(weight, 0, (groups, -1)) if weight.ndim == 2 else weight
-
-        grouped = Transform(r"\.o_a_proj\.(weight|scales|biases)$", by_group)
-        return (*super().weight_rules(), grouped)
+        groups, pattern = self.args.o_groups, r"\.o_a_proj\.(weight|scales|biases)$"
+        by_group = Transform(pattern, lambda w: mx.unflatten(w, 0, (groups, -1)) if w.ndim == 2 else w)
+        return (*super().weight_rules(), by_group)
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         rope, back = args.turns(index)

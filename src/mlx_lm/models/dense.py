@@ -151,9 +151,12 @@ class DenseModel(CausalLM):
         return self.layer_type
 
     def mixer(self, args: Any, index: int) -> nn.Module | None:
-        mixer = self.attention_type(self.attention_options(args, index))
+        mixer = self.attention_type_at(args, index)(self.attention_options(args, index))
         mixer.add(args, index)
         return mixer
+
+    def attention_type_at(self, args: Any, index: int) -> type[Attention]:
+        return self.attention_type
 
     def linear_mixer(self, args: Any, index: int) -> nn.Module:
         """What mixes in place of attention where `args.is_linear`: a recurrence, a state space, a convolution."""

@@ -5,16 +5,15 @@ from typing import Any
 import mlx.core as mx
 
 from ..kernels import KVView
-from ..nn import AttentionOptions, BiasedAttention, DecoderLayer, Linear
+from ..nn import BiasedAttention, DecoderLayer, Linear
 from ..state import LayerState
+from .config import LlamaArgs
 from .dense import DenseModel, SlidingArgs
 
 
-class ModelArgs(SlidingArgs):
+class ModelArgs(SlidingArgs, LlamaArgs):
     # The experts' router mixes the tokens of a batch, so that an answer would depend on how a prompt is cut.
     fixed = {"is_moe": (False,)}
-    attention_bias: bool = False
-    mlp_bias: bool = False
     keep_window_size: int = 2048
     num_experts: int = 16384  # of the kind that is refused
 
@@ -25,13 +24,10 @@ class ModelArgs(SlidingArgs):
 class DynamicMask(BiasedAttention):
     """Adds exp(A * softplus(dt(value))) to a key's scores, of which only the largest `kept` count."""
 
-    kept = 2048
-
-    def __init__(self, options: AttentionOptions):
-        super().__init__(options)
-        heads = options.num_kv_heads
-        self.A = mx.zeros((heads,))
-        self.dt_proj = Linear(heads * options.head_dim, heads, bias=options.bias)
+    def add(self, args: Any, index: int) -> None:
+        _, heads, size = args.heads
+        self.kept, self.A = args.keep_window_size, mx.zeros((heads,))
+        self.dt_proj = Linear(heads * size, heads, bias=args.attention_bias)
 
     def rule(self, query: mx.array, key: mx.array, seen: mx.array | None, view: KVView) -> mx.array | None:
         values = view.values if isinstance(view.values, mx.array) else view.values.dequantize()
@@ -46,7 +42,6 @@ class DynamicMask(BiasedAttention):
 
 class WeightedResiduals(DecoderLayer):
     def add(self, args: Any, index: int) -> None:
-        self.self_attn.kept = args.keep_window_size
         self.input_residual = mx.ones((args.hidden_size,))
         self.post_attention_residual = mx.ones((args.hidden_size,))
 

@@ -3,18 +3,16 @@
 Source: https://huggingface.co/dots-studio/dots3-note-prev.
 """
 
-from copy import copy
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
 from ..nn import LatentOptions, RMSNorm, Rope, make_rope
 from ..nn.indexed import IndexedLatentAttention, IndexOptions
-from . import deepseek_v2, deepseek_v32
+from . import deepseek_v2, deepseek_v3, deepseek_v32
 from .config import refuse
-from .dense import DenseModel
 from .weights import Drop
 
 _INDEXED, _FULL, _SLIDING = "indexed_attention", "full_attention", "sliding_attention"
@@ -23,6 +21,7 @@ _OWN = ("num_attention_heads", "num_key_value_heads", "q_lora_rank", "kv_lora_ra
 
 
 class ModelArgs(deepseek_v32.ModelArgs):
+    layer_sizes = _OWN
     per_layer = {"layer_types": (_INDEXED, _FULL, _SLIDING)}
     positive = ("sliding_window", "n_shared_experts", "shared_experts_intermediate_size")
     aliases = {
@@ -68,25 +67,10 @@ class ModelArgs(deepseek_v32.ModelArgs):
             own = {name: getattr(self, f"swa_{name}") for name in _OWN}
             own["qk_rope_head_dim"] = own["qk_rope_head_dim"] or self.swa_head_dim - self.swa_qk_nope_head_dim
             self.per_layer_config = {str(i): own for i, kind in enumerate(kinds) if kind == _SLIDING}
-        for index, entry in self.per_layer_config.items():
-            known = isinstance(entry, dict) and set(entry) <= set(_OWN)
-            known = known and all(isinstance(n, int) and n > 0 for n in entry.values())
-            refuse(not known, f"per_layer_config has the unknown entry {index}: {entry!r}")
         if self.rope_by_layer_type is None:
             thetas = {_SLIDING: self.rope_theta if self.rope_scaling else self.swa_rope_theta}
             scaling = self.rope_scaling or {}
             self.rope_by_layer_type = {k: {"rope_theta": thetas.get(k, self.rope_theta), **scaling} for k in set(kinds)}
-        same = all(own.num_attention_heads == own.num_key_value_heads for own in map(self.at, range(count)))
-        refuse(not same, "num_key_value_heads must equal num_attention_heads in every layer")
-
-    def at(self, index: int) -> Self:
-        """The config with the sizes that layer `index` has."""
-        own = copy(self)
-        vars(own).update((self.per_layer_config or {}).get(str(index), {}))
-        return own
-
-    def kind(self, index: int) -> str:
-        return (self.layer_types or [])[index]
 
     def has_experts(self, index: int) -> bool:
         every = self.moe_layer_freq
@@ -111,26 +95,28 @@ class NoteAttention(IndexedLatentAttention):
 
 class Model(deepseek_v2.Model):
     next_token_layers = True
-    moe_options = {"correction": True}
-    routing = DenseModel.routing
+    moe_options, routing = deepseek_v3.Model.moe_options, deepseek_v3.Model.routing
     rules = (Drop(r"^model\.mtp\."), *deepseek_v2.Model.rules)
 
     def mixer(self, args: Any, index: int) -> nn.Module:
         rope = self.rope(args, index)
         indexed = IndexOptions(args.index_n_heads, args.index_head_dim, args.index_topk, rope)
-        return NoteAttention(self.latent_options(args, index), indexed if args.kind(index) == _INDEXED else None)
+        return NoteAttention(self.latent_options(args, index), indexed if args.layer_types[index] == _INDEXED else None)
 
     def latent_options(self, args: Any, index: int) -> LatentOptions:
-        options = super().latent_options(args.at(index), index)
+        own = args.at(index)
+        same = own.num_attention_heads == own.num_key_value_heads
+        refuse(not same, "num_key_value_heads must equal num_attention_heads in every layer")
+        options = super().latent_options(own, index)
         return replace(
             options,
             scale=(options.nope_dim + options.rope_dim) ** -0.5,
             norm_eps=args.rms_norm_eps,
-            window=args.sliding_window if args.kind(index) == _SLIDING else None,
+            window=args.sliding_window if args.layer_types[index] == _SLIDING else None,
             grow_queries=True,
             grow_latents=True,
         )
 
     def rope(self, args: Any, index: int) -> Rope | None:
-        params = replace(args.rope_parameters(args.kind(index)), partial=1.0)
+        params = replace(args.rope_parameters(args.layer_types[index]), partial=1.0)
         return make_rope(args.at(index).qk_rope_head_dim, params, traditional=True)

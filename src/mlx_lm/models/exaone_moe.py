@@ -5,11 +5,13 @@ Source: https://arxiv.org/abs/2601.01739.
 
 from ..nn import PRE_NORM
 from . import exaone4
+from .config import GroupedArgs
 from .weights import Drop, Rename, expert_rules
 
 
-class ModelArgs(exaone4.ModelArgs):
+class ModelArgs(GroupedArgs, exaone4.ModelArgs):
     fixed = {"scoring_func": ("sigmoid",)}
+    per_layer = {"is_moe_layer": ()}
     multiples = {"num_experts": "n_group"}
     mlp_layer_types: list[str] | None = None
     is_moe_layer: list[bool] | None = None
@@ -18,16 +20,11 @@ class ModelArgs(exaone4.ModelArgs):
     num_experts: int = 64
     num_experts_per_tok: int = 8
     num_shared_experts: int = 1
-    norm_topk_prob: bool = True
     routed_scaling_factor: float = 2.5
-    n_group: int = 1
-    topk_group: int = 1
 
-    def __post_init__(self) -> None:
-        if self.mlp_layer_types is None:
-            sparse = self.is_moe_layer or [i >= self.first_k_dense_replace for i in range(self.num_hidden_layers)]
-            self.mlp_layer_types = ["sparse" if s else "dense" for s in sparse]
-        super().__post_init__()
+    def has_experts(self, index: int) -> bool:
+        listed = self.is_moe_layer if self.mlp_layer_types is None else None
+        return listed[index] if listed else super().has_experts(index)
 
 
 class Model(exaone4.Model):

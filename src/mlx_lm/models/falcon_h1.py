@@ -4,7 +4,7 @@ mlx-lm's checkpoints hold most multipliers inside the weights, so the model does
 loading. Source: https://arxiv.org/abs/2507.22448.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +15,7 @@ from .bamba import Mamba2Args
 from .base import ModelNames
 from .config import refuse
 from .dense import DenseModel
-from .weights import Rule, Transform, Weights, apply_rules
+from .weights import Published, Rule, Transform
 
 
 class ModelArgs(Mamba2Args):
@@ -53,19 +53,6 @@ def fold(pattern: str, factor: float | tuple[float, ...]) -> Transform:
     factors = mx.array(factor, mx.float32)
     by_row = factors[:, None] if factors.ndim else factors
     return Transform(pattern, lambda v: (v * (by_row if v.ndim == 2 else factors)).astype(v.dtype))
-
-
-@dataclass(frozen=True)
-class FoldPublished:
-    """Runs the folds on published checkpoints only, which show in the layout of their convolutions."""
-
-    folds: tuple[Rule, ...]
-
-    def __call__(self, weights: Weights) -> Weights:
-        kernels = [v for k, v in weights.items() if k.endswith("conv1d.weight")]
-        if kernels and kernels[0].shape[-1] != 1:
-            return apply_rules(self.folds, weights)
-        return weights
 
 
 class ScaledAttention(Attention):
@@ -116,7 +103,7 @@ class Model(DenseModel):
             fold(r"mamba\.in_proj\.bias$", rows),
             fold(r"mamba\.out_proj\.", a.ssm_out_multiplier),
         )
-        return (FoldPublished(folds), *super().weight_rules())
+        return (Published(folds), *super().weight_rules())
 
     def layer(self, args: Any, index: int) -> DecoderLayer:
         layer = super().layer(args, index)

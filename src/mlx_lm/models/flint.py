@@ -3,6 +3,8 @@
 Source: https://huggingface.co/RecursiveSI/flint.
 """
 
+from dataclasses import field
+
 from .dense import DenseModel, SlidingArgs
 from .qwen2_moe import Experts
 from .weights import Rename, expert_rules
@@ -18,13 +20,8 @@ class ModelArgs(SlidingArgs):
     moe_intermediate_size: int = 512
     shared_expert_intermediate_size: int = 1024
     decoder_sparse_step: int = 1
-    mlp_only_layers: list[int] | None = None
+    mlp_only_layers: list[int] = field(default_factory=lambda: [0, 1])
     norm_topk_prob: bool = True
-
-    def __post_init__(self) -> None:
-        if self.mlp_only_layers is None:
-            self.mlp_only_layers = [0, 1]
-        super().__post_init__()
 
     def slides(self, index: int) -> bool:
         return index >= 2 and index % 4 != 1 and index != self.num_hidden_layers - 1

@@ -4,15 +4,12 @@ Source: llama.cpp's converter and graph of GearForCausalLM, https://github.com/g
 """
 
 from dataclasses import field, replace
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
-from mlx import nn
 
 from .. import kernels
-from ..errors import ConfigError
-from ..nn import SANDWICH_NORM, CausalConv, LayerNames, Linear, RMSNorm
+from ..nn import SANDWICH_NORM, Attention, CausalConv, LayerNames
 from ..state import ArraySlot, LayerState, RecurrentSpec, StateSpec, gather_slot, scatter_slots
 from . import gemma3_text
 from .config import refuse
@@ -27,9 +24,8 @@ class ModelArgs(gemma3_text.ModelArgs):
     @classmethod
     def prepared(cls, flat: dict[str, Any]) -> dict[str, Any]:
         """`layer_types` also has "conv_mixer"."""
-        kinds = flat.get("layer_types")
-        if not isinstance(kinds, list):
-            raise ConfigError("config.json: 'gear' needs layer_types.")
+        kinds: Any = flat.get("layer_types")
+        refuse(not isinstance(kinds, list), "'gear' needs layer_types")
         refuse(flat.get("attn_logit_softcapping"), "attn_logit_softcapping is not supported for model type 'gear'")
         flat["mixes_locally"] = [kind == "conv_mixer" for kind in kinds]
         flat["layer_types"] = ["sliding_attention" if kind == "conv_mixer" else kind for kind in kinds]
@@ -41,19 +37,12 @@ class ModelArgs(gemma3_text.ModelArgs):
         refuse(self.conv_L_cache < 2, f"conv_L_cache must be at least 2, not {self.conv_L_cache}")
 
 
-class LocalMixer(nn.Module):
+class LocalMixer(Attention):
     """out(sigmoid(q * conv(k)) * conv(v)), feature by feature; a key head serves several query heads."""
 
-    def __init__(self, args: ModelArgs):
-        super().__init__()
-        heads, kv_heads, size = args.heads
-        self._share, self._size = heads // kv_heads, size
-        self.q_proj = Linear(args.hidden_size, heads * size, bias=False)
-        self.k_proj, self.v_proj = (Linear(args.hidden_size, kv_heads * size, bias=False) for _ in range(2))
-        self.o_proj = Linear(heads * size, args.hidden_size, bias=False)
-        norm, conv = partial(RMSNorm, size, args.rms_norm_eps, offset=1.0), partial(CausalConv, bias=False)
-        self.q_norm, self.k_norm = norm(), norm()
-        self.key_conv, self.value_conv = (conv(kv_heads * size, args.conv_L_cache) for _ in range(2))
+    def add(self, args: Any, index: int) -> None:
+        channels = args.heads[1] * args.heads[2]
+        self.key_conv, self.value_conv = (CausalConv(channels, args.conv_L_cache, bias=False) for _ in range(2))
 
     def state_spec(self) -> StateSpec:
         """What the layer keeps for a sequence: the last keys and values."""
@@ -61,17 +50,14 @@ class LocalMixer(nn.Module):
         return RecurrentSpec((ArraySlot((kernel - 1, 2 * channels)),))
 
     def __call__(self, x: mx.array, state: LayerState = None) -> mx.array:
-        queries, keys = (
-            norm(mx.unflatten(projection(x), -1, (-1, self._size)))
-            for norm, projection in ((self.q_norm, self.q_proj), (self.k_norm, self.k_proj))
-        )
-        both = mx.concatenate([keys.flatten(2), self.v_proj(x)], axis=-1)
+        o = self._options
+        queries, keys, values = (a.swapaxes(1, 2) for a in self._project(x)[:3])  # (B, L, H, D)
+        both = mx.concatenate([keys.flatten(2), values.flatten(2)], axis=-1)
         weight = mx.concatenate([self.key_conv.weight, self.value_conv.weight], axis=0)
         both, tail = kernels.causal_conv(both, weight, None, gather_slot(state, 0))
         scatter_slots(state, [tail], x.shape[1])
-        keys, values = (
-            mx.repeat(mx.unflatten(a, -1, (-1, self._size)), self._share, axis=2) for a in mx.split(both, 2, axis=-1)
-        )
+        both = mx.unflatten(both, -1, (2, o.num_kv_heads, o.head_dim))
+        keys, values = mx.repeat(both, o.num_heads // o.num_kv_heads, axis=3).moveaxis(2, 0)
         return self.o_proj((mx.sigmoid(queries * keys) * values).flatten(2))
 
 
@@ -79,5 +65,5 @@ class Model(gemma3_text.Model):
     def names_at(self, args: Any, index: int) -> LayerNames:
         return replace(SANDWICH_NORM, mixer="local_mixer") if args.mixes_locally[index] else SANDWICH_NORM
 
-    def mixer(self, args: Any, index: int) -> nn.Module | None:
-        return LocalMixer(args) if args.mixes_locally[index] else super().mixer(args, index)
+    def attention_type_at(self, args: Any, index: int) -> type[Attention]:
+        return LocalMixer if args.mixes_locally[index] else Attention

@@ -24,6 +24,7 @@ _ROPES = {
 class ModelArgs(PerLayerArgs):
     """Full layers have heads of another size, given by layer (`per_layer_config`) or for all (`global_...`)."""
 
+    layer_sizes = ("head_dim", "num_key_value_heads")
     max_position_embeddings: int = 131072
     sliding_window_pattern: int | None = 6
     use_bidirectional_attention: str | bool | None = None
@@ -46,18 +47,12 @@ class ModelArgs(PerLayerArgs):
             other: dict[str, Any] = {"head_dim": self.global_head_dim or 512}
             if self.attention_k_eq_v and self.num_global_key_value_heads is not None:
                 other["num_key_value_heads"] = self.num_global_key_value_heads
-            full = [i for i in range(self.num_hidden_layers) if self.window(i) is None]
-            self.per_layer_config = {str(i): other for i in full}
-        for index, entry in self.per_layer_config.items():
-            known = isinstance(entry, dict) and set(entry) <= {"head_dim", "num_key_value_heads"}
-            refuse(not known, f"per_layer_config has the unknown entry {index}: {entry!r}")
+            self.per_layer_config = {str(i): other for i in range(self.num_hidden_layers) if self.window(i) is None}
         lacks = self.enable_moe_block and not (self.num_experts and self.top_k_experts and self.moe_intermediate_size)
         refuse(lacks, "enable_moe_block needs num_experts, top_k_experts and moe_intermediate_size")
 
     def layer_heads(self, index: int) -> tuple[int, int, int]:
-        heads, kv_heads, head_dim = self.heads
-        own = (self.per_layer_config or {}).get(str(index), {})
-        return heads, own.get("num_key_value_heads", kv_heads), own.get("head_dim", head_dim)
+        return self.at(index).heads
 
     def layer_width(self, index: int) -> int:
         return self.intermediate_size * (2 if self.use_double_wide_mlp and self.reads(index) else 1)

@@ -1,25 +1,20 @@
 """GLM-4.5 to 4.7: sigmoid routing in groups with a selection bias, shared experts. https://arxiv.org/abs/2508.06471."""
 
-from .config import DecoderArgs
+from .config import BiasArgs, GroupedArgs
 from .dense import DenseModel
 from .weights import expert_rules
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(GroupedArgs, BiasArgs):
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 131072
     partial_rotary_factor: float = 0.5
-    attention_bias: bool = False
     use_qk_norm: bool = False
     n_routed_experts: int = 128
     n_shared_experts: int = 1
     num_experts_per_tok: int = 8
     moe_intermediate_size: int = 1408
     first_k_dense_replace: int = 1
-    n_group: int = 1
-    topk_group: int = 1
-    norm_topk_prob: bool = True
-    routed_scaling_factor: float = 1.0
 
 
 class Model(DenseModel):

@@ -18,5 +18,4 @@ class ModelArgs(deepseek_v3.ModelArgs):
     routed_scaling_factor: float = 1.8
 
 
-class Model(deepseek_v3.Model):
-    pass
+Model = deepseek_v3.Model

@@ -1,6 +1,6 @@
 """GPT-2: learned positions, fused projections stored transposed. https://openai.com/index/better-language-models."""
 
-from ..nn import Attention, LayerNames
+from ..nn import Attention, LayerNames, named
 from .base import DecoderArgs, ModelNames
 from .dense import DenseModel
 from .positions import LearnedPositions
@@ -22,8 +22,7 @@ class ModelArgs(DecoderArgs):
         return scale / (index + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
 
-class FusedAttention(Attention):
-    qkv_name, out_name = "c_attn", "c_proj"
+FusedAttention = named(Attention, qkv_name="c_attn", out_name="c_proj")
 
 
 class Model(DenseModel):

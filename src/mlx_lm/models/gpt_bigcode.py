@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..nn import Attention, HeadwiseAttention
+from ..nn import Attention, HeadwiseAttention, named
 from . import gpt2
 from .base import ModelNames
 
@@ -16,14 +16,12 @@ class ModelArgs(gpt2.ModelArgs):
         super().__post_init__()
 
 
-class Headwise(HeadwiseAttention):
-    qkv_name, out_name = "c_attn", "c_proj"
+Headwise = named(HeadwiseAttention, qkv_name="c_attn", out_name="c_proj")
 
 
 class Model(gpt2.Model):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     rules = ()
 
-    def mixer(self, args: Any, index: int) -> Attention:
-        kind = gpt2.FusedAttention if args.multi_query else Headwise
-        return kind(self.attention_options(args, index))
+    def attention_type_at(self, args: Any, index: int) -> type[Attention]:
+        return gpt2.FusedAttention if args.multi_query else Headwise

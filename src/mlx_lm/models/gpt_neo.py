@@ -28,15 +28,11 @@ class ModelArgs(gpt2.ModelArgs):
         return 1.0
 
     def window(self, index: int) -> int | None:
-        assert self.attention_layers is not None
-        return self.window_size if self.attention_layers[index] == "local" else None
+        return self.window_size if (self.attention_layers or [])[index] == "local" else None
 
 
 class Model(gpt2.Model):
     names = ModelNames(backbone="transformer", embed="wte", layers="h", norm="ln_f")
     attention_type = OutProjAttention
     attention = {"rope": None, "out_bias": True}
-    rules = (
-        Rename(r"^(h|wte|wpe|ln_f)\.", r"transformer.\1."),
-        Rename(r"\.attn\.attention\.", ".attn."),
-    )
+    rules = (Rename(r"^(h|wte|wpe|ln_f)\.", r"transformer.\1."), Rename(r"\.attn\.attention\.", ".attn."))

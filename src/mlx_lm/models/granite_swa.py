@@ -13,9 +13,8 @@ class WindowArgs(SlidingArgs):
     layer_rope_theta: list[float] | None = None
 
     def __post_init__(self) -> None:
-        self.layer_rope_theta = self.layer_rope_theta or [self.rope_theta] * self.num_hidden_layers
         super().__post_init__()
-        refuse(min(self.layer_rope_theta) < 0, "layer_rope_theta must not be negative")
+        refuse(min(self.layer_rope_theta or [0]) < 0, "layer_rope_theta must not be negative")
 
     def slides(self, index: int) -> bool:
         return index % 4 != 0

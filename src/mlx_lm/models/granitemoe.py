@@ -1,6 +1,6 @@
 """Granite 3 with experts in every layer. Source: https://huggingface.co/ibm-granite/granite-3.1-3b-a800m-base."""
 
-from ..nn import LayerNames, MoE
+from ..nn import LayerNames, MoE, named
 from . import granite
 from .weights import Rename, expert_rules
 
@@ -10,8 +10,7 @@ class ModelArgs(granite.ModelArgs):
     num_experts_per_tok: int = 2
 
 
-class Experts(MoE):
-    router_name, router_layer = "router", "layer"
+Experts = named(MoE, router_name="router", router_layer="layer")
 
 
 class Model(granite.Model):

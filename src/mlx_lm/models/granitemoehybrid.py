@@ -9,14 +9,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..nn import DecoderLayer, GatedMLP, LayerNames, Mamba2, named
+from . import granite, granitemoe
 from .bamba import Mamba2Args
 from .dense import LinearArgs
-from .granite import ModelArgs as GraniteArgs
-from .granitemoe import Model as GraniteMoe
 from .weights import Rename, Rule, Split
 
 
-class ModelArgs(LinearArgs, Mamba2Args, GraniteArgs):
+class ModelArgs(LinearArgs, Mamba2Args, granite.ModelArgs):
     fixed = {"position_embedding_type": ("nope", "rope")}
     aliases = {"layers_block_type": "layer_types"}
     num_local_experts: int = 8
@@ -48,7 +47,7 @@ class Layer(DecoderLayer):
         return y + self["shared_mlp"](x) if "shared_mlp" in self else y
 
 
-class Model(GraniteMoe):
+class Model(granitemoe.Model):
     layer_type = Layer
     linear_type = Mamba2
 

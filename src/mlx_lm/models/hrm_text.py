@@ -12,17 +12,15 @@ from mlx import nn
 
 from ..nn import DecoderLayer, Embedding, GatedAttention, UnitRMSNorm, named
 from ..state import LayerState, ListSpec, StateSpec, part
-from .base import DecoderArgs, layer_state
+from .base import LlamaArgs, layer_state
 from .config import refuse
 from .dense import DenseModel
 from .weights import Rename, Split
 
 
-class ModelArgs(DecoderArgs):
+class ModelArgs(LlamaArgs):
     positive = ("H_cycles", "num_layers_per_stack", "initializer_range")
     head_dim: int | None = 128
-    attention_bias: bool = False
-    mlp_bias: bool = False
     H_cycles: int = 2
     L_cycles: int = 3
     initializer_range: float = 0.02

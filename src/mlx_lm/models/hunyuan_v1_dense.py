@@ -1,7 +1,5 @@
 """Hunyuan dense: norms on heads after their rotation, a rope base raised by alpha. https://github.com/Tencent-Hunyuan."""
 
-from typing import ClassVar
-
 from ..nn import RopeParameters, named
 from ..nn.attention import RotatedNormAttention
 from .config import BiasArgs
@@ -22,4 +20,4 @@ class ModelArgs(BiasArgs):
 
 class Model(DenseModel):
     attention_type = named(RotatedNormAttention, q_norm_name="query_layernorm", k_norm_name="key_layernorm")
-    qk_norm: ClassVar[bool | str] = True
+    qk_norm = True

@@ -15,8 +15,8 @@ import mlx.core as mx
 from ..errors import WeightsError
 
 __all__ = [
-    "COMMON_RULES", "LAST_RULES", "TEXT_TOWER_RULES", "Drop", "DropLayers", "Rename", "Rule", "Split", "Stack",
-    "Transform", "apply_rules", "conv_layout", "expert_rules", "no_correction", "rename_parts", "rename_path",
+    "COMMON_RULES", "LAST_RULES", "TEXT_TOWER_RULES", "Drop", "DropLayers", "Published", "Rename", "Rule", "Split",
+    "Stack", "Transform", "apply_rules", "conv_layout", "expert_rules", "no_correction", "rename_parts", "rename_path",
     "split_pair",
 ]  # fmt: skip
 
@@ -162,6 +162,17 @@ COMMON_RULES: tuple[Rule, ...] = (
     Drop(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$"),
     Drop(r"\.(masked_bias|attention\.bias|attn\.bias)$"),
 )
+
+
+@dataclass(frozen=True)
+class Published:
+    """Runs `rules` on published checkpoints only, which show in the layout of their convolutions."""
+
+    rules: tuple[Rule, ...]
+
+    def __call__(self, weights: Weights) -> Weights:
+        kernels = [v for k, v in weights.items() if k.endswith("conv1d.weight")]
+        return apply_rules(self.rules, weights) if kernels and kernels[0].shape[-1] != 1 else weights
 
 
 def apply_rules(rules: Sequence[Rule], weights: Weights) -> Weights:
