@@ -1,6 +1,8 @@
 """Command R: one norm feeds attention and feed-forward in parallel. https://huggingface.co/CohereLabs/c4ai-command-r-v01."""
 
-from ..nn import Attention, AttentionOptions, HeadNorm, LayerNames
+from typing import Any
+
+from ..nn import Attention, HeadNorm, LayerNames
 from .parts import BiasArgs, DenseModel
 
 
@@ -13,11 +15,10 @@ class ModelArgs(BiasArgs):
 
 
 class HeadNorms(Attention):
-    def __init__(self, options: AttentionOptions):
-        super().__init__(options)
-        if options.qk_norm is not None:
-            self.q_norm = HeadNorm(options.num_heads, options.head_dim, self.q_norm.eps)
-            self.k_norm = HeadNorm(options.num_kv_heads, options.head_dim, self.k_norm.eps)
+    def add(self, args: Any, index: int) -> None:
+        heads, kv_heads, size = args.heads
+        if args.use_qk_norm:
+            self.q_norm, self.k_norm = (HeadNorm(n, size, args.layer_norm_eps) for n in (heads, kv_heads))
 
 
 class Model(DenseModel):

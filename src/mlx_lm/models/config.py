@@ -414,7 +414,7 @@ class DecoderArgs(LanguageArgs):
             return kinds[index] == "sparse"
         first, every = getattr(self, "first_k_dense_replace", 0), getattr(self, "moe_layer_freq", None) or 1
         if isinstance(every, list):  # 1 for each layer that has
-            return bool(every[index])
+            return index >= first and any(every[index : index + 1])
         step, dense = getattr(self, "decoder_sparse_step", 1), getattr(self, "mlp_only_layers", None) or ()
         return index >= first and index % every == 0 and (index + 1) % step == 0 and index not in dense
 

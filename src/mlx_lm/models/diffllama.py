@@ -30,9 +30,8 @@ class DifferentialAttention(Attention):
             chosen = tuple(KVView(v.keys, _twice(v.values, i), v.window, v.keep) for v in views)
             halves.append(kernels.attention(queries, chosen, scale=self.scale))
         first, second = mx.split(mx.concatenate(halves, axis=-1), 2, axis=1)  # (B, H/2, L, 2D)
-        factors = [mx.exp((a * b).astype(mx.float32).sum()) for a, b in (
-            (self.lambda_q1, self.lambda_k1), (self.lambda_q2, self.lambda_k2)
-        )]  # fmt: skip
+        pairs = (self.lambda_q1, self.lambda_k1), (self.lambda_q2, self.lambda_k2)
+        factors = [mx.exp((a * b).astype(mx.float32).sum()) for a, b in pairs]
         factor = (factors[0] - factors[1] + self._start).astype(first.dtype)
         out = (1 - self._start) * kernels.rms_norm(first - factor * second, None, self._eps)
         # Two heads of D, as the output projection reads them.

@@ -72,12 +72,6 @@ class ModelArgs(deepseek_v32.ModelArgs):
             scaling = self.rope_scaling or {}
             self.rope_by_layer_type = {k: {"rope_theta": thetas.get(k, self.rope_theta), **scaling} for k in set(kinds)}
 
-    def has_experts(self, index: int) -> bool:
-        every = self.moe_layer_freq
-        if self.mlp_layer_types is not None or isinstance(every, int):
-            return super().has_experts(index)
-        return index >= self.first_k_dense_replace and index < len(every) and bool(every[index])
-
 
 class NoteAttention(IndexedLatentAttention):
     """Rotary keys are normalized; each head's output has a gate."""

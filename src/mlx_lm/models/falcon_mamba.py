@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 
 from .. import kernels
-from ..nn import Mamba
+from ..nn import Mamba, named
 from . import mamba
 
 
@@ -14,9 +14,7 @@ class ModelArgs(mamba.ModelArgs):
 
 
 class NormedMamba(Mamba):
-    def __init__(self, options: Any, eps: float):
-        super().__init__(options)
-        self.eps = eps
+    eps = 1e-6
 
     def normed(self, dt: mx.array, b: mx.array, c: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         dt, b, c = (kernels.rms_norm(a, None, self.eps) for a in (dt, b, c))
@@ -25,4 +23,4 @@ class NormedMamba(Mamba):
 
 class Model(mamba.Model):
     def mixer(self, args: Any) -> Mamba:
-        return NormedMamba(self.options(args), args.mixer_rms_eps)
+        return named(NormedMamba, eps=args.mixer_rms_eps)(self.options(args))

@@ -4,7 +4,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ..nn import GatedMLP, MoE
+from ..nn import GatedMLP
 from . import granitemoe
 from .weights import Rename
 
@@ -23,6 +23,5 @@ class Model(granitemoe.Model):
     def experts(self, args: Any) -> nn.Module:
         moe = super().experts(args)
         if args.shared_intermediate_size:
-            shared = GatedMLP(args.hidden_size, args.shared_intermediate_size, args.hidden_act, fused=True)
-            moe[MoE.shared_name] = shared
+            moe.shared_experts = GatedMLP(args.hidden_size, args.shared_intermediate_size, args.hidden_act, fused=True)
         return moe

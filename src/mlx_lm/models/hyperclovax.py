@@ -13,9 +13,8 @@ class ModelArgs(granite.ModelArgs):
 
 class Model(granite.Model):
     def names_at(self, args: Any, index: int) -> LayerNames:
-        if not args.use_post_norm:
-            return LayerNames()
-        return LayerNames(post_mixer="post_norm1", post_feed_forward="post_norm2")
+        after = {"post_mixer": "post_norm1", "post_feed_forward": "post_norm2"}
+        return LayerNames(**after) if args.use_post_norm else LayerNames()
 
     def logit_scale(self, args: Any) -> float:
         return args.logits_scaling
