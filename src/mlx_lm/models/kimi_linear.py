@@ -36,7 +36,8 @@ class ModelArgs(deepseek_v3.ModelArgs, LinearArgs):
     full_attn_layers: list[int] | None = None  # counted from 1
 
     def attends(self, index: int) -> bool:
-        return index + 1 in (self.full_attn_layers or ())
+        listed = self.full_attn_layers
+        return index > 0 and index % 4 == 0 if listed is None else index + 1 in listed
 
     def linear_options(self) -> DeltaOptions:
         return block_options(DeltaOptions, self, gate_act="sigmoid")
