@@ -29,8 +29,10 @@ int64_t columns_of_strip(int64_t rows) {
 
 class Runner {
  public:
-  Runner(const FusedStep& step, const AttentionOfLayers& attention, Stages& run, const Shared& shared, const Own& own)
-      : step_(step), plan_(*step.plan), attention_(attention), run_(run), s_(shared), own_(own), rows_(step.rows) {}
+  // works: the attention of every layer.
+  Runner(const FusedStep& step, const AttentionWork* works, Stages& run, const Shared& shared, const Own& own)
+      : step_(step), plan_(*step.plan), works_(works), run_(run), s_(shared), own_(own),
+        rows_(step.batch * step.length) {}
 
   void all() {
     first();
@@ -117,7 +119,8 @@ class Runner {
       for (int64_t i = begin; i < end; ++i) {
         row_kernels().convert(step_.x + i * d * item, step_.x_type, d, s_.x + i * d, Float::f32);
         float* to = s_.angles;
-        const auto position = static_cast<float>(attention_.places[static_cast<size_t>(i)].position);
+        auto position = static_cast<float>(step_.states->positions[static_cast<size_t>(i / step_.length)] +
+                                           static_cast<int>(i % step_.length));
         for (const FusedRope& rope : plan_.ropes) {
           const auto half = static_cast<int64_t>(rope.inverse.size());
           float* row = to + i * 2 * half;
@@ -156,29 +159,7 @@ class Runner {
 
   void mix(const FusedLayer& layer, int64_t index) {
     project(layer);
-    const std::vector<FusedPart>& parts = *step_.parts;
-    if (parts.size() == 1) {
-      mix_one(layer, index);
-    } else {
-      rotate(layer, works_of(index));
-      int64_t row = 0;
-      for (size_t p = 0; p < parts.size(); ++p) {
-        AttentionWork work = works_of(index)[p];
-        work.q = s_.rotated + row * work.q_token;
-        work.out = s_.attended + row * work.out_token;
-        attend(work, cut_attention(work, run_.size()), run_, own_.slot, s_.attention);
-        row += parts[p].batch * parts[p].length;
-      }
-    }
-    add_product(layer, layer.out, s_.attended, layer.post_mixer);
-  }
-
-  const AttentionWork* works_of(int64_t index) const {
-    return attention_.works.data() + index * static_cast<int64_t>(step_.parts->size());
-  }
-
-  void mix_one(const FusedLayer& layer, int64_t index) {
-    AttentionWork work = works_of(index)[0];
+    AttentionWork work = works_[index];
     work.out = s_.attended;
     AttentionCut cut = cut_attention(work, run_.size());
     Heads heads{this, &layer, &work};
@@ -190,36 +171,31 @@ class Runner {
       work.q = own_.rotated;
       work.before = [](void* context, int64_t b, int64_t h, int64_t begin, int64_t end) {
         const Heads& at = *static_cast<Heads*>(context);
-        const int64_t length = at.work->length, known = at.work->rows[b].total - length;
+        const int64_t length = at.runner->step_.length, known = at.work->rows[b].total - length;
         for (int64_t t = std::max(begin - known, int64_t{0}); t < end - known; ++t) {
-          at.runner->write_head(*at.layer, *at.work, b * length + t, b, t, h);
+          at.runner->write_head(*at.layer, *at.work, b, t, h);
         }
       };
       work.context = &heads;
     } else {
       work.q = s_.rotated;
-      rotate(layer, &work);
+      run_.each(rows_, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          rotate_queries(layer, i, s_.rotated + i * work.q_token);
+          for (int64_t h = 0; h < layer.kv_heads; ++h) {
+            write_head(layer, work, i / step_.length, i % step_.length, h);
+          }
+        }
+      });
     }
     attend(work, cut, run_, own_.slot, s_.attention);
     if (few() && index + 1 < static_cast<int64_t>(plan_.layers.size())) {
-      ahead_.plan(works_of(index + 1)[0], run_.share(work.batch * layer.kv_heads, own_.slot), layer,
+      ahead_.plan(works_[index + 1], run_.share(step_.batch * layer.kv_heads, own_.slot), layer,
                   plan_.layers[static_cast<size_t>(index) + 1], run_.size());
     } else {
       ahead_.clear();
     }
-  }
-
-  // All rows: queries for everybody, keys and values to the states of `works`, one for each part.
-  void rotate(const FusedLayer& layer, const AttentionWork* works) {
-    run_.each(rows_, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const Place& at = attention_.places[static_cast<size_t>(i)];
-        rotate_queries(layer, i, s_.rotated + i * works[at.part].q_token);
-        for (int64_t h = 0; h < layer.kv_heads; ++h) {
-          write_head(layer, works[at.part], i, at.sequence, at.token, h);
-        }
-      }
-    });
+    add_product(layer, layer.out, s_.attended, layer.post_mixer);
   }
 
   void project(const FusedLayer& layer) {
@@ -291,10 +267,9 @@ class Runner {
     }
   }
 
-  // Key and value of `row`, which is new token t of sequence b of the work.
-  void write_head(const FusedLayer& layer, const AttentionWork& work, int64_t row, int64_t b, int64_t t,
-                  int64_t h) const {
-    const int64_t d = layer.head_dim;
+  // Key and value of new token t of batch row b.
+  void write_head(const FusedLayer& layer, const AttentionWork& work, int64_t b, int64_t t, int64_t h) const {
+    const int64_t row = b * step_.length + t, d = layer.head_dim;
     const float* k = s_.qkv + row * qkv_width(layer) + layer.heads * d;
     const float* v = k + (layer.kv_heads + h) * d;
     if (layer.k_norm.there && layer.qk_norm_full) {
@@ -303,7 +278,7 @@ class Runner {
       k = normed;
     }
     const AttentionRow& to = work.rows[b];
-    const int64_t at = to.total - work.length + t;
+    const int64_t at = to.total - step_.length + t;
     char* key = const_cast<char*>(to.keys.data) + h * to.key_head_bytes + at * to.keys.token_bytes;
     char* value = const_cast<char*>(to.values.data) + h * to.value_head_bytes + at * to.values.token_bytes;
     finish_head(layer, layer.k_norm, k + h * d, row, key, to.keys.type);
@@ -394,7 +369,7 @@ class Runner {
 
   const FusedStep& step_;
   const FusedPlan& plan_;
-  const AttentionOfLayers& attention_;
+  const AttentionWork* works_;
   Stages& run_;
   const Shared& s_;
   const Own& own_;
@@ -412,7 +387,7 @@ struct Need {
 
 Need need_of(const FusedStep& step, const std::vector<AttentionWork>& works, int threads) {
   Need need;
-  const int64_t rows = step.rows;
+  const int64_t rows = step.batch * step.length;
   const FusedPlan& plan = *step.plan;
   for (size_t i = 0; i < plan.layers.size(); ++i) {
     const FusedLayer& layer = plan.layers[i];
@@ -435,9 +410,7 @@ Need need_of(const FusedStep& step, const std::vector<AttentionWork>& works, int
     grow({&layer.out}, need.input);
     grow({&layer.up, &layer.gate}, need.input);
     grow({&layer.down}, need.hidden);
-  }
-  for (const AttentionWork& work : works) {
-    need.attention = std::max(need.attention, cut_attention(work, threads).bytes);
+    need.attention = std::max(need.attention, cut_attention(works[i], threads).bytes);
   }
   for (const FusedRope& rope : plan.ropes) {
     need.angles += 2 * static_cast<int64_t>(rope.inverse.size());
@@ -451,9 +424,10 @@ Need need_of(const FusedStep& step, const std::vector<AttentionWork>& works, int
 
 void run_fused(const FusedStep& step) {
   const int threads = num_threads();
-  const int64_t rows = step.rows;
+  const int64_t rows = step.batch * step.length;
   const AttentionOfLayers attention(step);
-  const Need need = need_of(step, attention.works, threads);
+  const std::vector<AttentionWork>& works = attention.works;
+  const Need need = need_of(step, works, threads);
   Shared shared{};
   std::vector<Own> own(static_cast<size_t>(threads));
   auto lay_out = [&](Arena& arena) {
@@ -484,7 +458,7 @@ void run_fused(const FusedStep& step) {
   std::atomic<int> slots{0};
   parallel_stages(rows <= private_rows && undisturbed(), [&](Stages& run) {
     const Own& mine = own[static_cast<size_t>(slots.fetch_add(1, std::memory_order_relaxed))];
-    Runner(step, attention, run, shared, mine).all();
+    Runner(step, works.data(), run, shared, mine).all();
   });
 }
 

@@ -79,21 +79,15 @@ struct FusedStates {
   std::vector<int> lengths;    // tokens in the store before this step
   std::vector<int> windows;    // 0: all
   std::vector<int> keeps;
-  std::vector<int> positions;  // per sequence: the first new token's
+  std::vector<int> positions;  // per row of the batch: the first new token's
 };
 
-// Sequences with equally many new tokens. Their rows lie behind those of the parts before, as do their states.
-struct FusedPart {
-  int64_t batch, length;
-};
-
-// x and y: (rows, hidden).
+// x and y: (batch * length, hidden).
 struct FusedStep {
   const FusedPlan* plan;
   const FusedStates* states;
   bool fast;
-  const std::vector<FusedPart>* parts;
-  int64_t rows;
+  int64_t batch, length;
   const char* x;
   Float x_type;
   char* y;

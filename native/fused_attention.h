@@ -19,27 +19,25 @@ inline TokenRows tokens_of(const mx::array& a, int64_t b, int64_t* head_bytes) {
   return rows;
 }
 
-// Of one part, whose first sequence is the step's sequence `first`; one state may hold all rows of a step with one part.
-inline AttentionWork attention_work(const FusedStep& step, const FusedPart& part, int64_t first,
-                                    const FusedLayer& layer, int64_t index, AttentionRow* rows) {
+inline AttentionWork attention_work(const FusedStep& step, const FusedLayer& layer, int64_t index, AttentionRow* rows) {
   const FusedStates& states = *step.states;
   const int64_t count = static_cast<int64_t>(states.keys.size() / step.plan->layers.size());
-  for (int64_t b = 0; b < part.batch; ++b) {
-    const auto at = static_cast<size_t>(index * count + (count == 1 ? 0 : first + b));
+  for (int64_t b = 0; b < step.batch; ++b) {
+    const auto at = static_cast<size_t>(index * count + (count == 1 ? 0 : b));
     AttentionRow& row = rows[b];
     row = {};
     row.keys = tokens_of(states.keys[at]->array(), count == 1 ? b : 0, &row.key_head_bytes);
     row.values = tokens_of(states.values[at]->array(), count == 1 ? b : 0, &row.value_head_bytes);
-    row.total = states.lengths[at] + part.length;
+    row.total = states.lengths[at] + step.length;
     row.window = states.windows[at];
     row.keep = states.keeps[at];
   }
   AttentionWork work{};
   work.rows = rows;
-  work.batch = part.batch;
+  work.batch = step.batch;
   work.heads = layer.heads;
   work.kv_heads = layer.kv_heads;
-  work.length = part.length;
+  work.length = step.length;
   work.key_dim = work.value_dim = layer.head_dim;
   work.scale = layer.scale;
   work.softcap = layer.softcap;
@@ -48,47 +46,23 @@ inline AttentionWork attention_work(const FusedStep& step, const FusedPart& part
   work.q_type = work.out_type = Float::f32;
   work.q_head = work.out_head = layer.head_dim;
   work.q_token = work.out_token = layer.heads * layer.head_dim;
-  work.q_batch = work.out_batch = part.length * work.q_token;
+  work.q_batch = work.out_batch = step.length * work.q_token;
   return work;
 }
 
-// A row of a step: token `token` of sequence `sequence` of part `part`, at `position` in its text.
-struct Place {
-  int64_t part, sequence, token;
-  int position;
-};
-
-// Made once for all threads: the work of layer l, part p at [l * parts + p], and where each row belongs.
+// Made once for all threads.
 struct AttentionOfLayers {
   std::vector<AttentionRow> rows;
   std::vector<AttentionWork> works;
-  std::vector<Place> places;
 
   explicit AttentionOfLayers(const FusedStep& step) {
     const std::vector<FusedLayer>& layers = step.plan->layers;
-    const std::vector<FusedPart>& parts = *step.parts;
-    for (size_t p = 0; p < parts.size(); ++p) {
-      for (int64_t b = 0; b < parts[p].batch; ++b, ++sequences_) {
-        for (int64_t t = 0; t < parts[p].length; ++t) {
-          places.push_back({static_cast<int64_t>(p), b, t,
-                            step.states->positions[static_cast<size_t>(sequences_)] + static_cast<int>(t)});
-        }
-      }
-    }
-    rows.resize(layers.size() * static_cast<size_t>(sequences_));
-    AttentionRow* own = rows.data();
+    rows.resize(layers.size() * static_cast<size_t>(step.batch));
     for (size_t i = 0; i < layers.size(); ++i) {
-      int64_t first = 0;
-      for (const FusedPart& part : parts) {
-        works.push_back(attention_work(step, part, first, layers[i], static_cast<int64_t>(i), own));
-        own += part.batch;
-        first += part.batch;
-      }
+      AttentionRow* own = rows.data() + i * static_cast<size_t>(step.batch);
+      works.push_back(attention_work(step, layers[i], static_cast<int64_t>(i), own));
     }
   }
-
- private:
-  int64_t sequences_ = 0;
 };
 
 // Keys and values that a thread will read in the next layer, fetched while the products between here and there compute:

@@ -200,19 +200,16 @@ class Watch {
 
 class FusedLayers : public CpuPrimitive {
  public:
-  FusedLayers(mx::Stream stream, std::shared_ptr<FusedPlan> plan, FusedStates states, std::vector<FusedPart> parts,
-              bool fast)
-      : CpuPrimitive(stream), plan_(std::move(plan)), states_(std::move(states)), parts_(std::move(parts)),
-        fast_(fast) {}
+  FusedLayers(mx::Stream stream, std::shared_ptr<FusedPlan> plan, FusedStates states, bool fast)
+      : CpuPrimitive(stream), plan_(std::move(plan)), states_(std::move(states)), fast_(fast) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     allocate(outputs[0]);
-    submit([plan = plan_, states = states_, parts = parts_, fast = fast_, x = Operand::of(inputs[0]),
+    submit([plan = plan_, states = states_, fast = fast_, x = Operand::of(inputs[0]),
             x_type = float_type(inputs[0].dtype()), y = outputs[0].data<char>(),
             y_type = float_type(outputs[0].dtype())] {
       std::vector<char> copy;
-      FusedStep step{plan.get(), &states, fast, &parts, x.shape[0] * x.shape[1], x.contiguous<char>(copy), x_type, y,
-                     y_type};
+      FusedStep step{plan.get(), &states, fast, x.shape[0], x.shape[1], x.contiguous<char>(copy), x_type, y, y_type};
       run_fused(step);
     });
   }
@@ -223,40 +220,27 @@ class FusedLayers : public CpuPrimitive {
  private:
   std::shared_ptr<FusedPlan> plan_;
   FusedStates states_;
-  std::vector<FusedPart> parts_;
   bool fast_;
 };
 
-void check_states(const FusedPlan& plan, const FusedStates& states, const std::vector<FusedPart>& parts,
-                  const mx::array& x) {
+void check_states(const FusedPlan& plan, const FusedStates& states, const mx::array& x) {
   const size_t layers = plan.layers.size();
-  int64_t sequences = 0, rows = 0;
-  std::vector<int64_t> lengths;  // of the new tokens of each sequence
-  for (const FusedPart& part : parts) {
-    if (part.batch < 1 || part.length < 1 || part.batch > x.size() || part.length > x.size()) {
-      throw std::invalid_argument("fused layers: a part needs rows");
-    }
-    sequences += part.batch;
-    rows += part.batch * part.length;
-    lengths.insert(lengths.end(), static_cast<size_t>(part.batch), part.length);
-  }
-  if (x.ndim() != 3 || x.shape(2) != plan.hidden || layers == 0 || states.keys.size() % layers != 0 ||
-      rows != static_cast<int64_t>(x.shape(0)) * x.shape(1)) {
+  if (x.ndim() != 3 || x.shape(2) != plan.hidden || layers == 0 || states.keys.size() % layers != 0) {
     throw std::invalid_argument("fused layers: shapes of input and states do not fit the plan");
   }
   const size_t count = states.keys.size() / layers;
   if (states.values.size() != states.keys.size() || states.lengths.size() != states.keys.size() ||
       states.windows.size() != states.keys.size() || states.keeps.size() != states.keys.size() ||
-      static_cast<int64_t>(states.positions.size()) != sequences ||
-      (static_cast<int64_t>(count) != sequences && (count != 1 || parts.size() != 1))) {
+      static_cast<int>(states.positions.size()) != x.shape(0) ||
+      (count != 1 && static_cast<int>(count) != x.shape(0))) {
     throw std::invalid_argument("fused layers: one state for each layer, or one for each layer and row, is needed");
   }
   for (size_t i = 0; i < states.keys.size(); ++i) {
     const FusedLayer& layer = plan.layers[i / count];
     for (const auto* store : {&states.keys[i], &states.values[i]}) {
       const mx::Shape& shape = (*store)->array().shape();
-      if (shape[0] != (count == 1 ? sequences : 1) || shape[1] != layer.kv_heads || shape[3] != layer.head_dim ||
-          states.lengths[i] < 0 || states.lengths[i] + lengths[i % count] > shape[2]) {
+      if (shape[0] != (count == 1 ? x.shape(0) : 1) || shape[1] != layer.kv_heads || shape[3] != layer.head_dim ||
+          states.lengths[i] < 0 || states.lengths[i] + x.shape(1) > shape[2]) {
         throw std::invalid_argument("fused layers: a state has another shape or too little room");
       }
     }
@@ -264,18 +248,14 @@ void check_states(const FusedPlan& plan, const FusedStates& states, const std::v
 }
 
 mx::array fused_layers(std::shared_ptr<FusedPlan> plan, const mx::array& x, FusedStates states,
-                       std::vector<FusedPart> parts, const std::vector<mx::array>& after, mx::Dtype type, bool fast) {
-  if (parts.empty() && x.ndim() == 3) {
-    parts.push_back({x.shape(0), x.shape(1)});
-  }
-  check_states(*plan, states, parts, x);
+                       const std::vector<mx::array>& after, mx::Dtype type, bool fast) {
+  check_states(*plan, states, x);
   std::vector<mx::array> inputs = {x};
   inputs.insert(inputs.end(), after.begin(), after.end());
   auto stream = cpu_stream();
   mx::Shape shape = x.shape();
   return mx::array(std::move(shape), type,
-                   std::make_shared<FusedLayers>(stream, std::move(plan), std::move(states), std::move(parts), fast),
-                   std::move(inputs));
+                   std::make_shared<FusedLayers>(stream, std::move(plan), std::move(states), fast), std::move(inputs));
 }
 
 }  // namespace
@@ -285,6 +265,8 @@ mx::array fused_layers(std::shared_ptr<FusedPlan> plan, const mx::array& x, Fuse
 MLX_LM_BIND(m) {
   using namespace mlx_lm;
   using namespace nb::literals;
+  // Of functions that wait for MLX's stream: it may be letting go of Python's objects.
+  using waits = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<SteadyMemory>(m, "SteadyMemory").def(nb::init<size_t>(), "bytes"_a);
   nb::class_<TokenStore>(m, "TokenStore")
       .def_static("allocate", [](const std::vector<int>& shape, mx::Dtype type, SteadyMemory* memory) {
@@ -297,11 +279,11 @@ MLX_LM_BIND(m) {
       .def_prop_ro("nbytes", [](const TokenStore& s) { return s.array().nbytes(); });
   nb::class_<FusedNorm>(m, "FusedNorm")
       .def(nb::init<>())
-      .def_static("make", &norm_of, "weight"_a, "eps"_a, "offset"_a);
+      .def_static("make", &norm_of, "weight"_a, "eps"_a, "offset"_a, waits());
   nb::class_<FusedLinear>(m, "FusedLinear")
       .def(nb::init<>())
       .def_static("make", &linear_of, "w"_a, "scales"_a.none(), "biases"_a.none(), "bias"_a.none(), "mode"_a, "bits"_a,
-                  "group"_a, "interleaved"_a, "first"_a, "count"_a);
+                  "group"_a, "interleaved"_a, "first"_a, "count"_a, waits());
   nb::class_<FusedLayer>(m, "FusedLayer")
       .def(nb::init<>())
       .def_rw("pre_mixer", &FusedLayer::pre_mixer)
@@ -325,10 +307,10 @@ MLX_LM_BIND(m) {
       .def_rw("residual_scale", &FusedLayer::residual_scale)
       .def_rw("qk_norm_full", &FusedLayer::qk_norm_full)
       .def("set_act", [](FusedLayer& l, const std::string& name) { l.act = act_by_name(name); })
-      .def("set_sinks", [](FusedLayer& l, const mx::array& a) { l.sinks = floats_of(a); })
+      .def("set_sinks", [](FusedLayer& l, const mx::array& a) { l.sinks = floats_of(a); }, waits())
       .def("set_rope", [](FusedLayer& l, const mx::array& inverse, float scale, bool traditional) {
         l.rope = {floats_of(inverse), scale, traditional};
-      });
+      }, waits());
   nb::class_<FusedPlan>(m, "FusedPlan")
       .def(nb::init<>())
       .def_rw("hidden", &FusedPlan::hidden)
@@ -344,16 +326,12 @@ MLX_LM_BIND(m) {
         [](std::shared_ptr<FusedPlan> plan, const mx::array& x, std::vector<std::shared_ptr<TokenStore>> keys,
            std::vector<std::shared_ptr<TokenStore>> values, std::vector<int> lengths, std::vector<int> windows,
            std::vector<int> keeps, std::vector<int> positions, const std::vector<mx::array>& after, mx::Dtype type,
-           bool fast, const std::vector<std::pair<int64_t, int64_t>>& parts) {
-          std::vector<FusedPart> own;
-          for (const auto& [batch, length] : parts) {
-            own.push_back({batch, length});
-          }
+           bool fast) {
           FusedStates states{std::move(keys),    std::move(values), std::move(lengths),
                              std::move(windows), std::move(keeps),  std::move(positions)};
-          return fused_layers(std::move(plan), x, std::move(states), std::move(own), after, type, fast);
+          return fused_layers(std::move(plan), x, std::move(states), after, type, fast);
         },
         "plan"_a, "x"_a, "keys"_a, "values"_a, "lengths"_a, "windows"_a, "keeps"_a, "positions"_a, "after"_a, "type"_a,
-        "fast"_a, "parts"_a = std::vector<std::pair<int64_t, int64_t>>{});
+        "fast"_a);
   m.def("traced", [](const mx::array& a) { return a.is_tracer(); });
 }

@@ -6,9 +6,16 @@ import mlx.core as mx
 import pytest
 from tiny_models import plain_greedy, prompts, tiny
 
-from mlx_lm.engine import BatchGenerator, Engine, Request, TokenEvent, generate_step, speculative_generate_step
+from mlx_lm.engine import (
+    BatchGenerator,
+    Engine,
+    PrefixCache,
+    Request,
+    TokenEvent,
+    generate_step,
+    speculative_generate_step,
+)
 from mlx_lm.errors import CacheMismatchError, ContextLengthError, RequestError, UnsupportedError
-from mlx_lm.kernels import fused
 from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache, trim_prompt_cache
 from mlx_lm.sampling import make_logits_processors, make_sampler
 
@@ -345,40 +352,66 @@ def test_a_forward_pass_that_fails_leaves_every_state_as_it_was(any_model):
     assert [out[u] for u in uids] == [plain_greedy(model, p, 8) for p in wanted]
 
 
-@pytest.mark.parametrize("fault", [None, "raises", "cannot"])
-def test_prompts_are_computed_beside_decoding(fault):
-    """One pass over the weights for both where that is possible, two where not: the same tokens."""
-    model, vocab = tiny("full")
+@pytest.mark.parametrize("parts", [True, False])
+def test_prompts_are_computed_beside_decoding(any_model, parts):
+    """Some layers in each step where the model goes in parts: the same tokens, and each step gives every stream one."""
+    model, vocab = any_model
     wanted = prompts(vocab, [5, 6, 40, 23])
     engine = Engine(model, prefill_step_size=7)
-    real, calls = engine._runner._hidden_together, []
-
-    def together(parts):
-        both = real(parts) if fault != "cannot" else None
-        calls.append(both is not None)
-        if fault == "raises":
-            raise RuntimeError("boom")
-        return both
-
-    engine._runner._hidden_together = together
+    assert engine._runner.in_parts
+    engine._runner.in_parts = parts
+    engine._pace.layers = lambda tokens, count: 1
     out: dict[int, list[int]] = {}
+    begun = 0
     for p in wanted:
-        out[engine.add(Request(prompt=tuple(p), max_tokens=30))] = []
-        for _ in range(3):
-            events = engine.step()
-            assert all(e.error is None for e in events if isinstance(e, TokenEvent))
+        out[engine.add(Request(prompt=tuple(p), max_tokens=60))] = []
+        for _ in range(6):
+            running = engine.stats().running
+            events = [e for e in engine.step() if isinstance(e, TokenEvent)]
+            assert all(e.error is None for e in events) and len(events) >= running
+            begun += any(live.sequence.piece is not None for live in engine._live.values())
             for e in events:
-                if isinstance(e, TokenEvent):
-                    out[e.uid].append(e.token)
+                out[e.uid].append(e.token)
     while not engine.idle:
         for e in engine.step():
             if isinstance(e, TokenEvent):
                 out[e.uid].append(e.token)
         engine.check()
-    assert list(out.values()) == [plain_greedy(model, p, 30) for p in wanted]
-    assert len(calls) >= 4 and (not fused.available() or fault == "cannot" or all(calls))
+    assert list(out.values()) == [plain_greedy(model, p, 60) for p in wanted]
+    assert (begun > 3) is parts
     stats = engine.stats()
     assert stats.counters["prompt_tokens"] == sum(map(len, wanted)) and stats.counters["prompt_time"] > 0
+
+
+@pytest.mark.parametrize("how", ["cancelled", "stream ends"])
+def test_what_becomes_of_a_prompt_on_its_way(any_model, how):
+    """A prompt that some layers have computed: cancelled, it leaves no trace; alone, it is finished."""
+    model, vocab = any_model
+    a, b = prompts(vocab, [4, 300])
+    cache = PrefixCache(1 << 24)
+    engine = Engine(model, prefix_cache=cache, prefill_step_size=280)
+    engine._pace.layers = lambda tokens, count: 1
+    engine.add(Request(prompt=tuple(a), max_tokens=8 if how == "stream ends" else 60))
+    while engine.stats().running < 1:
+        engine.step()
+    second = engine.add(Request(prompt=tuple(b), max_tokens=5))
+    events = []
+    for _ in range(50):
+        events += [e for e in engine.step() if isinstance(e, TokenEvent)]
+        if second in engine.live and engine._live[second].sequence.piece is not None:
+            break
+    assert engine._live[second].sequence.piece is not None
+    if how == "cancelled":
+        engine.cancel(second)
+    while not engine.idle:
+        events += [e for e in engine.step() if isinstance(e, TokenEvent)]
+        engine.check()
+    if how == "cancelled":
+        second = engine.add(Request(prompt=tuple(b), max_tokens=5))
+        while not engine.idle:
+            events += [e for e in engine.step() if isinstance(e, TokenEvent)]
+    assert [e.token for e in events if e.uid == second] == plain_greedy(model, b, 5)
+    assert not any(e.error for e in events)
 
 
 def test_a_sampler_that_fails_on_a_prompts_last_piece_ends_that_request_alone():

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_lm.engine.scheduler import Pace, Plan, Scheduler
+from mlx_lm.engine.scheduler import Pace, Plan, Scheduler, Work
 
 POLICIES = ["fair", "prefill_first", "decode_first"]
 
@@ -80,18 +80,21 @@ def test_priority_goes_first():
     assert scheduler.plan().prefill == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     decode=st.floats(1e-3, 1e-1),
     token=st.floats(1e-6, 1e-3),
     fixed=st.floats(0.0, 1.2),
     slower=st.floats(1.0, 1.2),
+    depth=st.floats(0.0, 8.0),
     streams=st.integers(1, 8),
+    parts=st.sampled_from([1, 8]),
 )
-def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, slower, streams):
-    """A 32k prompt beside running streams, in virtual time: a piece costs `fixed` decode steps and its tokens, and
-    decoding beside it lasts `slower` times as long."""
-    pace = Pace()
+def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, slower, depth, streams, parts):
+    """A 32k prompt beside running streams, in virtual time: a piece costs `fixed` decode steps, at the prompt's end
+    `depth` more, and its tokens; decoding beside it lasts `slower` times as long. In 30 layers, or all at once."""
+    pace, count = Pace(parts=parts), 30
+    depth = depth if parts > 1 else 0.0
     scheduler = Scheduler(prefill_step=2048, policy="fair", pace=pace)
     for uid in range(streams):
         scheduler.add(uid, 1)
@@ -106,38 +109,60 @@ def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, s
         assert scheduler.plan() == Plan(None, 0, tuple(range(streams)))
         pace.decoded(streams, decode)
     scheduler.add(99, 32_768)
-    longest, steps, without = 0.0, 0, 0
+    longest, steps, without, length, left, done = 0.0, 0, 0, 0, 0, 0
     while 99 in scheduler.waiting:
         plan = scheduler.plan()
         assert plan.decode == tuple(range(streams))  # every stream gets a token in every step
         steps += 1
-        assert steps < 20_000
+        assert steps < 60_000
         if plan.prefill is None:
             pace.decoded(streams, decode)
             without += 1
             continue
-        cost = fixed * decode + plan.length * token + slower * decode
-        pace.shared(plan.length, cost)
-        scheduler.prefilled(99, plan.length)
-        # A piece has at least `smallest` tokens, or the prompt would never end.
-        if plan.length > pace.smallest:
-            longest = max(longest, cost)
+        if not left:
+            length, left = plan.length, count
+        layers = min(pace.layers(length, count), left) if parts > 1 else count
+        left -= layers
+        cost = (fixed * decode + depth * decode * done / 32_768 + length * token) * layers / count
+        pace.worked(Work(0 if left else length, layers if parts > 1 else 1, cost), slower * decode)
+        if not left:
+            scheduler.prefilled(99, length)
+            done += length
+        # A piece has at least `smallest` tokens and a step one layer, or the prompt would never end.
+        if length > pace.smallest and (layers > 1 or parts == 1) and steps > 60:
+            longest = max(longest, cost + slower * decode)
     assert longest <= 3 * decode
     assert without <= steps / pace.look_again
 
 
 def test_pieces_grow_to_what_running_sequences_can_bear():
-    """A step with n tokens costs 11 + n / 2 where one without costs 6."""
+    """Decoding lasts 6, a piece of n tokens 5 + n / 2."""
     pace = Pace()
     pace.decoded(2, 6.0)
     for _ in range(12):
         n = pace.piece(2)
-        pace.shared(n, 11 + n / 2)
-    assert 6 <= pace.piece(2) <= 7  # 11 + 6.8 / 2 = 2.4 steps
-    pace.shared(pace.piece(2), 36.0)  # a hiccup, or a longer context
+        pace.worked(Work(n, 1, 5 + n / 2), 6.0)
+    assert 6 <= pace.piece(2) <= 7  # 5 + 6.8 / 2 = 2.4 - 1 steps
+    pace.worked(Work(pace.piece(2), 1, 30.0), 6.0)  # a hiccup, or a longer context
     assert pace.piece(2) <= 4
-    pace.shared(1, 11.5)  # the end of a prompt says nothing of larger pieces
+    pace.worked(Work(1, 1, 5.5), 6.0)  # the end of a prompt says nothing of larger pieces
     assert pace.piece(2) <= 4
+
+
+def test_pieces_of_several_steps_take_as_many_layers_as_fit():
+    pace = Pace(parts=8)
+    pace.prefilled(100, 100.0)
+    pace.decoded(1, 10.0)
+    assert pace.piece(1) == 56  # 14 a step, eight steps, half of that
+    assert pace.layers(56, 28) == 3  # for all that is known, a piece of 56 lasts eight steps
+    pace.worked(Work(0, 3, 6.0), 10.0)
+    assert pace.layers(56, 28) == 7  # a layer lasts 2
+    pace.worked(Work(0, 7, 14.0), 10.0)
+    pace.worked(Work(0, 1, 200.0), 10.0)
+    assert pace.layers(56, 28) == 1  # and never less
+    pace.worked(Work(56, 17, 34.0), 10.0)
+    assert pace.piece(1) == 28  # as 56 lasted 254
+    assert pace.layers(28, 28) == 1 and pace.layers(112, 28) == 1  # fewer tokens may cost no less
 
 
 def test_now_and_then_a_step_shows_what_decoding_costs():
@@ -146,7 +171,7 @@ def test_now_and_then_a_step_shows_what_decoding_costs():
     pace.decoded(2, 4.0)
     for _ in range(pace.look_again):
         assert pace.piece(2) >= pace.smallest
-        pace.shared(2, 9.0)
+        pace.worked(Work(2, 1, 5.0), 4.0)
     assert pace.piece(2) == 0
     pace.decoded(2, 4.0)
     assert pace.piece(2) >= pace.smallest and pace.piece(3) == 0

@@ -4,6 +4,7 @@ import mlx.core as mx
 import pytest
 from mlx import nn
 
+from mlx_lm.engine.rewind import Rewind
 from mlx_lm.kernels import fused
 from mlx_lm.models.build import build_model
 from mlx_lm.nn.fuse import LayerRunner
@@ -130,72 +131,51 @@ def activations(request, monkeypatch) -> str:
     return request.param
 
 
-def _apart(model: nn.Module, caches: list[list], steps: list[tuple[list[int], list[int]]]) -> list[mx.array]:
-    """Each step's decoded rows, and its piece of the last sequence's prompt, in passes of their own."""
-    out = []
-    for piece, ids in steps:
-        out.append(model.hidden(mx.array([piece]), caches[-1]))
-        out.append(model.hidden(mx.array([[t] for t in ids]), _layers(caches[:-1])))
-    return out
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_piece_in_parts_gives_what_it_gives_at_once(model, activations, dtype):
+    model.compute_in(getattr(mx, dtype))
+    ours, theirs = _prompts(model, 70, 7), _prompts(model, 70, 7)
+    for at, (size, layers) in enumerate([(5, 1), (300, 2), (1, 3), (17, 1), (90, 2)]):
+        ids = mx.array([[(at + n) % 97 for n in range(size)]])
+        work = model.hidden_in_parts(ids, ours[0])
+        assert work.count == work.left == 3
+        while work.left:
+            out = work.go_on(layers)
+            mx.eval(_step(model, ours[1:], [at]))  # others go on in between
+        whole = model.hidden(ids, theirs[0])
+        assert out.dtype == whole.dtype and mx.array_equal(out, whole)
+        assert [s.offset for s in ours[0]] == [s.offset for s in theirs[0]]
+    assert mx.array_equal(_step(model, ours[:1], [5]), _step(model, theirs[:1], [5]))  # and it goes on
 
 
-def _together(model: nn.Module, caches: list[list], steps: list[tuple[list[int], list[int]]]) -> list[mx.array]:
-    out = []
-    for piece, ids in steps:
-        decoded = (mx.array([[t] for t in ids]), _layers(caches[:-1]))
-        both = model.hidden_together([decoded, (mx.array([piece]), caches[-1])])
-        out += both[::-1]
-    return out
-
-
-def test_a_piece_of_a_prompt_beside_decoding_gives_what_each_gives_alone(model, activations):
-    lengths = 20, 3, 250, 70
-    sizes = 5, 1, 300, 2, 40, 17, 90, 3
-    steps = [([(i + n) % 97 for n in range(size)], [i, i + 1, i + 2]) for i, size in enumerate(sizes)]
-    ours, theirs = _prompts(model, *lengths), _prompts(model, *lengths)
-    for a, b in zip(_together(model, ours, steps), _apart(model, theirs, steps), strict=True):
-        assert a.shape == b.shape and (mx.array_equal(a, b) if activations == "exact" else mx.allclose(a, b, atol=0.1))
-    assert [s.offset for cache in ours for s in cache] == [s.offset for cache in theirs for s in cache]
-    for a, b in zip(ours, theirs, strict=True):  # and they go on
-        assert mx.allclose(_step(model, [a], [5]), _step(model, [b], [5]), atol=1e-5 if activations == "exact" else 0.1)
-
-
-def test_batches_of_several_lengths_go_together(model):
-    """Any number of batches, a single sequence given as its states alone among them."""
-    shapes = (2, 3), (1, 1), (1, 7)
-
-    def parts(caches):
-        states = _layers(caches[:2]), caches[2], [[s] for s in caches[3]]
-        return [(mx.arange(b * n).reshape(b, n), s) for (b, n), s in zip(shapes, states, strict=True)]
-
-    ours, theirs = _prompts(model, 4, 9, 2, 11), _prompts(model, 4, 9, 2, 11)
-    for a, (ids, states) in zip(model.hidden_together(parts(ours)), parts(theirs), strict=True):
-        assert mx.array_equal(a, model.hidden(ids, states))
-
-
-def test_what_cannot_go_together_is_left_as_it_was(model):
-    caches = _prompts(model, 4, 5)
-    for state in caches[1]:
+def test_parts_of_layers_that_are_not_fused(model):
+    """States that pack what they hold, and layers of another kind between fused ones."""
+    ours, theirs = _prompts(model, 9), _prompts(model, 9)
+    for state in (*ours[0], theirs[0][0], *theirs[0][1:]):
         state.quantize_after(8, 32, 0)
-    assert model.hidden_together([(mx.array([[1]]), caches[0]), (mx.array([[2, 3]]), caches[1])]) is None
-    assert [s.offset for s in caches[0] + caches[1]] == [4] * 3 + [5] * 3
-    rows = model.make_cache()  # one state for two rows
-    mx.eval(model(mx.array([[1, 2], [3, 4]]), rows))
-    assert model.hidden_together([(mx.array([[1], [2]]), rows), (mx.array([[2, 3]]), caches[0])]) is None
-    mamba = build_model({"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 9})
-    state = mamba.make_cache()
-    assert mamba.hidden_together([(mx.array([[1]]), state), (mx.array([[1]]), mamba.make_cache())]) is None
+    ids = mx.array([[3, 1, 4]])
+    work = model.hidden_in_parts(ids, ours[0])
+    work.go_on(2)
+    assert mx.array_equal(work.go_on(5), model.hidden(ids, theirs[0])) and work.left == 0
 
 
-@pytest.mark.parametrize(
-    "parts", [[(1, 2)], [(1, 1), (1, 1)], [(0, 3), (3, 1)], [(3, 1), (-1, 1)], [(1, 2**62), (2, 1)]]
-)
-def test_parts_that_do_not_fit_are_refused(model, parts):
-    caches = _prompts(model, 4, 5, 6)
-    runner = model.model._runner
-    segment = runner._segments[0]
-    rows = list(zip(*caches, strict=True))
-    memory, _ = runner._asked(segment, rows, [1, 1, 1], mx.float32, 1)
-    x = mx.zeros((1, 3, SIZES["hidden_size"]))
-    with pytest.raises(ValueError, match="fused layers"):
-        fused.run_layers(segment.plan, x, **memory, positions=[4, 5, 6], dtype=mx.float32, parts=parts)
+def test_an_aborted_piece_leaves_no_trace(model):
+    ours, theirs = _prompts(model, 20), _prompts(model, 20)
+    rewind = Rewind(ours[0])
+    mark = rewind.mark()
+    work = model.hidden_in_parts(mx.array([[1, 2, 3]]), ours[0])
+    work.go_on(2)
+    rewind.to(mark, 0)
+    assert [s.offset for s in ours[0]] == [20] * 3
+    assert mx.array_equal(_step(model, ours, [5]), _step(model, theirs, [5]))
+
+
+def test_a_prompts_layers_share_one_allocation_in_parts_too(monkeypatch):
+    made = []
+    plain = fused.token_memory
+    monkeypatch.setattr(fused, "token_memory", lambda nbytes: made.append(nbytes) or plain(nbytes))
+    model = build_model({"model_type": "llama", **SIZES})
+    work = model.hidden_in_parts(mx.zeros((1, 40), mx.int32), model.make_cache())
+    while work.left:
+        work.go_on(1)
+    assert made[0] > 0 and not any(made[1:])  # the first asks for all layers, the others find it there

@@ -18,7 +18,7 @@ EXT = native.extension()
 needs_native = pytest.mark.skipif(EXT is None, reason="the native kernels are not installed")
 
 # What INTERFACE stood for when it was last raised. Another digest: raise INTERFACE, then record the new one here.
-RECORDED = (7, "afd95134432b2ec7")
+RECORDED = (6, "3cc343c8432ea5e9")
 
 
 def _digest(module: types.ModuleType) -> str:

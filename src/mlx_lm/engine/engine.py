@@ -23,8 +23,8 @@ from .prefix import BLOCK_TOKENS, PrefixCache
 from .prefix.blocks import needs_checkpoints
 from .request import PrefillProgress, Request, TokenEvent
 from .reuse import PrefixReuse
-from .runner import ActiveSequence, Piece, Runner
-from .scheduler import Pace, Policy, Scheduler
+from .runner import ActiveSequence, Runner
+from .scheduler import Pace, Policy, Scheduler, Work
 from .speculate.gate import Gate
 from .speculate.make import check_speculation, make_drafter
 from .stats import EngineCounters, EngineStats
@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 Event = TokenEvent | PrefillProgress
 
 _LONGEST_STEP = 512  # tokens that a decode step may feed for one sequence
+_PARTS = 8  # steps that a piece of a prompt takes beside running sequences
 _LEAST_STEP = 16  # and whatever else runs: enough for any guess
 
 
@@ -76,7 +77,7 @@ class Engine:
         self.counters = EngineCounters()
         self.max_queue = max_queue
         self._runner = Runner(model, look_ahead=look_ahead)
-        self._pace = Pace()
+        self._pace = Pace(parts=_PARTS if self._runner.in_parts else 1)
         self._scheduler = Scheduler(
             max_batch=max_batch,
             prefill_step=prefill_step_size,
@@ -160,11 +161,22 @@ class Engine:
         plan = self._scheduler.plan()
         if plan is None:
             return events
+        work = None
+        if plan.prefill is not None:
+            paced = bool(plan.decode) and self._scheduler.policy == "fair"
+            found, work = self._prefill(plan.prefill, plan.length, paced=paced)
+            events += found
+        decode = [uid for uid in plan.decode if uid in self._live]
+        start = time.perf_counter()
+        if plan.prefill is not None and plan.prefill in self._scheduler.running:
+            decode.append(plan.prefill)  # its first token was sampled with the prompt
+        if decode:
+            events += self._decode(decode)
+        seconds = time.perf_counter() - start
         if plan.prefill is None:
-            return events + self._decode_only(list(plan.decode))
-        events += self._prefill(plan.prefill, plan.length, list(plan.decode))
-        if plan.prefill in self._scheduler.running:
-            events += self._decode([plan.prefill])  # its first token was sampled with the prompt
+            self._pace.decoded(len(decode), seconds)
+        elif work is not None:
+            self._pace.worked(work, seconds)
         return events
 
     def run(self, uid: int) -> Iterator[TokenEvent]:
@@ -242,43 +254,45 @@ class Engine:
 
     # Prompts.
 
-    def _prefill(self, uid: int, length: int, decode: list[int]) -> list[Event]:
-        """Computes a piece of a prompt, beside a step of `decode`."""
+    def _prefill(self, uid: int, length: int, *, paced: bool) -> tuple[list[Event], Work | None]:
+        """Computes a piece of a prompt, or as many of its layers as the pace allows; gives that work when `paced`."""
         live = self._live[uid]
         sequence, request = live.sequence, live.sequence.request
-        total = len(request.prompt)
-        events: list[Event] = []
-        start, decoded = time.perf_counter(), self.counters.decode_time
+        total, layers = len(request.prompt), 1
+        start = time.perf_counter()
         try:
             if not live.started:
                 length = self._start(live, length)
-            length = self._piece(live, length)
-        except Exception as error:
-            return [self._fail(uid, error), *self._decode(decode)]
-        piece = Piece(sequence, length)
-        if decode:
-            events = self._decode(decode, piece)
-        try:
-            if not decode:
+            if sequence.piece is None:
+                length = self._piece(live, length)
+                if paced and self._runner.in_parts:
+                    self._runner.begin(sequence, length)
+            piece = sequence.piece
+            if piece is None:
                 self._runner.prefill(sequence, length)
-            if sequence.error is not None:
-                raise sequence.error
+            else:
+                length = piece.length
+                layers = self._pace.layers(length, piece.work.count) if paced else piece.work.count
+                layers = min(layers, piece.work.left)
+                self._runner.go_on(sequence, layers)
+            done = sequence.piece is None
             if sequence.ahead is not None:
                 mx.eval(sequence.ahead.token)
-            if request.on_progress is not None:
+            if done and request.on_progress is not None:
                 request.on_progress(sequence.done, total)
         except Exception as error:
-            return [self._fail(uid, error), *events]
+            return [self._fail(uid, error)], None
         seconds = time.perf_counter() - start
-        if decode:
-            self._pace.shared(length, seconds)
-        else:
+        self.counters.prompt_time += seconds
+        work = Work(length if done else 0, layers, seconds) if paced else None
+        if not done:
+            return [], work
+        if piece is None and not paced:
             self._pace.prefilled(length, seconds)
         self.counters.prompt_tokens += length
-        self.counters.prompt_time += seconds - (self.counters.decode_time - decoded)
         self._scheduler.prefilled(uid, length)
         self._keep_prompt(live)
-        return [PrefillProgress(uid, sequence.done, total, live.cached), *events]
+        return [PrefillProgress(uid, sequence.done, total, live.cached)], work
 
     def _start(self, live: Live, length: int) -> int:
         """Makes the states and takes from the prefix cache what it knows; the piece's length afterwards."""
@@ -323,18 +337,9 @@ class Engine:
 
     # Tokens.
 
-    def _decode_only(self, uids: list[int]) -> list[Event]:
+    def _decode(self, uids: list[int]) -> list[Event]:
         start = time.perf_counter()
-        events = self._decode(uids)
-        self._pace.decoded(len(uids), time.perf_counter() - start)
-        return events
-
-    def _decode(self, uids: list[int], piece: Piece | None = None) -> list[Event]:
-        """One step of sequences, and the piece of a prompt that goes along."""
-        start = time.perf_counter()
-        lives = [self._live[uid] for uid in uids if uid in self._live]
-        if not lives:
-            return []
+        lives = [self._live[uid] for uid in uids]
         for live in lives:
             if live.sequence.drafter is not None or live.sequence.constraint is not None:
                 live.sequence.room = self._room(live)
@@ -350,15 +355,14 @@ class Engine:
             return reason is None
 
         try:
-            self._runner.decode([live.sequence for live in lives], emit, piece)
+            self._runner.decode([live.sequence for live in lives], emit)
         except Exception as error:
             if len(uids) == 1:
                 return [self._fail(uids[0], error)]
             return self._decode_apart(uids)
         self.counters.generation_tokens += len(events)
         self.counters.generation_steps += 1
-        share = 1.0 if piece is None else len(lives) / (len(lives) + piece.length)  # the rest is the prompt's
-        self.counters.decode_time += (time.perf_counter() - start) * share
+        self.counters.decode_time += time.perf_counter() - start
         for live in lives:
             error = live.sequence.error
             if live.sequence.uid in ended:
@@ -380,7 +384,7 @@ class Engine:
         """
         request, sequence = live.sequence.request, live.sequence
         alone = len(self._scheduler.running) == 1
-        rooms = [_LONGEST_STEP if alone else max(_LEAST_STEP, int(self._pace.size or 0))]
+        rooms = [_LONGEST_STEP if alone else max(_LEAST_STEP, int(self._pace.size or 0) // self._pace.parts)]
         if request.max_tokens is not None:
             rooms.append(request.max_tokens - len(sequence.generated))
         if self._limit is not None:

@@ -19,9 +19,9 @@ from .masks import mask_logits
 from .model_states import hidden_and_head
 from .proposal import Proposal, propose
 from .rewind import Mark
-from .sequence import ActiveSequence, Ahead, Round
+from .sequence import ActiveSequence, Ahead, Piece, Round
 
-__all__ = ["ActiveSequence", "Emit", "Piece", "Runner", "SpeculationCounters", "hidden_and_head", "token_id"]
+__all__ = ["ActiveSequence", "Emit", "Runner", "SpeculationCounters", "hidden_and_head", "token_id"]
 
 # Gives out a token: (sequence, token, log-probabilities (V,), whether it was guessed) -> whether the sequence goes on.
 Emit = Callable[[ActiveSequence, int, mx.array, bool], bool]
@@ -47,15 +47,6 @@ class _Step:
     start: int  # before it, tokens are certain in every row, so that nobody needs logits to choose them
 
 
-@dataclass
-class Piece:
-    """The next `length` prompt tokens of a sequence, to be computed beside a decode step."""
-
-    sequence: ActiveSequence
-    length: int
-    done: bool = False
-
-
 def token_id(token: mx.array) -> int:
     """The id in an array of one element; waits for it."""
     return int(token.item())  # type: ignore[arg-type]
@@ -73,18 +64,32 @@ class Runner:
         self.model = model
         self.counters = SpeculationCounters()
         self._hidden, self._head = hidden_and_head(model)
-        self._hidden_together = getattr(model, "hidden_together", None)
+        self.in_parts = bool(getattr(model, "goes_in_parts", False))
         gpu = mx.default_device().type == mx.DeviceType.gpu
         self.look_ahead = gpu if look_ahead is None else look_ahead
 
     def prefill(self, sequence: ActiveSequence, length: int) -> None:
         """Computes the next `length` prompt tokens; the first new token is sampled with the last of them."""
-        start, embeddings = sequence.done, sequence.request.input_embeddings
-        kwargs = {} if embeddings is None else {"input_embeddings": embeddings[None, start : start + length]}
-        self._prefilled(sequence, length, self._hidden(_prompt_ids(sequence, length), sequence.states, **kwargs))
+        ids, given = _next_input(sequence, length)
+        self._prefilled(sequence, length, self._hidden(ids, sequence.states, **given))
 
-    def _prefilled(self, sequence: ActiveSequence, length: int, out: mx.array, *, beside: bool = False) -> None:
-        """Counts prompt tokens with hidden states `out` (1, L, D); `beside` a decode step, which is to be evaluated."""
+    def begin(self, sequence: ActiveSequence, length: int) -> None:
+        """Makes the next `length` prompt tokens the sequence's piece, for `go_on`; the model `goes_in_parts`."""
+        ids, given = _next_input(sequence, length)
+        mark = sequence.rewind.mark()
+        sequence.piece = Piece(length, self.model.hidden_in_parts(ids, sequence.states, **given), mark)  # type: ignore
+
+    def go_on(self, sequence: ActiveSequence, layers: int) -> None:
+        """Takes the piece through that many layers more; through the last, it is done as by `prefill`."""
+        piece = sequence.piece
+        assert piece is not None, "no piece has begun"
+        out = piece.work.go_on(layers)
+        if not piece.work.left:
+            sequence.piece = None
+            self._prefilled(sequence, piece.length, out)
+
+    def _prefilled(self, sequence: ActiveSequence, length: int, out: mx.array) -> None:
+        """Counts prompt tokens whose hidden states are `out` (1, L, D)."""
         request = sequence.request
         sequence.done += length
         if sequence.drafter is not None:
@@ -101,25 +106,21 @@ class Runner:
                 self._sample([sequence], logits, [sequence.rewind.mark()])
             if sequence.error is not None:
                 raise sequence.error
-        elif not beside:
+        else:
             mx.eval([a for state in sequence.states for a in state.arrays()] or out)
             mx.clear_cache()  # the chunk's activations would otherwise stay beside those of the next
 
-    def decode(self, sequences: Sequence[ActiveSequence], emit: Emit, piece: Piece | None = None) -> None:
+    def decode(self, sequences: Sequence[ActiveSequence], emit: Emit) -> None:
         """One step: each sequence gives out a token, or more where some are forced or guessed right.
 
         A failure of one sequence's own is in its `error`. An exception is nobody's: states and samplers are as before,
-        so that each sequence may be tried alone. `piece` is computed along, with the weights read once where they can
-        be; it is done then, or has failed with an error of its sequence's own, even when this raises.
+        so that each sequence may be tried alone.
         """
         singles, rounds = self._proposals([s for s in sequences if s.ahead is None])
         steps: list[_Step] = []
         try:
-            if piece is not None and not (singles and self._goes_along(piece)):
-                self._compute(piece)
-                piece = None
             if singles:
-                steps.append(self._forward([Proposal(s) for s in singles], piece))
+                steps.append(self._forward([Proposal(s) for s in singles]))
             for proposals in rounds:
                 steps.append(self._forward(proposals))
             mx.async_eval([step.logits for step in steps[bool(singles) :]])
@@ -128,8 +129,6 @@ class Runner:
         except Exception:
             for step in steps:
                 _undo([p.sequence for p in step.proposals], step.marks)
-            if piece is not None and not piece.done:
-                self._compute(piece)
             raise
         ready = [s for s in sequences if s.ahead is not None]
         aheads = [s.ahead for s in ready if s.ahead is not None]
@@ -148,6 +147,9 @@ class Runner:
 
     def settle(self, sequence: ActiveSequence) -> None:
         """Brings the states to where others expect them: they hold all tokens but the last given out."""
+        if sequence.piece is not None:
+            sequence.rewind.to(sequence.piece.mark, 0)
+            sequence.piece = None
         if sequence.ahead is not None:
             sequence.rewind.to(sequence.ahead.mark, 0)
             sequence.ahead = None
@@ -249,53 +251,23 @@ class Runner:
 
     # Steps.
 
-    def _forward(self, proposals: list[Proposal], piece: Piece | None = None) -> _Step:
-        """Feeds each sequence its last token and its proposal, all of equal length, and computes `piece` along."""
+    def _forward(self, proposals: list[Proposal]) -> _Step:
+        """Feeds each sequence its last token and its proposal, all of equal length."""
         sequences = [p.sequence for p in proposals]
         inputs = _inputs(proposals)
         marks = [s.rewind.mark() for s in sequences]
         try:
-            states: list[Any] = sequences[0].states
-            if len(sequences) > 1:
-                states = [list(layer) for layer in zip(*(s.states for s in sequences), strict=True)]
-            hidden = None if piece is None else self._forward_together(inputs, states, piece, marks, sequences)
-            hidden = self._hidden(inputs, states) if hidden is None else hidden
+            if len(sequences) == 1:
+                hidden = self._hidden(inputs, sequences[0].states)
+            else:
+                hidden = self._hidden(
+                    inputs, [list(layer) for layer in zip(*(s.states for s in sequences), strict=True)]
+                )
             start = min(p.certain for p in proposals)
             return _Step(proposals, marks, hidden, self._logits(hidden[:, start:] if start else hidden), start)
         except Exception:
             _undo(sequences, marks)
             raise
-
-    def _goes_along(self, piece: Piece) -> bool:
-        return self._hidden_together is not None and piece.sequence.request.input_embeddings is None
-
-    def _forward_together(
-        self, inputs: mx.array, states: list[Any], piece: Piece, marks: list[Mark], sequences: list[ActiveSequence]
-    ) -> mx.array | None:
-        """Hidden states of a decode step whose weights served `piece` too; None where each needs its own pass."""
-        sequence = piece.sequence
-        mark, both = sequence.rewind.mark(), None
-        with contextlib.suppress(Exception):  # whose fault it was shows when each has its own pass
-            parts = [(inputs, states), (_prompt_ids(sequence, piece.length), sequence.states)]
-            both = self._hidden_together(parts)  # type: ignore[misc]
-        if both is None:
-            _undo([*sequences, sequence], [*marks, mark])
-            self._compute(piece)
-            return None
-        mx.async_eval(both)
-        self._compute(piece, both[1])
-        return both[0]
-
-    def _compute(self, piece: Piece, out: mx.array | None = None) -> None:
-        """As `prefill`; `out` are the hidden states where they are known. A failure is its sequence's own."""
-        piece.done = True
-        try:
-            if out is None:
-                self.prefill(piece.sequence, piece.length)
-            else:
-                self._prefilled(piece.sequence, piece.length, out, beside=True)
-        except Exception as error:
-            piece.sequence.error = error
 
     def _look_ahead(self, sequences: Sequence[ActiveSequence]) -> None:
         followers = [s for s in sequences if _may_look_ahead(s)]
@@ -427,9 +399,11 @@ def _may_look_ahead(sequence: ActiveSequence) -> bool:
     return not watched and (left is None or left > 1)
 
 
-def _prompt_ids(sequence: ActiveSequence, length: int) -> mx.array:
-    """The next prompt tokens (1, L)."""
-    return mx.array(sequence.request.prompt[sequence.done : sequence.done + length], mx.int32)[None]
+def _next_input(sequence: ActiveSequence, length: int) -> tuple[mx.array, dict[str, Any]]:
+    """The next prompt tokens (1, L), and what the request gives in place of their embeddings."""
+    start, embeddings = sequence.done, sequence.request.input_embeddings
+    ids = mx.array(sequence.request.prompt[start : start + length], mx.int32)[None]
+    return ids, {} if embeddings is None else {"input_embeddings": embeddings[None, start : start + length]}
 
 
 def _inputs(proposals: Sequence[Proposal]) -> mx.array:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from ..grammar import Constraint
+from ..nn.fuse import Underway
 from ..state import State
 from .request import Request
 from .rewind import Mark, Rewind
 from .speculate.drafter import Drafter
 from .speculate.gate import Gate
 
-__all__ = ["ActiveSequence", "Ahead", "Round"]
+__all__ = ["ActiveSequence", "Ahead", "Piece", "Round"]
 
 
 @dataclass
@@ -41,6 +42,15 @@ class Round:
     given: int
 
 
+@dataclass(frozen=True)
+class Piece:
+    """The next `length` prompt tokens, on their way through the layers, and where the states stood before them."""
+
+    length: int
+    work: Underway
+    mark: Mark
+
+
 @dataclass
 class ActiveSequence:
     """A request, its states, and what was made of it so far. The states hold every token but the last.
@@ -55,6 +65,7 @@ class ActiveSequence:
     drafter: Drafter | None = None
     gate: Gate | None = None  # whether the drafter is worth asking
     done: int = 0  # prompt tokens computed
+    piece: Piece | None = None  # of the prompt, while some layers have computed it and others have not
     generated: list[int] = field(default_factory=list)
     history: mx.array | None = None  # all tokens so far (n,), kept only for logits processors
     pending: mx.array | int | None = None  # the token that was not fed yet; an array (1,) while it was not read

@@ -171,16 +171,14 @@ def run_layers(
     positions: Sequence[int],
     after: Sequence[mx.array],
     dtype: mx.Dtype,
-    parts: Sequence[tuple[int, int]] = (),
 ) -> mx.array:
     """One step: x (B, L, D) through the plan's layers, result (B, L, D) of `dtype`.
 
     keys and values have one store for each layer that holds all rows, or one for each layer and sequence (layer by
-    layer); `lengths`, `windows` (0: all) and `keeps` go with them; `positions` are the sequences' first new ones.
-    `parts` are batches of their own shapes (B, L) whose rows follow each other in x (1, R, D); none: x is one.
+    layer); `lengths`, `windows` (0: all) and `keeps` go with them; `positions` (B,) are the rows' first new ones.
     """
     fast = native.activations() == "int8"
-    return _module().fused_layers(plan, x, keys, values, lengths, windows, keeps, positions, after, dtype, fast, parts)
+    return _module().fused_layers(plan, x, keys, values, lengths, windows, keeps, positions, after, dtype, fast)
 
 
 def _module() -> Any:

@@ -13,7 +13,7 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..nn import DecoderLayer, Embedding, Linear, RMSNorm, UnitRMSNorm
-from ..nn.fuse import LayerRunner
+from ..nn.fuse import LayerRunner, Underway
 from ..nn.interleaved import interleave_weights
 from ..nn.parameters import flat_parameters
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec, dtype_name
@@ -77,10 +77,12 @@ class Backbone(nn.Module):
         """Normalized hidden states (B, L, D) of the last layer, from what the first reads."""
         return self._runner(self[self._names.layers], self[self._names.norm], h, cache)
 
-    def together(self, parts: Sequence[tuple[mx.array, Sequence[LayerState]]]) -> list[mx.array] | None:
-        """Calls for several ids (B, L) and their states, with the weights read once; None where that cannot be."""
+    def in_parts(
+        self, inputs: mx.array, cache: Sequence[LayerState], input_embeddings: mx.array | None = None
+    ) -> Underway:
+        """A call that goes through the layers some at a time."""
         layers, norm = self[self._names.layers], self[self._names.norm]
-        return self._runner.together(layers, norm, [(self.embedded(ids, None), cache) for ids, cache in parts])
+        return Underway(self._runner, layers, norm, self.embedded(inputs, input_embeddings), cache)
 
 
 class NormedBackbone(Backbone):
@@ -209,11 +211,17 @@ class CausalLM(nn.Module):
         """Final hidden states (B, L, D), normalized."""
         return self[self.names.backbone](inputs, cache, input_embeddings)
 
-    def hidden_together(self, parts: Sequence[tuple[mx.array, Sequence[LayerState]]]) -> list[mx.array] | None:
-        """`hidden` of several ids (B, L) and their states, with the weights read once; None where that cannot be."""
-        backbone = self[self.names.backbone]
-        usual = all(getattr(type(backbone), name, None) is getattr(Backbone, name) for name in ("__call__", "through"))
-        return backbone.together(parts) if usual else None
+    def hidden_in_parts(
+        self, inputs: mx.array, cache: Sequence[LayerState], input_embeddings: mx.array | None = None
+    ) -> Underway:
+        """`hidden`, some layers at a time, of a model that `goes_in_parts`."""
+        return self[self.names.backbone].in_parts(inputs, cache, input_embeddings)
+
+    @property
+    def goes_in_parts(self) -> bool:
+        """Whether its layers are simply called in turn."""
+        kind = type(self[self.names.backbone])
+        return all(getattr(kind, name, None) is getattr(Backbone, name) for name in ("__call__", "through"))
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Logits (..., V) from final hidden states (..., D)."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 from mlx import nn
 
+from ..nn.fuse import Underway
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec
 from .base import CausalLM
 from .config import BaseModelArgs, refuse
@@ -46,8 +47,14 @@ class TextTower(CausalLM):
     ) -> mx.array:
         return self.language_model.hidden(inputs, cache, input_embeddings)
 
-    def hidden_together(self, parts: Sequence[tuple[mx.array, Sequence[LayerState]]]) -> list[mx.array] | None:
-        return self.language_model.hidden_together(parts)
+    def hidden_in_parts(
+        self, inputs: mx.array, cache: Sequence[LayerState], input_embeddings: mx.array | None = None
+    ) -> Underway:
+        return self.language_model.hidden_in_parts(inputs, cache, input_embeddings)
+
+    @property
+    def goes_in_parts(self) -> bool:
+        return self.language_model.goes_in_parts
 
     def logits(self, hidden: mx.array) -> mx.array:
         return self.language_model.logits(hidden)

@@ -11,7 +11,7 @@ become lazy inverses, so memory is not doubled.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, groupby
+from itertools import groupby
 from operator import is_
 from typing import Any, TypeAlias
 
@@ -29,10 +29,10 @@ from .mlp import MLP, GatedMLP
 from .norm import RMSNorm
 from .rope import Rope
 
-__all__ = ["LayerRunner"]
+__all__ = ["LayerRunner", "Underway"]
 
 _FLOATS = (mx.float32, mx.bfloat16, mx.float16)
-_FEW = 256  # rows of a step that repeats: decoding, checking a draft, a piece of a prompt beside them
+_SHORT = 8  # tokens in a step that repeats: decoding or checking a draft
 _BRANCHES = ("mixer", "feed_forward")
 
 _Memory: TypeAlias = tuple[dict[str, Any], int]
@@ -47,7 +47,10 @@ class _Segment:
     start: int
     stop: int
     plan: Any = None
-    normed: bool = False  # the final norm is part of the plan
+    layers: tuple[fused.FusedLayer, ...] = ()
+    hidden: int = 0
+    final: fused.FusedNorm | None = None  # the final norm, where it is part of the plan
+    inside: bool = False  # of a run, which goes on after it
     dtypes: tuple[mx.Dtype, ...] = ()  # of the weights, which the result's type follows
     shapes: tuple[tuple[int, int], ...] = ()  # (num_kv_heads, head_dim) of each layer
     windows: tuple[int | None, ...] = ()
@@ -61,6 +64,7 @@ class LayerRunner:
         self._layers: list[nn.Module] = []
         self._watch: Any = None
         self._results: dict[tuple[mx.Dtype, ...], mx.Dtype] = {}
+        self._singles: dict[int, _Segment] = {}
         self._last: dict[int, tuple[mx.array, int]] = {}  # what a segment's last step gave, and the room that it left
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LayerRunner":
@@ -73,70 +77,89 @@ class LayerRunner:
         self, layers: list[nn.Module], norm: nn.Module, x: mx.array, cache: Sequence[LayerState] | None
     ) -> mx.array:
         """x (B, L, D) -> normalized hidden states (B, L, D)."""
-        if cache is None or not self._usable(x):
+        if cache is None or not self.usable(x):
             return norm(_one_by_one(layers, x, cache))
-        self._know(layers, norm)
+        self.prepare(layers, norm, x)
         normed = False
         for segment in self._segments:
             y = None
             if segment.plan is not None:
-                y = self._step(segment, [(x, cache[segment.start : segment.stop])])
+                y = self.step(segment, x, cache[segment.start : segment.stop])
             if y is None:
                 x = _one_by_one(layers[segment.start : segment.stop], x, cache[segment.start : segment.stop])
             else:
-                x, normed = y, segment.normed
+                x, normed = y, segment.final is not None
         return x if normed else norm(x)
 
-    def together(
-        self, layers: list[nn.Module], norm: nn.Module, parts: Sequence[tuple[mx.array, Sequence[LayerState]]]
-    ) -> list[mx.array] | None:
-        """Calls for several x (B, L, D) and their states, with the weights read once; None where that cannot be."""
-        if not all(self._usable(x) for x, _ in parts):
-            return None
-        self._know(layers, norm)
-        segment = self._segments[0]
-        if len(self._segments) > 1 or segment.plan is None or not segment.normed:
-            return None
-        y = self._step(segment, parts)
-        if y is None:
-            return None
-        ends = list(accumulate(x.shape[0] * x.shape[1] for x, _ in parts))
-        return [own.reshape(x.shape) for own, (x, _) in zip(mx.split(y, ends[:-1], axis=1), parts, strict=True)]
-
     @staticmethod
-    def _usable(x: mx.array) -> bool:
+    def usable(x: mx.array) -> bool:
+        """Whether fused layers can read x."""
         return fused.available() and x.dtype in _FLOATS and x.ndim == 3 and x.size > 0 and not fused.traced(x)
 
-    def _know(self, layers: list[nn.Module], norm: nn.Module) -> None:
+    def prepare(self, layers: list[nn.Module], norm: nn.Module, x: mx.array) -> None:
+        """Looks at the layers, unless they are as they were."""
         known = len(layers) == len(self._layers) and all(map(is_, layers, self._layers))
-        if self._watch is None or not known or not self._watch.unchanged():
+        if self.usable(x) and (self._watch is None or not known or not self._watch.unchanged()):
             self._look(layers, norm)
 
-    def _step(self, segment: _Segment, parts: Sequence[tuple[mx.array, Sequence[LayerState]]]) -> mx.array | None:
-        """One fused step, or None when a state is not plain attention of one kind for all layers."""
-        several = len(parts) > 1
-        found = [rows for x, cache in parts if (rows := _states_of(x, cache, apart=several)) is not None]
-        if len(found) < len(parts):
+    def segment_at(self, index: int) -> _Segment | None:
+        """The fused run that layer `index` is in."""
+        found = next((s for s in self._segments if s.start <= index < s.stop), None)
+        return None if found is None or found.plan is None else found
+
+    def step(
+        self, segment: _Segment, x: mx.array, cache: Sequence[LayerState], part_of: mx.Dtype | None = None
+    ) -> mx.array | None:
+        """One fused step, or None when a state is not plain attention of one kind for all layers.
+
+        `part_of` is the result's type of the run that the segment is a layer of: inside a run numbers are float32.
+        """
+        rows = _states_of(x, cache)
+        if rows is None:
             return None
-        rows = [sum(states, ()) for states in zip(*found, strict=True)]  # of each layer, one for each sequence
-        x = mx.concatenate([x.reshape(1, -1, x.shape[2]) for x, _ in parts], axis=1) if several else parts[0][0]
-        tokens = [x.shape[1] for (x, _), states in zip(parts, found, strict=True) for _ in states[0]]
-        flat = [state for states in rows for state in states]
-        dtype = self._result_type((x.dtype, *segment.dtypes))
+        flat, length = [state for states in rows for state in states], x.shape[1]
+        dtype = self._result_type((x.dtype, *segment.dtypes)) if part_of is None else part_of
         batch = x.shape[0] // len(rows[0]) or 1  # rows in a state
-        asked = self._continued(segment, flat, max(tokens)) or self._asked(segment, rows, tokens, dtype, batch)
+        asked = None if part_of is not None else self._continued(segment, flat, length)
+        asked = asked or self._asked(segment, rows, length, dtype, batch)
         if asked is None:
             return None
         memory, left = asked
         positions = [s.offset for s in rows[0] for _ in range(batch)]
-        shapes = [(x.shape[0], x.shape[1]) for x, _ in parts] if several else ()
-        y = fused.run_layers(segment.plan, x, positions=positions, dtype=dtype, parts=shapes, **memory)
-        in_place.wrote(flat, tokens, y)
-        if y.shape[0] * y.shape[1] <= _FEW:
-            self._last[segment.start] = (y, left - max(tokens))
+        result = mx.float32 if segment.inside else dtype
+        y = fused.run_layers(segment.plan, x, positions=positions, dtype=result, **memory)
+        in_place.wrote(flat, length, y)
+        if part_of is not None:
+            return y
+        if length <= _SHORT:
+            self._last[segment.start] = (y, left - length)
         else:
             self._last.pop(segment.start, None)  # y is large, and a prompt's pieces are few
         return y
+
+    def reserve(self, segment: _Segment, x: mx.array, cache: Sequence[LayerState]) -> mx.Dtype | None:
+        """Gets the memory that a step would write; the type of its result, None where there is no such step."""
+        rows = None if segment.plan is None else _states_of(x, cache)
+        dtype = self._result_type((x.dtype, *segment.dtypes))
+        batch = 1 if rows is None else x.shape[0] // len(rows[0]) or 1
+        asked = None if rows is None else self._asked(segment, rows, x.shape[1], dtype, batch)
+        return None if asked is None else dtype
+
+    def single(self, segment: _Segment, index: int) -> _Segment:
+        """Layer `index` of a segment as one of its own."""
+        if index not in self._singles:
+            at, last = index - segment.start, index + 1 == segment.stop
+            plan = fused.make_plan(segment.layers[at : at + 1], segment.hidden, segment.final if last else None)
+            self._singles[index] = replace(
+                segment,
+                start=index,
+                stop=index + 1,
+                plan=plan,
+                inside=not last,
+                shapes=segment.shapes[at : at + 1],
+                windows=segment.windows[at : at + 1],
+            )
+        return self._singles[index]
 
     def _continued(self, segment: _Segment, states: Sequence[Any], length: int) -> _Memory | None:
         """As `_asked` where nobody has touched the states since this segment's last step."""
@@ -149,20 +172,20 @@ class LayerRunner:
         return memory | {"after": [node]}, left
 
     def _asked(
-        self, segment: _Segment, rows: Sequence[Sequence[Any]], tokens: list[int], dtype: mx.Dtype, batch: int
+        self, segment: _Segment, rows: Sequence[Sequence[Any]], length: int, dtype: mx.Dtype, batch: int
     ) -> _Memory | None:
-        """Memory for each sequence's next `tokens` keys and values; None when a state is not plain attention."""
+        """Memory for `length` more keys and values; None when a state is not plain attention."""
         if not all(isinstance(s, AttentionState) and s.bits is None for states in rows for s in states):
             return None
-        shapes = [[(batch, heads, count, head_dim) for count in tokens] for heads, head_dim in segment.shapes]
+        shapes = [(batch, heads, length, head_dim) for heads, head_dim in segment.shapes]
         # one allocation for the layers of a sequence, which grow together and end together
         memories = [
-            fused.token_memory(sum(state.lacking(shape, dtype) for state, shape in zip(*column, strict=True)))
-            for column in zip(zip(*rows, strict=True), zip(*shapes, strict=True), strict=True)
+            fused.token_memory(sum(state.lacking(shape, dtype) for state, shape in zip(states, shapes, strict=True)))
+            for states in zip(*rows, strict=True)
         ]
         found, after = [], {}
-        for states, own, window in zip(rows, shapes, segment.windows, strict=True):
-            for state, shape, memory in zip(states, own, memories, strict=True):
+        for states, shape, window in zip(rows, shapes, segment.windows, strict=True):
+            for state, memory in zip(states, memories, strict=True):
                 keys, values, written = state.writable(shape, dtype, memory)
                 inner = window is not None and (state.window is None or state.window > window)
                 limits = (window, 0) if inner else (state.window or 0, state.keep)
@@ -185,7 +208,7 @@ class LayerRunner:
             for module in () if fusible else layer.modules():
                 if hasattr(type(module), "interleaved"):
                     interleave_weights(module)
-        self._segments, self._layers, start = [], list(layers), 0
+        self._segments, self._singles, self._layers, start = [], {}, list(layers), 0
         for fusible, run in groupby(described, lambda layer: layer is not None):
             stop = start + len(list(run))
             segment = self._segment(layers, norm, described, slice(start, stop)) if fusible else _Segment(start, stop)
@@ -200,13 +223,17 @@ class LayerRunner:
     @staticmethod
     def _segment(layers: list[Any], norm: nn.Module, described: Sequence[Any], which: slice) -> _Segment:
         chosen: list[fused.FusedLayer] = list(described[which])
+        hidden = chosen[0].down.weight.shape[0]
         final = _norm(norm) if which.stop == len(layers) else None
         dtypes = {d for layer in chosen for d in _dtypes(layer)} | ({final.weight.dtype} if final else set())
         return _Segment(
             which.start,
             which.stop,
-            fused.make_plan(chosen, chosen[0].down.weight.shape[0], final),
-            final is not None,
+            fused.make_plan(chosen, hidden, final),
+            tuple(chosen),
+            hidden,
+            final,
+            False,
             tuple(sorted(dtypes, key=str)),
             tuple((layer.num_kv_heads, layer.head_dim) for layer in chosen),
             tuple(layer[layer._names.mixer]._options.window for layer in layers[which]),
@@ -286,10 +313,62 @@ class LayerRunner:
         return fused.FusedLinear(*parts, bias=bias, interleaved=regrouped is not None, **kind)
 
 
-def _states_of(x: mx.array, cache: Sequence[LayerState], *, apart: bool) -> list[tuple[Any, ...]] | None:
-    """Of each layer: one for each row of x, or unless `apart` one for all; None where that is not so."""
+class Underway:
+    """A call of a `LayerRunner` that goes through the layers some at a time, so that others need not wait for all.
+
+    It gives what one call gives, to the last bit. Until it is done, its states hold the new tokens in some layers only.
+    """
+
+    def __init__(
+        self, runner: LayerRunner, layers: list[nn.Module], norm: nn.Module, x: mx.array, cache: Sequence[LayerState]
+    ):
+        self._runner, self._layers, self._norm, self._x, self._cache = runner, layers, norm, x, cache
+        self._at = 0
+        self._dtype: mx.Dtype | None = None  # of the fused run that it is in
+        runner.prepare(layers, norm, x)
+
+    @property
+    def count(self) -> int:
+        """Layers in all."""
+        return len(self._layers)
+
+    @property
+    def left(self) -> int:
+        """Layers to go."""
+        return len(self._layers) - self._at
+
+    def go_on(self, count: int) -> mx.array:
+        """Computes `count` more layers: hidden states (B, L, D), normalized once none is left."""
+        first, stop = self._at, min(self._at + count, len(self._layers))
+        for i in range(first, stop):
+            self._x = self._layer(i)
+        self._at = stop
+        mx.eval(self._x, [a for states in self._cache[first:stop] for a in _arrays(states)])
+        return self._x
+
+    def _layer(self, i: int) -> mx.array:
+        runner, x, states = self._runner, self._x, self._cache[i : i + 1]
+        segment = runner.segment_at(i) if runner.usable(x) else None
+        if segment is not None and i == segment.start:
+            self._dtype = runner.reserve(segment, x, self._cache[segment.start : segment.stop])
+        if segment is None or self._dtype is None:
+            y = self._layers[i](x, states[0])
+            return y if i + 1 < len(self._layers) else self._norm(y)
+        single = runner.single(segment, i)
+        y = runner.step(single, x, states, self._dtype)
+        assert y is not None, "the memory was there when the run began"
+        return y if i + 1 < len(self._layers) or segment.final is not None else self._norm(y)
+
+
+def _arrays(states: LayerState) -> list[mx.array]:
+    each = [states] if isinstance(states, State) else states or ()
+    return [array for state in each for array in state.arrays()]
+
+
+def _states_of(x: mx.array, cache: Sequence[LayerState]) -> list[tuple[Any, ...]] | None:
+    """Of each layer: one for each row of x, or one for all; None where that is not so."""
     if isinstance(cache[0], State):
-        return [(state,) for state in cache] if x.shape[0] == 1 or not apart else None
+        return [(state,) for state in cache]
     rows = [tuple(states) for states in cache]  # type: ignore[arg-type]
     return rows if all(len(states) == x.shape[0] for states in rows) else None
 

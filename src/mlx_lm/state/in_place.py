@@ -4,7 +4,6 @@ A decode step of eight sequences touches hundreds of states, and asking each of 
 """
 
 from collections.abc import Sequence
-from itertools import cycle
 from typing import Any
 
 import mlx.core as mx
@@ -33,11 +32,11 @@ def room(stores: Sequence[Any], lengths: Sequence[int]) -> int:
     return min(store.capacity - length for store, length in zip(stores, lengths, strict=True))
 
 
-def wrote(states: Sequence[AttentionState], tokens: Sequence[int], node: mx.array) -> None:
-    """Counts what `node` writes when it is evaluated: `tokens` of each sequence, whose states come layer by layer."""
-    for s, count in zip(states, cycle(tokens), strict=False):
+def wrote(states: Sequence[AttentionState], tokens: int, node: mx.array) -> None:
+    """Counts `tokens` for each state, which `node` writes when it is evaluated."""
+    for s in states:
         keys, values = s._keys, s._values
-        keys.length += count
-        values.length += count
+        keys.length += tokens
+        values.length += tokens
         keys._written = values._written = node
-        s._offset += count
+        s._offset += tokens
