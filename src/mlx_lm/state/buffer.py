@@ -127,12 +127,13 @@ class TokenBuffer:
 
     def fill(self, pages: Sequence[list[mx.array]]) -> None:
         """Makes an empty buffer hold consecutive tokens that are encoded already, (B, H, L, ...) each, in one copy."""
-        self.length = sum(page[0].shape[2] for page in pages)
-        room = self._capacity_for(self.length + 1) - self.length
+        end = sum(page[0].shape[2] for page in pages)
+        room = self._capacity_for(end + 1) - end
         self._parts = [
             mx.concatenate([*held, mx.zeros((*held[0].shape[:2], room, *held[0].shape[3:]), held[0].dtype)], axis=2)
             for held in zip(*pages, strict=True)
         ]
+        self.length = end
 
     def view(self, start: int = 0) -> mx.array | QuantizedTensor:
         """Tokens from `start` on."""
