@@ -179,3 +179,25 @@ def test_a_prompts_layers_share_one_allocation_in_parts_too(monkeypatch):
     while work.left:
         work.go_on(1)
     assert made[0] > 0 and not any(made[1:])  # the first asks for all layers, the others find it there
+
+
+def test_latent_layers_are_looked_at_once(monkeypatch):
+    """Weights that attention reads as arrays are not regrouped: that would be undone in every step."""
+    sizes = {
+        **SIZES,
+        "kv_lora_rank": 32,
+        "q_lora_rank": None,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 32,
+        "num_key_value_heads": 4,
+    }
+    model = build_model({"model_type": "deepseek_v2", **sizes, "v_head_dim": 32, "n_routed_experts": None})
+    nn.quantize(model, group_size=32, bits=4)
+    mx.eval(model.parameters())
+    looks = []
+    plain = LayerRunner._look
+    monkeypatch.setattr(LayerRunner, "_look", lambda self, *args: looks.append(1) or plain(self, *args))
+    caches = _prompts(model, 5, 3)
+    for i in range(4):
+        mx.eval(_step(model, caches, [i, i + 1]))
+    assert len(looks) == 1

@@ -205,8 +205,10 @@ class LayerRunner:
     def _look(self, layers: list[nn.Module], norm: nn.Module) -> None:
         described = [self._describe(layer) for layer in layers]
         for layer, fusible in zip(layers, described, strict=True):
-            for module in () if fusible else layer.modules():
-                if hasattr(type(module), "interleaved"):
+            modules = [] if fusible else layer.modules()
+            arrays = {id(m[name]) for m in modules for name in getattr(m, "read_as_arrays", ()) if name in m}
+            for module in modules:
+                if hasattr(type(module), "interleaved") and id(module) not in arrays:
                     interleave_weights(module)
         self._segments, self._singles, self._layers, start = [], {}, list(layers), 0
         for fusible, run in groupby(described, lambda layer: layer is not None):

@@ -78,6 +78,8 @@ class LatentNorm(RMSNorm):
 class LatentAttention(nn.Module):
     """x (B, L, D) -> (B, L, D). With a `gate_name` the output has a sigmoid gate for each feature or for each head."""
 
+    read_as_arrays = ("embed_q", "unembed_out", "kv_b_proj")  # regrouped, they would be computed back in every step
+
     gate_name: str | None = None
     per_head = False
     out_name = "o_proj"
