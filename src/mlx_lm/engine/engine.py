@@ -19,12 +19,13 @@ from ..types import FinishReason
 from .live import Live, Reservations
 from .memory import MemoryWatch
 from .model_states import check_states, context_length, new_states
+from .pace import Pace, Work
 from .prefix import BLOCK_TOKENS, PrefixCache
 from .prefix.blocks import needs_checkpoints
 from .request import PrefillProgress, Request, TokenEvent
 from .reuse import PrefixReuse
 from .runner import ActiveSequence, Runner
-from .scheduler import Pace, Policy, Scheduler, Work
+from .scheduler import Policy, Scheduler
 from .speculate.gate import Gate
 from .speculate.make import check_speculation, make_drafter
 from .stats import EngineCounters, EngineStats

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from ..grammar import Constraint
-from ..nn.fuse import Underway
+from ..nn.underway import Underway
 from ..state import State
 from .request import Request
 from .rewind import Mark, Rewind
