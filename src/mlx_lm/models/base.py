@@ -13,9 +13,10 @@ from mlx import nn
 
 from ..errors import ConfigError
 from ..nn import DecoderLayer, Embedding, Linear, RMSNorm, UnitRMSNorm
-from ..nn.fuse import LayerRunner, Underway
+from ..nn.fuse import LayerRunner
 from ..nn.interleaved import interleave_weights
 from ..nn.parameters import flat_parameters
+from ..nn.underway import Underway
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec, dtype_name
 from .config import BaseModelArgs, BiasArgs, DecoderArgs, LlamaArgs
 from .weights import COMMON_RULES, LAST_RULES, TEXT_TOWER_RULES, Drop, DropLayers, Rule, Weights, apply_rules

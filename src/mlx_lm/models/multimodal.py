@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 from mlx import nn
 
-from ..nn.fuse import Underway
+from ..nn.underway import Underway
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec
 from .base import CausalLM
 from .config import BaseModelArgs, refuse
