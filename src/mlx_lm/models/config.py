@@ -28,7 +28,7 @@ from .spellings import (
     POSITIVE,
     flatten_config,
     rope_from_v5,
-)  # fmt: skip
+)
 
 __all__ = [
     "EXPERT_COUNTS", "BaseModelArgs", "BiasArgs", "DecoderArgs", "GroupedArgs", "LanguageArgs", "LlamaArgs",
@@ -129,9 +129,9 @@ class BaseModelArgs:
 
     def _check_relations(self) -> None:
         for name, unit in self.multiples.items():
-            whole, part = getattr(self, name), getattr(self, unit) if isinstance(unit, str) else unit
-            wrong = None not in (whole, part) and (part < 1 or whole % part)
-            refuse(wrong, f"{name}={whole} is not a multiple of {unit}={part}")
+            number, part = getattr(self, name), getattr(self, unit) if isinstance(unit, str) else unit
+            wrong = None not in (number, part) and (part < 1 or number % part)
+            refuse(wrong, f"{name}={number} is not a multiple of {unit}={part}")
         for name, known in self.per_layer.items():
             if isinstance(getattr(self, name), list):
                 check_kinds(self, name, known)

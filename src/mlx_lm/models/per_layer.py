@@ -5,6 +5,7 @@ embedding. The last layers keep no keys and values: they read those of the last 
 This module knows no family.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -26,7 +27,7 @@ Shared = dict[str, Seen]
 """By kind of layer, of the last one that keeps keys and values."""
 
 
-class ReadingAttention(Attention):
+class ReadingAttention(Attention, ABC):
     """Keeps keys and values, or `reads` those that a layer before it has kept."""
 
     reads = False
@@ -45,13 +46,13 @@ class ReadingAttention(Attention):
         out = self._attend(queries, *seen).transpose(0, 2, 1, 3).flatten(2)
         return self[self.out_name](out), seen
 
+    @abstractmethod
     def _kept(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Queries, and what is kept: keys and values (B, H, L, D)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _asked(self, x: mx.array, position: int | mx.array) -> mx.array:
         """Queries (B, H, L, D) alone."""
-        raise NotImplementedError
 
     def _split(self, x: mx.array) -> mx.array:
         return mx.unflatten(x, -1, (-1, self._options.head_dim)).transpose(0, 2, 1, 3)

@@ -33,10 +33,10 @@ _INFRASTRUCTURE = {
     "load",
     "multimodal",
     "parts",
-    "spellings",
     "per_layer",
     "positions",
     "registry",
+    "spellings",
     "weights",
 }
 
