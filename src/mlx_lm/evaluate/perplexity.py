@@ -1,8 +1,8 @@
 """Perplexity: the exponential of the mean surprise (nats) of each token given those before it in its window.
 
 Texts are joined in shuffled order and cut into windows of equal length, which begin with the beginning-of-text token
-where the tokenizer puts one: some models predict nothing sensible without it. Every window is computed without a
-cache, its first token is given and all others count. Log-softmax is done in float32 over a bounded number of
+where the tokenizer puts one: some models predict nothing sensible without it. Every window is computed alone,
+its first token is given and all others count. Log-softmax is done in float32 over a bounded number of
 positions at a time. The standard error is the delta method's: perplexity times the standard error of the mean.
 """
 
@@ -18,8 +18,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..engine import context_length
+from ..engine import context_length, new_states
 from ..errors import ContextLengthError, DownloadError, RequestError
+from ..kernels import fused, log_softmax
 
 __all__ = ["Perplexity", "first_token", "load_texts", "measure_perplexity", "token_windows"]
 
@@ -150,8 +151,11 @@ def _surprise(model: nn.Module, batch: mx.array) -> Iterator[mx.array]:
     """Negative log-probabilities (n,) in nats of the tokens (B, L) after the first, some positions at a time."""
     from ..engine.runner import hidden_and_head
 
-    body, head = hidden_and_head(model)
-    hidden = body(batch[:, :-1])  # logits already where the model is of one piece
+    body, head = hidden_and_head(model)  # what `body` gives are logits already where the model is of one piece
+    if fused.available():  # native layers serve one sequence and its states
+        hidden = mx.concatenate([body(batch[i : i + 1, :-1], new_states(model)) for i in range(len(batch))])
+    else:
+        hidden = body(batch[:, :-1])
     targets = batch[:, 1:].reshape(-1)
     rows = hidden.reshape(-1, hidden.shape[-1])
     mx.eval(rows)
@@ -160,8 +164,7 @@ def _surprise(model: nn.Module, batch: mx.array) -> Iterator[mx.array]:
     for start in range(0, rows.shape[0], step):
         piece = rows[start : start + step]
         logits = (piece if head is None else head(piece)).astype(mx.float32)
-        chosen = mx.take_along_axis(logits, targets[start : start + step, None], axis=-1)[:, 0]
-        nll = mx.logsumexp(logits, axis=-1) - chosen
+        nll = -mx.take_along_axis(log_softmax(logits), targets[start : start + step, None], axis=-1)[:, 0]
         mx.eval(nll)
         yield nll
     mx.clear_cache()

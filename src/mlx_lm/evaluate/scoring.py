@@ -19,6 +19,7 @@ import mlx.nn as nn
 from ..engine import context_length, new_states
 from ..engine.model_states import hidden_and_head
 from ..errors import RequestError
+from ..kernels import argmax, log_softmax
 from ..state import State
 
 __all__ = ["Score", "score_continuations"]
@@ -222,8 +223,8 @@ class _Scorer:
             piece = hidden[start : start + self._positions]
             logits = (piece if self._head is None else self._head(piece)).astype(mx.float32)
             targets = mx.array(tokens[start : start + self._positions], mx.int32)
-            chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
-            best = mx.all(mx.argmax(logits, axis=-1) == targets)
+            chosen = mx.take_along_axis(log_softmax(logits), targets[:, None], axis=-1)[:, 0]
+            best = mx.all(argmax(logits) == targets)
             mx.eval(chosen, best)
             total += chosen.tolist()  # type: ignore[operator]
             greedy = greedy and bool(best.item())

@@ -15,6 +15,7 @@ import mlx.core as mx
 from ..engine import new_states
 from ..engine.runner import hidden_and_head
 from ..engine.thread import EngineThread
+from ..kernels import log_softmax
 from .loading import Loaded
 from .output import TokenNote, token_logprob
 from .work import TokenLogprob
@@ -62,7 +63,7 @@ def _score(model: Any, states: list[Any], piece: Sequence[int], following: Seque
     hidden, head = hidden_and_head(model)
     out = hidden(mx.array(list(piece), mx.int32)[None], states)
     logits = (out if head is None else head(out))[0].astype(mx.float32)  # (L, V)
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    logprobs = log_softmax(logits)
     chosen = mx.take_along_axis(logprobs, mx.array(list(following), mx.int32)[:, None], axis=-1)[:, 0]
     count = min(top, logprobs.shape[-1])
     if count:
