@@ -12,7 +12,6 @@
 #include "mlx/ops.h"
 #include "pool.h"
 #include "primitive.h"
-#include "steady_memory.h"
 #include "workspace.h"
 
 namespace nb = nanobind;
@@ -374,8 +373,6 @@ class Interleave : public CpuPrimitive {
           linear_kernels().interleave(from, y, columns, static_cast<int>(a.item), undo, begin, end);
         });
       });
-      // read by every step from now on; at once it would take a second for a gigabyte, so the system does it in time
-      prefer_large_pages(y, a.size() * a.item);
     });
   }
 

@@ -43,6 +43,7 @@ CALLS = {
         _FLAT, _FLAT, -mx.ones((8, 4)), _FLAT[..., :4], _FLAT[..., :4], None, None
     )[0],
     "causal_conv": lambda: kernels.causal_conv(_FLAT, mx.ones((8, 4, 1)), None, None)[0],
+    "embedding_rows": lambda: kernels.embedding_rows(_INDICES, *_PACKED, group_size=32, bits=4),
     "argmax": lambda: kernels.argmax(_X),
     "top_k": lambda: kernels.top_k(_X, 3)[0],
     "top_p": lambda: kernels.top_p(_X, 0.5),

@@ -157,13 +157,52 @@ def test_a_dense_row_does_not_depend_on_its_batch(isa, dtype, mode):
             assert mx.array_equal(kernels.matmul(x[:rows], w)[:20], alone[:rows])
 
 
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_of_a_packed_matrix_are_what_mlx_unpacks(dtype, bits, group):
+    w = mx.random.normal((48, 256), key=mx.random.key(bits)).astype(dtype)
+    parts = mx.quantize(w, group_size=group, bits=bits)
+    ids = mx.array([[3, 47, 16], [0, 16, 31]])
+    expected = mx.dequantize(*(a[ids] for a in parts), group_size=group, bits=bits)
+    packing = {"group_size": group, "bits": bits}
+    mixed = [linear.interleave(a, dense=False) for a in parts]
+    for out in (None, mx.float32):
+        want = expected if out is None else expected.astype(out)
+        for arrays, interleaved in ((parts, False), (mixed, True)):
+            rows = kernels.embedding_rows(ids, *arrays, **packing, interleaved=interleaved, dtype=out)
+            assert rows.dtype == want.dtype and mx.array_equal(rows, want)
+    assert kernels.embedding_rows(ids[:, :0], *parts, **packing).shape == (2, 0, 256)
+
+
+def test_rows_of_packed_matrices_of_other_kinds_come_from_mlx():
+    for mode, group, bits in (("mxfp4", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)):
+        parts = mx.quantize(mx.random.normal((32, 64)), mode=mode)
+        ids = mx.array([1, 31])
+        expected = mx.dequantize(*(a[ids] for a in parts), mode=mode)
+        assert mx.array_equal(kernels.embedding_rows(ids, *parts, group_size=group, bits=bits, mode=mode), expected)
+
+
+def test_rows_of_a_matrix_that_is_trained_have_gradients():
+    w, ids = mx.random.normal((16, 64)), mx.array([3, 3, 5])
+    found = mx.grad(lambda w: kernels.embedding_rows(ids, w).sum())(w)
+    assert found.sum(axis=1).tolist() == [128.0 if i == 3 else 64.0 if i == 5 else 0.0 for i in range(16)]
+
+
+@pytest.mark.skipif(native.extension() is None, reason="the native kernels are not installed")
+def test_rows_that_are_not_there_are_not_numbers():
+    w = mx.ones((16, 64))
+    assert mx.isnan(kernels.embedding_rows(mx.array([16, -17, 2**31 - 1]), w)).all()
+    assert mx.array_equal(kernels.embedding_rows(mx.array([-1]), w), w[:1])
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_an_interleaved_dense_weight_is_the_same_weight(dtype, monkeypatch):
     x, w = array(1, (9, 128), dtype), array(2, (48, 128), dtype)
     mixed = linear.interleave(w)
     assert mx.array_equal(linear.deinterleave(mixed), w)
     ids = mx.array([[3, 47], [16, 0]])
-    assert mx.array_equal(linear.interleaved_rows(mixed, ids), w[ids])
+    assert mx.array_equal(kernels.embedding_rows(ids, mixed, interleaved=True), w[ids])
     for rows in (1, 9):
         assert mx.array_equal(kernels.matmul(x[:rows], mixed, interleaved=True), kernels.matmul(x[:rows], w))
     monkeypatch.setattr(native, "extension", lambda: None)

@@ -6,7 +6,7 @@ device or an instruction set.
 
 from .activations import ACTIVATIONS, activation, gated_activation
 from .attention import KVView, QuantizedTensor, attention, latent_attention, visible
-from .linear import gather_matmul, gather_quantized_matmul, matmul, quantized_matmul
+from .linear import embedding_rows, gather_matmul, gather_quantized_matmul, matmul, quantized_matmul
 from .norm import layer_norm, rms_norm
 from .recurrent import causal_conv, diagonal_scan, gated_delta, linear_recurrence, selective_scan
 from .rope import rope
@@ -22,6 +22,7 @@ __all__ = [
     "causal_conv",
     "diagonal_scan",
     "draw",
+    "embedding_rows",
     "gated_activation",
     "gated_delta",
     "gather_matmul",

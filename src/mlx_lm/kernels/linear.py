@@ -18,10 +18,10 @@ from . import native
 __all__ = [
     "can_interleave",
     "deinterleave",
+    "embedding_rows",
     "gather_matmul",
     "gather_quantized_matmul",
     "interleave",
-    "interleaved_rows",
     "matmul",
     "quantized_matmul",
 ]
@@ -165,10 +165,50 @@ def deinterleave(a: mx.array, *, dense: bool = True) -> mx.array:
     return _regroup(a, undo=True, dense=dense)
 
 
-def interleaved_rows(a: mx.array, rows: mx.array, *, dense: bool = True) -> mx.array:
-    """Rows (...) of an interleaved matrix a (N, C) in their plain order, (..., C): an embedding's lookup."""
+def embedding_rows(
+    ids: mx.array,
+    w: mx.array,
+    scales: mx.array | None = None,
+    biases: mx.array | None = None,
+    *,
+    group_size: int | None = None,
+    bits: int | None = None,
+    mode: str = "affine",
+    interleaved: bool = False,
+    dtype: mx.Dtype | None = None,
+) -> mx.array:
+    """Rows of a dense matrix w (N, D), or of one packed by `mx.quantize`, by token id: ids (...) -> (..., D).
+
+    In `dtype`, without it that of the dense elements or the scales. `interleaved`: w, scales and biases went through
+    `interleave`. Equal to indexing and `mx.dequantize` to the last bit; ids must be within 0..N-1.
+    """
+    module = native.extension()
+    number = w if scales is None else scales
+    if (
+        module is not None
+        and number.dtype in _FLOATS
+        and (scales is None or _serves(mode, group_size or 0, bits or 0, scales, scales, biases))
+    ):
+        y = module.embedding_rows(
+            ids, w, scales, biases, group_size or 0, bits or 0, interleaved, dtype or number.dtype
+        )
+        if y is not None:
+            return y
+
+    def take(a: mx.array) -> mx.array:
+        return _interleaved_rows(a, ids, dense=scales is None) if interleaved else a[ids]
+
+    rows = take(w)
+    if scales is not None:
+        offsets = None if biases is None else take(biases)
+        rows = mx.dequantize(rows, take(scales), offsets, group_size=group_size, bits=bits, mode=mode)
+    return rows if dtype is None else rows.astype(dtype)
+
+
+def _interleaved_rows(a: mx.array, rows: mx.array, *, dense: bool) -> mx.array:
+    """Rows (...) of an interleaved matrix a (N, C) in their plain order, (..., C)."""
     if dense and a.itemsize == 2:
-        return interleaved_rows(a.view(mx.uint32), rows).view(a.dtype)
+        return _interleaved_rows(a.view(mx.uint32), rows, dense=False).view(a.dtype)
     return a.reshape(-1, a.shape[-1], 16)[rows // 16, :, rows % 16]
 
 

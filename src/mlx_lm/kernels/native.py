@@ -40,7 +40,7 @@ ACTIVATION_MODES = ("exact", "int8")
 # Number of the interface between this room and the compiled module, into which CMakeLists.txt bakes this very line.
 # Raise it whenever a name, a signature, a memory layout or a meaning changes (tests/kernels/test_native.py notices the
 # first two).
-INTERFACE = 6
+INTERFACE = 7
 _MLX_VERSION = str(vars(mx)["__version__"])
 _REBUILD = (
     "Build them again: `scripts/build_native.sh` in a checkout, else `pip install --force-reinstall --no-deps mlx-lm`."

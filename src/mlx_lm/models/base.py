@@ -14,7 +14,7 @@ from mlx import nn
 from ..errors import ConfigError
 from ..nn import DecoderLayer, Embedding, Linear, RMSNorm, UnitRMSNorm
 from ..nn.fuse import LayerRunner
-from ..nn.interleaved import interleave_weights
+from ..nn.interleaved import interleave_weights, prefer_large_pages
 from ..nn.parameters import flat_parameters
 from ..nn.underway import Underway
 from ..state import PLAIN_KV, KVOptions, LayerState, State, StateSpec, dtype_name
@@ -265,7 +265,9 @@ class CausalLM(nn.Module):
     def interleave_head(self) -> None:
         """Regroups the output head, and with a tied one the embedding, for the native kernels."""
         tied = self.names.head not in self or not hasattr(self[self.names.head], "weight")
-        interleave_weights(self[self.names.backbone][self.names.embed] if tied else self[self.names.head])
+        head = self[self.names.backbone][self.names.embed] if tied else self[self.names.head]
+        interleave_weights(head)
+        prefer_large_pages([head])
 
     def compute_in(self, dtype: mx.Dtype, kv_dtype: mx.Dtype | None = None) -> None:
         """Computes in `dtype` whatever the weights are stored as, and keeps plain keys and values in `kv_dtype`."""

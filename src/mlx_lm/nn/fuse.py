@@ -23,7 +23,7 @@ from ..kernels.activations import NATIVE_NAMES
 from ..state import AttentionState, LayerState, State, in_place
 from .attention import Attention
 from .decoder import DecoderLayer
-from .interleaved import interleave_weights, packing
+from .interleaved import interleave_weights, packing, prefer_large_pages
 from .linear import Linear, QuantizedLinear
 from .mlp import MLP, GatedMLP
 from .norm import RMSNorm
@@ -210,6 +210,7 @@ class LayerRunner:
             for module in modules:
                 if hasattr(type(module), "interleaved") and id(module) not in arrays:
                     interleave_weights(module)
+        prefer_large_pages(module for layer in layers for module in layer.modules())
         self._segments, self._singles, self._layers, start = [], {}, list(layers), 0
         for fusible, run in groupby(described, lambda layer: layer is not None):
             stop = start + len(list(run))

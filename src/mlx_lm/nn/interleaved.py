@@ -5,6 +5,7 @@ somebody asks for them (saving, training), and become lazy again at the layer's 
 doubled for long. Layers ask `interleaved` before every product. Copies of a layer start without regrouped weights.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,9 @@ import mlx.nn as nn
 
 from .. import kernels
 from ..kernels import fused, native
-from ..kernels.linear import can_interleave, deinterleave, interleave, interleaved_rows
+from ..kernels.linear import can_interleave, deinterleave, interleave
 
-__all__ = ["Interleaved", "interleave_weights", "interleaved", "packing"]
+__all__ = ["Interleaved", "interleave_weights", "interleaved", "packing", "prefer_large_pages"]
 
 _NAMES = ("weight", "scales", "biases")
 
@@ -56,12 +57,9 @@ class Interleaved:
         options = {**self.packing, "interleaved": True}
         return kernels.gather_quantized_matmul(x, w, scales, rest[0] if rest else None, indices, **options)
 
-    def rows(self, ids: mx.array) -> mx.array:
+    def rows(self, ids: mx.array, dtype: mx.Dtype | None) -> mx.array:
         """Rows (..., D) of the matrix."""
-        if len(self.parts) == 1:
-            return interleaved_rows(self.parts[0], ids)
-        words, scales, *rest = (interleaved_rows(p, ids, dense=False) for p in self.parts)
-        return mx.dequantize(words, scales, rest[0] if rest else None, **self.packing)
+        return kernels.embedding_rows(ids, *self.parts, **self.packing, interleaved=True, dtype=dtype)
 
 
 def packing(layer: Any) -> dict[str, Any]:
@@ -92,6 +90,13 @@ def interleave_weights(module: nn.Module) -> Interleaved | None:
     parts = tuple(interleave(a, dense=len(arrays) == 1) for a in arrays)
     mx.eval(parts)
     return _install(module, parts)
+
+
+def prefer_large_pages(modules: Iterable[nn.Module]) -> None:
+    """Asks the system to gather the modules' regrouped weights, in time, into pages that are found faster."""
+    parts = [p for m in modules if (found := m.__dict__.get("interleaved")) is not None for p in found.parts]
+    if (module := native.extension()) is not None:
+        module.large_pages_later(parts)
 
 
 def _install(module: nn.Module, parts: tuple[mx.array, ...]) -> Interleaved:

@@ -70,10 +70,14 @@ class _Rows(_Regrouped):
     output_dtype: str | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
-        regrouped = interleaved(self)
-        rows = super().__call__(x) if regrouped is None else regrouped.rows(x)  # type: ignore[misc]
         # A name, because MLX's dtypes cannot be pickled or deep-copied and models must.
-        return rows if self.output_dtype is None else rows.astype(getattr(mx, self.output_dtype))
+        dtype = None if self.output_dtype is None else getattr(mx, self.output_dtype)
+        if (regrouped := interleaved(self)) is not None:
+            return regrouped.rows(x, dtype)
+        if "scales" not in self:
+            return kernels.embedding_rows(x, self["weight"], dtype=dtype)
+        arrays = self["weight"], self["scales"], self.get("biases")
+        return kernels.embedding_rows(x, *arrays, **packing(self), dtype=dtype)
 
     def as_linear(self, x: mx.array) -> mx.array:
         return self.project(x)
