@@ -29,7 +29,8 @@ class Sizes:
     tokens: int = 128
     prefill: int = 512
     batch: int = 8
-    batch_tokens: int = 32
+    batch_tokens: int = 128
+    repeats: int = 3
     peer_tokens: int = 8
     peer_prefill: int = 64
     threads: int = 2
@@ -100,8 +101,8 @@ class Ours(Engine):
             return _generate(sys.executable, self.model, env, sizes.timeout)
         depth = f"--depth={sizes.depth}"
         argv = {
-            "decode": ["decode", depth, f"--tokens={sizes.tokens}"],
-            "prefill": ["prefill", f"--tokens={sizes.prefill}"],
+            "decode": ["decode", depth, f"--tokens={sizes.tokens}", f"--repeats={sizes.repeats}"],
+            "prefill": ["prefill", f"--tokens={sizes.prefill}", f"--repeats={sizes.repeats}"],
             "batch8": ["batch", depth, f"--tokens={sizes.batch_tokens}", f"--size={sizes.batch}"],
         }[what]
         return _sample(run([sys.executable, _WORKER, *argv, "--model", self.model], env=env, timeout=sizes.timeout))
@@ -153,7 +154,8 @@ class LlamaCpp(Engine):
             "prefill": ["-p", str(sizes.prefill), "-n", "0"],
             "ttft": ["-p", "16", "-n", "0", "--no-warmup"],
         }[what]
-        common = ["-m", self.model, "-t", str(sizes.threads), "-r", "1", "-o", "jsonl"]
+        repeats = 1 if what == "ttft" else sizes.repeats
+        common = ["-m", self.model, "-t", str(sizes.threads), "-r", str(repeats), "-o", "jsonl"]
         done = run([self.bench, *common, *argv], timeout=sizes.timeout)
         found = _json_line(done.stdout)
         return Sample(done.seconds if what == "ttft" else float(found["avg_ts"]), done.rss)

@@ -1,6 +1,7 @@
 """One measurement of `mlx_lm` in this process, printed as a line of JSON. Runs under our Python and under mlx-lm's.
 
-    python worker.py decode|prefill|batch|bandwidth [--model MODEL] [--depth 512] [--tokens 128] [--fill]
+    python worker.py decode|prefill|batch|bandwidth [--model MODEL] [--depth 512] [--tokens 128]
+                                                                     [--repeats 1] [--fill]
 
 It uses only names that both packages have, except for `bandwidth`, which is ours alone. Prompts are the same random ids
 at every start. `--fill` puts random keys and values into each cache instead of computing the depth, for an engine that
@@ -56,28 +57,35 @@ def _filled(model: Any, depth: int) -> Any:
     return cache
 
 
-def _decode(model: Any, depth: int, tokens: int, fill: bool) -> float:
-    """Tokens per second of one sequence, after `depth` tokens."""
+def _decode(model: Any, depth: int, tokens: int, fill: bool, repeats: int) -> float:
+    """Tokens per second of one sequence, after `depth` tokens; the mean speed of several."""
     from mlx_lm.generate import generate_step
 
-    ids = mx.array(_ids(1 if fill else depth))
-    cache = _filled(model, depth - 1) if fill else None
-    steps = generate_step(ids, model, max_tokens=tokens + 1, prompt_cache=cache)
-    next(steps)
-    start = time.perf_counter()
-    count = sum(1 for _ in itertools.islice(steps, tokens))
-    return count / (time.perf_counter() - start)
+    speeds = []
+    for _ in range(repeats):
+        ids = mx.array(_ids(1 if fill else depth))
+        cache = _filled(model, depth - 1) if fill else None
+        steps = generate_step(ids, model, max_tokens=tokens + 1, prompt_cache=cache)
+        next(steps)
+        start = time.perf_counter()
+        count = sum(1 for _ in itertools.islice(steps, tokens))
+        speeds.append(count / (time.perf_counter() - start))
+    return sum(speeds) / repeats
 
 
-def _prefill(model: Any, tokens: int, warm: bool) -> float:
-    """Tokens per second from a prompt to the first token after it; no other logits are computed."""
+def _prefill(model: Any, tokens: int, warm: bool, repeats: int) -> float:
+    """Tokens per second from a prompt to the first token after it, the mean speed of several; no other logits are
+    computed."""
     from mlx_lm.generate import generate_step
 
     next(generate_step(mx.array(_ids(tokens if warm else 2, seed=1)), model, max_tokens=1))
-    ids = mx.array(_ids(tokens))
-    start = time.perf_counter()
-    next(generate_step(ids, model, max_tokens=1))
-    return tokens / (time.perf_counter() - start)
+    speeds = []
+    for seed in range(repeats):
+        ids = mx.array(_ids(tokens, seed=seed + 2))
+        start = time.perf_counter()
+        next(generate_step(ids, model, max_tokens=1))
+        speeds.append(tokens / (time.perf_counter() - start))
+    return sum(speeds) / repeats
 
 
 def _batch(model: Any, size: int, depth: int, tokens: int, fill: bool) -> float:
@@ -118,6 +126,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--size", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--fill", action="store_true")
     parser.add_argument("--no-warm", action="store_true")
     args = parser.parse_args()
@@ -130,9 +139,9 @@ def main() -> None:
     model = load(args.model)[0]
     found["weight_bytes"] = _weight_bytes(model)
     if args.measure == "decode":
-        found["value"] = _decode(model, args.depth, args.tokens, args.fill)
+        found["value"] = _decode(model, args.depth, args.tokens, args.fill, args.repeats)
     elif args.measure == "prefill":
-        found["value"] = _prefill(model, args.tokens, not args.no_warm)
+        found["value"] = _prefill(model, args.tokens, not args.no_warm, args.repeats)
     else:
         found["value"] = _batch(model, args.size, args.depth, args.tokens, args.fill)
     print(json.dumps(found))

@@ -267,7 +267,9 @@ MLX_LM_BIND(m) {
   using namespace nb::literals;
   // Of functions that wait for MLX's stream: it may be letting go of Python's objects.
   using waits = nb::call_guard<nb::gil_scoped_release>;
-  nb::class_<SteadyMemory>(m, "SteadyMemory").def(nb::init<size_t>(), "bytes"_a);
+  nb::class_<SteadyMemory>(m, "SteadyMemory")
+      .def(nb::init<size_t, bool>(), "bytes"_a, "at_once"_a)
+      .def("settle", &SteadyMemory::settle);
   nb::class_<TokenStore>(m, "TokenStore")
       .def_static("allocate", [](const std::vector<int>& shape, mx::Dtype type, SteadyMemory* memory) {
         return TokenStore::allocate(mx::Shape(shape.begin(), shape.end()), type, memory);

@@ -2,7 +2,10 @@
 
 #include <pthread.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -39,6 +42,14 @@ class Gatherer {
     }
   }
 
+  void rest(bool rest) {
+    if (resting_.load(std::memory_order_relaxed) != rest) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      resting_.store(rest, std::memory_order_relaxed);
+      go_on_.notify_one();
+    }
+  }
+
  private:
   void work() {
     pthread_setname_np(pthread_self(), "mlx_lm pages");
@@ -55,7 +66,8 @@ class Gatherer {
 
   // 0 when nothing is left, and the thread ends.
   uintptr_t next() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    go_on_.wait(lock, [this] { return !resting_.load(std::memory_order_relaxed); });
     if (waiting_.empty()) {
       running_ = false;
       return 0;
@@ -66,7 +78,9 @@ class Gatherer {
   }
 
   std::mutex mutex_;
+  std::condition_variable go_on_;
   std::deque<uintptr_t> waiting_;
+  std::atomic<bool> resting_{false};
   bool running_ = false;
 };
 
@@ -109,7 +123,12 @@ void large_pages_later(const std::vector<std::pair<const void*, size_t>>& spans)
   }
   gatherer()->add(pages);
 }
+
+void large_pages_rest(bool rest) {
+  gatherer()->rest(rest);
+}
 #else
+void large_pages_rest(bool) {}
 void large_pages_at_once(void*, size_t) {}
 void large_pages_later(const std::vector<std::pair<const void*, size_t>>&) {}
 #endif

@@ -18,4 +18,7 @@ void large_pages_at_once(void* at, size_t bytes);
 // The memory may be freed or used for something else meanwhile.
 void large_pages_later(const std::vector<std::pair<const void*, size_t>>& spans);
 
+// Nothing is moved while `rest` is true: prompts are computed, and no page has to wait for its content.
+void large_pages_rest(bool rest);
+
 }  // namespace mlx_lm

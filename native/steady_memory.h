@@ -1,4 +1,4 @@
-// One allocation for arrays that are read together, in large pages at once.
+// One allocation for arrays that are read together, in large pages.
 #pragma once
 
 #include <algorithm>
@@ -14,11 +14,21 @@ namespace mlx_lm {
 // A piece of MLX's memory whose content nobody needs yet.
 class SteadyMemory {
  public:
-  explicit SteadyMemory(size_t bytes)
-      : left_(bytes), words_({static_cast<int>(bytes / 8 + 8)}, mlx::core::uint64, nullptr, {}) {
+  SteadyMemory(size_t bytes, bool at_once)
+      : at_once_(at_once), left_(bytes),
+        words_({static_cast<int>(bytes / 4096 + 2), 512}, mlx::core::uint64, nullptr, {}) {
     words_.set_data(mlx::core::allocator::malloc(words_.nbytes()));
     used_ = (64 - reinterpret_cast<uintptr_t>(words_.data<char>()) % 64) % 64;
-    large_pages_at_once(words_.data<char>(), words_.nbytes());
+    if (at_once) {
+      large_pages_at_once(words_.data<char>(), words_.nbytes());
+    }
+  }
+
+  // Its arrays are written: it gets large pages in time, if not at once.
+  void settle() const {
+    if (!at_once_) {
+      large_pages_later({{words_.data<char>(), used_}});
+    }
   }
 
   // Bytes that an array takes here.
@@ -43,6 +53,7 @@ class SteadyMemory {
 
  private:
   std::mutex mutex_;
+  const bool at_once_;
   size_t used_ = 0, left_;
   mlx::core::array words_;
 };

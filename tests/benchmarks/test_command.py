@@ -111,7 +111,7 @@ def test_our_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours.measure("decode", Sizes(threads=3)) == Sample(12.0, 77, {"kernels": "k"})
     argv, options = calls[0]
     assert options["env"] == {"MLX_LM_ACTIVATIONS": "int8", "MLX_LM_NUM_THREADS": "3"}
-    assert argv[2:] == ["decode", "--depth=512", "--tokens=128", "--model", "m"]
+    assert argv[2:] == ["decode", "--depth=512", "--tokens=128", "--repeats=3", "--model", "m"]
     assert ours.measure("ttft", Sizes()).value == 1.5
     counts = calls[1][1]["counts"]
     assert not counts(b"=====\n") and counts(b"=====\nHi") and counts(b"H")
@@ -142,7 +142,7 @@ def test_llama_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [llama.measure(what, Sizes()).value for what in llama.measures()] == [5.0, 5.0, 9.0, 2.0]
     decode, prefill, batch, _ = (" ".join(argv) for argv, _ in calls)
     assert "-n 128 -d 512" in decode and "-p 512 -n 0" in prefill
-    assert batch.startswith("lbb ") and "-npl 8" in batch and "-c 4352" in batch
+    assert batch.startswith("lbb ") and "-npl 8" in batch and "-c 5120" in batch
 
 
 def test_output_without_a_result_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

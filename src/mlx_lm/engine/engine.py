@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ContextLengthError, DeadlineError, OverloadedError, RequestError
-from ..state import State
+from ..state import AttentionState, State
 from ..types import FinishReason
 from .live import Live, Reservations
 from .memory import MemoryWatch
@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 Event = TokenEvent | PrefillProgress
 
 _LONGEST_STEP = 512  # tokens that a decode step may feed for one sequence
+_LIKELY = 512  # tokens of an answer without a limit, to make room for
 _PARTS = 8  # steps that a piece of a prompt takes beside running sequences
 _LEAST_STEP = 16  # and whatever else runs: enough for any guess
 
@@ -301,8 +302,11 @@ class Engine:
         live.started = True
         if request.states is None:
             sequence.states = new_states(self.model, request.kv)
-            if self._reuse is not None and request.input_embeddings is None:
-                live.cached = self._reuse.begin(request, sequence.states)
+        for state in sequence.states:
+            if isinstance(state, AttentionState):
+                state.expect(state.offset + len(request.prompt) + (request.max_tokens or _LIKELY))
+        if self._keeps(live) and self._reuse is not None:
+            live.cached = self._reuse.begin(request, sequence.states)
         if request.speculation is not None:
             tokens = request.history + request.prompt
             sequence.drafter = make_drafter(self.model, request.speculation, tokens, len(request.history), request.kv)

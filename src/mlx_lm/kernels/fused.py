@@ -34,8 +34,8 @@ __all__ = [
 ]
 
 
-_LARGE = 4 << 20  # bytes; two large pages
-_AT_ONCE = 32 << 20  # bytes; large pages cost a millisecond each when first written, which a running stream feels
+_LARGE = 12 << 20  # bytes; with less to read a step gains less than the pages cost
+_AT_ONCE = 32 << 20  # bytes; large pages cost a millisecond or more when first written, which a running stream feels
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,11 @@ def mark(array: mx.array) -> Any:
 
 
 def token_memory(nbytes: int) -> Any:
-    """One allocation for several token stores; None when it would be too small for large pages, or slow to get."""
-    return _module().SteadyMemory(nbytes) if _LARGE <= nbytes <= _AT_ONCE else None
+    """One allocation for several token stores, None when it would be too small for large pages.
+
+    Call `settle` on it when they are allocated.
+    """
+    return _module().SteadyMemory(nbytes, nbytes <= _AT_ONCE) if nbytes >= _LARGE else None
 
 
 def allocate_tokens(shape: Sequence[int], dtype: mx.Dtype, memory: Any = None) -> Any:

@@ -191,6 +191,9 @@ class LayerRunner:
                 limits = (window, 0) if inner else (state.window or 0, state.keep)
                 found.append((keys, values, state.size(), *limits))
                 after |= {id(node): node for node in written}
+        for memory in memories:
+            if memory is not None:
+                memory.settle()
         names = ("keys", "values", "lengths", "windows", "keeps")
         asked = dict(zip(names, map(list, zip(*found, strict=True)), strict=True), after=list(after.values()))
         return asked, in_place.room(asked["keys"], asked["lengths"])

@@ -38,6 +38,7 @@ class TokenBuffer:
         self.bits = bits
         self.group_size = group_size
         self.steady = steady
+        self.expected = 0  # tokens in the end, as far as somebody knows
         self.length = 0
         self._arrays: list[mx.array] = []  # [data] or [packed, scales, biases], each (B, H, capacity, ...)
         self._store: Any = None  # while kernels write the data in place, it is here and not in _arrays
@@ -198,9 +199,12 @@ class TokenBuffer:
     def _capacity_for(self, needed: int) -> int:
         # An eighth of slack keeps appends amortized O(1) and measured bytes near the declared ones. A prompt gets room
         # for the first tokens of its answer: one of a whole number of steps would be copied by the very next token.
+        # Up to half as many tokens again where they are expected: fewer copies, and nothing is left over in the end.
         def whole(tokens: int, step: int) -> int:
             return -(-tokens // step) * step
 
         if self.steady:
             return whole(needed, _ROOM)
-        return max(whole(max(needed, self.length + self.length // 8), _STEP), whole(needed + _ROOM, _ROOM))
+        likely = min(self.expected, needed + max(needed // 2, _STEP))
+        least = max(whole(max(needed, self.length + self.length // 8), _STEP), whole(needed + _ROOM, _ROOM))
+        return max(least, whole(likely, _ROOM))

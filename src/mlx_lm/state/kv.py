@@ -80,6 +80,10 @@ class AttentionState(State):
         self._offset += keys.shape[2]
         return self.view()
 
+    def expect(self, tokens: int) -> None:
+        """Makes room for about so many tokens in fewer steps."""
+        self._keys.expected = self._values.expected = tokens
+
     def lacking(self, shape: tuple[int, int, int, int], dtype: mx.Dtype) -> int:
         """Bytes of the memory that `writable` would allocate, about."""
         dtype = dtype if self.dtype is None else getattr(mx, self.dtype)
