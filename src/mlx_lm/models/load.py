@@ -35,7 +35,8 @@ _QUANTIZATION_FILES = MappingProxyType(
     {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
 )
 
-_READ_BYTES = 32 << 20
+_READ_BYTES = 32 << 20  # in one turn
+_SMALL_BYTES = 256 << 20
 
 
 def load(
@@ -184,14 +185,18 @@ def load_model_files(
 
 
 def _read(model: nn.Module) -> None:
-    """Reads the weights, some at a time: a conversion has large temporaries, and every turn takes 0.2 ms."""
-    part: list[mx.array] = []
+    """Reads the weights, some at a time: a conversion has large temporaries. A small model's are read in one turn: each
+    turn waits for Python's lock, which the tokenizer holds for most of that time."""
     flat: list[tuple[str, mx.array]] = tree_flatten(model.parameters())  # type: ignore[assignment]
+    small = sum(parameter.nbytes for _, parameter in flat) <= _SMALL_BYTES
+    part: list[mx.array] = []
+    size = 0
     for _, parameter in flat:
         part.append(parameter)
-        if sum(p.nbytes for p in part) >= _READ_BYTES or len(part) >= 256:
+        size += parameter.nbytes
+        if not small and (size >= _READ_BYTES or len(part) >= 256):
             mx.eval(part)
-            part = []
+            part, size = [], 0
     mx.eval(part)
 
 
