@@ -30,7 +30,31 @@ def test_pieces_of_several_steps_take_as_many_layers_as_fit():
     assert pace.layers(56, 28) == 1  # and never less
     pace.worked(Work(56, 17, 34.0), 10.0)
     assert pace.piece(1) == 28  # as 56 lasted 254
-    assert pace.layers(28, 28) == 1 and pace.layers(112, 28) == 1  # fewer tokens may cost no less
+    assert pace.layers(28, 28) == 7 and pace.layers(112, 28) == 3  # fewer tokens may cost no less
+    pace.worked(Work(0, 7, 7.0), 10.0)
+    assert pace.layers(28, 28) == 3  # this piece is twice as fast, but for what may come with the eleventh layer
+    pace.worked(Work(0, 3, 3.0), 10.0)
+    assert pace.layers(28, 28) == 1
+
+
+def test_a_piece_is_small_enough_for_its_dearest_layer():
+    """Every fourth layer costs nine times as much as the others."""
+    pace, costs = Pace(parts=8), [0.1, 0.1, 0.1, 0.9] * 4
+    pace.prefilled(100, 50.0)
+    pace.decoded(1, 10.0)
+    sizes: list[int] = []
+    for _ in range(40):
+        pace.decoded(1, 10.0)
+        tokens, at, longest = pace.piece(1), 0, 0.0
+        while at < len(costs):
+            layers = pace.layers(tokens, len(costs))
+            seconds = tokens * sum(costs[at : at + layers])
+            at += layers
+            longest = max(longest, seconds)
+            pace.worked(Work(tokens if at == len(costs) else 0, layers, seconds), 10.0)
+        sizes.append(tokens)
+        if len(sizes) > 5:
+            assert longest <= 20.0 and sizes[-1] >= 15  # 14 is aimed at, and three times as long as without is 20
 
 
 def test_now_and_then_a_step_shows_what_decoding_costs():

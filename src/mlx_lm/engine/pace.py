@@ -1,6 +1,6 @@
 """How much work on a prompt fits into a step of running sequences. Pure Python: it sees counts and seconds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["Pace", "Work"]
 
@@ -25,7 +25,9 @@ class Pace:
     A piece of a prompt costs a reading of all weights and of all that is held for the tokens before it, however short
     it is: far into a long prompt that is more than a step may last. Where the model can do so, a piece is therefore
     large enough for `parts` steps, each of which takes it through some layers; elsewhere it is one step's (`parts` 1).
-    Its size is steered by how long the last one took, and not by dividing that by its tokens.
+    Its size is steered by how long the last one took, and not by dividing that by its tokens; where a single layer
+    takes longer than a step may, by that layer. Layers are unlike: attention holds most of the cost of a hybrid. What
+    each takes is learned from steps that end at different ones.
     """
 
     stretch: float = 2.4
@@ -36,7 +38,9 @@ class Pace:
     beside_seconds: float = 0.0  # of decoding in a step with
     size: float | None = None  # of the next piece, as steered
     token_seconds: float | None = None  # of the last prompt that was computed with nothing beside it
-    layer_seconds: float | None = None  # of the piece that is on its way
+    _layers: list[float] = field(default_factory=list)  # seconds of each, in the latest piece that went through it
+    _at: int = 0  # layers that the piece on its way went through
+    _guessed: float = 0.0  # seconds that these were to take
     _sequences: int = 0  # that `decode_seconds` is about
     _since: int = 0  # steps with a prompt since then
     _spent: float = 0.0  # on the piece that is on its way
@@ -62,7 +66,13 @@ class Pace:
         self._since += 1
         self.beside_seconds += 0.3 * (decoding - self.beside_seconds)
         self._spent += work.seconds
-        self.layer_seconds = work.seconds / work.layers
+        done = self._at + work.layers
+        known = self._layers[self._at : done]
+        guessed = sum(known)
+        if guessed > 0:  # in proportion, so that what is known of single layers stays
+            self._layers[self._at : done] = [seconds * work.seconds / guessed for seconds in known]
+        self._guessed += guessed
+        self._at = done
         if work.tokens:
             self._finished(work.tokens)
 
@@ -70,8 +80,12 @@ class Pace:
         size, room = self._wanted(), self.parts * self._room
         if tokens >= int(size) or self._spent > room:  # the rest of a prompt that was quick says nothing
             taken = size if tokens >= int(size) else tokens
-            self.size = max(taken * min(max(room / self._spent, 0.5), 1.5), self.smallest)
-        self._last, self._spent, self.layer_seconds = (tokens, self._spent), 0.0, None
+            layer = self._room / max(self._layers, default=self._spent)
+            least = self.parts * self.smallest / taken  # with fewer, most of a layer's time is not for the tokens
+            fits = min(room / self._spent, max(layer, least))
+            self.size = max(taken * min(max(fits, 0.5), 1.5), self.smallest)
+        self._last = (tokens, self._spent)
+        self._at, self._spent, self._guessed = 0, 0.0, 0.0
 
     def piece(self, sequences: int) -> int:
         """Prompt tokens to begin with beside `sequences`; 0 when it is time for a step without."""
@@ -81,11 +95,18 @@ class Pace:
 
     def layers(self, tokens: int, count: int) -> int:
         """Of a model's `count` layers, those to take a piece of `tokens` through in this step."""
-        seconds = self.layer_seconds
-        if seconds is None:  # the first: as the last piece, or as this one was sized; fewer tokens may cost no less
-            known, spent = self._last or (self._wanted(), self.parts * self._room)
-            seconds = spent * max(tokens / known, 1.0) / count
-        return max(min(int(self._room / seconds), count), 1) if seconds > 0 else 1
+        known, spent = self._last or (self._wanted(), self.parts * self._room)
+        if len(self._layers) < count:
+            self._layers[self._at :] = [spent / count] * (count - self._at)
+        # as this piece has gone so far, or by its size: fewer tokens may cost no less
+        slower = self._spent / self._guessed if self._guessed else max(tokens / known, 1.0)
+        room, taken = self._room, 0
+        for seconds in self._layers[self._at : count]:
+            room -= seconds * slower
+            if room < 0:
+                break
+            taken += 1
+        return max(taken, 1)
 
     @property
     def _room(self) -> float:
