@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     add("--tokens", type=_count, default=128, help="tokens decoded")
     add("--prefill", type=_count, default=512, help="tokens of the prompt")
     add("--batch-tokens", type=_count, default=128, help="tokens decoded by each of the 8 sequences")
-    add("--repeats", type=_count, default=3, help="decode and prefill so often in a process, for a mean speed")
+    add("--repeats", type=_count, default=5, help="decode and prefill so often in a process, for a mean speed")
     add("--peer-tokens", type=_count, default=8, help="tokens decoded by mlx-lm, in a batch by each sequence")
     add("--peer-prefill", type=_count, default=64, help="tokens of mlx-lm's prompt")
     add("--timeout", type=_count, default=600, metavar="SECONDS", help="of one measurement")

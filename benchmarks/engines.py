@@ -30,7 +30,7 @@ class Sizes:
     prefill: int = 512
     batch: int = 8
     batch_tokens: int = 128
-    repeats: int = 3
+    repeats: int = 5
     peer_tokens: int = 8
     peer_prefill: int = 64
     threads: int = 2

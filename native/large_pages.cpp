@@ -29,6 +29,8 @@ namespace {
 
 constexpr uintptr_t page_bytes = uintptr_t{1} << 21;
 constexpr std::chrono::milliseconds patience{250};  // a process that has just started has better things to do
+// More than that a page takes where the system first has to find memory for it; everybody who asks for memory waits.
+constexpr std::chrono::milliseconds dear{2};
 
 // Moves content into large pages, page by page. Reading and writing go on meanwhile.
 class Gatherer {
@@ -60,7 +62,8 @@ class Gatherer {
       if (madvise(at, page_bytes, MADV_COLLAPSE) != 0) {
         madvise(at, page_bytes, MADV_HUGEPAGE);  // an older system, or none is free
       }
-      std::this_thread::sleep_for(3 * (std::chrono::steady_clock::now() - start));
+      const auto took = std::chrono::steady_clock::now() - start;
+      std::this_thread::sleep_for((took > dear ? 24 : 3) * took);
     }
   }
 

@@ -14,8 +14,8 @@ namespace mlx_lm {
 void large_pages_at_once(void* at, size_t bytes);
 
 // Pages of 2 MB for those that are at least half covered by the given memory, whose content stays: a little later and one
-// by one, on a thread that takes a quarter of a core's time; where the system cannot, it is left to do so in its own time.
-// The memory may be freed or used for something else meanwhile.
+// by one, on a thread that takes a quarter of a core's time, or less where pages are dear; where the system cannot, it is
+// left to do so in its own time. The memory may be freed or used for something else meanwhile.
 void large_pages_later(const std::vector<std::pair<const void*, size_t>>& spans);
 
 // Nothing is moved while `rest` is true: prompts are computed, and no page has to wait for its content.

@@ -111,7 +111,7 @@ def test_our_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours.measure("decode", Sizes(threads=3)) == Sample(12.0, 77, {"kernels": "k"})
     argv, options = calls[0]
     assert options["env"] == {"MLX_LM_ACTIVATIONS": "int8", "MLX_LM_NUM_THREADS": "3"}
-    assert argv[2:] == ["decode", "--depth=512", "--tokens=128", "--repeats=3", "--model", "m"]
+    assert argv[2:] == ["decode", "--depth=512", "--tokens=128", "--repeats=5", "--model", "m"]
     assert ours.measure("ttft", Sizes()).value == 1.5
     counts = calls[1][1]["counts"]
     assert not counts(b"=====\n") and counts(b"=====\nHi") and counts(b"H")
