@@ -29,8 +29,10 @@ namespace {
 
 constexpr uintptr_t page_bytes = uintptr_t{1} << 21;
 constexpr std::chrono::milliseconds patience{250};  // a process that has just started has better things to do
-// More than that a page takes where the system first has to find memory for it; everybody who asks for memory waits.
+// More than that a page takes where the system first has to find memory for it; everybody who asks for memory waits. A
+// small model is through with it soon, a large one takes its time.
 constexpr std::chrono::milliseconds dear{2};
+constexpr size_t few = 64;
 
 // Moves content into large pages, page by page. Reading and writing go on meanwhile.
 class Gatherer {
@@ -63,8 +65,13 @@ class Gatherer {
         madvise(at, page_bytes, MADV_HUGEPAGE);  // an older system, or none is free
       }
       const auto took = std::chrono::steady_clock::now() - start;
-      std::this_thread::sleep_for((took > dear ? 24 : 3) * took);
+      std::this_thread::sleep_for((took > dear && left() > few ? 24 : 3) * took);
     }
+  }
+
+  size_t left() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return waiting_.size();
   }
 
   // 0 when nothing is left, and the thread ends.

@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import kernels
+from .latent import HeadLinear
 from .linear import QuantizedSwitchLinear, SwitchLinear
 
 __all__ = ["LoRAEmbedding", "LoRALinear", "LoRASwitchLinear", "lora_layer"]
@@ -90,7 +91,7 @@ class LoRAEmbedding(_Adapter):
 
 def lora_layer(module: nn.Module, r: int, dropout: float, scale: float) -> nn.Module | None:
     """The adapter for a layer, or None for a kind of layer that takes none."""
-    if isinstance(module, SwitchLinear | QuantizedSwitchLinear):
+    if isinstance(module, SwitchLinear | QuantizedSwitchLinear) and not isinstance(module, HeadLinear):
         return LoRASwitchLinear.from_base(module, r, dropout, scale)
     if isinstance(module, nn.Linear | nn.QuantizedLinear):
         return LoRALinear.from_base(module, r, dropout, scale)

@@ -10,7 +10,7 @@ from mlx.utils import tree_map_with_path, tree_unflatten
 
 from ..errors import RequestError
 from ..models.describe import dense_parameters
-from ..nn import Embedding, Linear, QuantizedSwitchLinear, SwitchLinear
+from ..nn import Embedding, HeadLinear, Linear, QuantizedHeadLinear, QuantizedSwitchLinear, SwitchLinear
 from ..nn.parameters import flat_parameters
 
 __all__ = [
@@ -110,11 +110,14 @@ def quantize_model(
     return model, {**config, "quantization": entry}
 
 
+_PACKED = (nn.QuantizedLinear, nn.QuantizedEmbedding, QuantizedSwitchLinear, QuantizedHeadLinear)
+
+
 def dequantize_model(model: nn.Module, dtype: mx.Dtype | None = None) -> nn.Module:
     """Replaces every quantized layer by a dense one of `dtype` (default: that of its scales)."""
 
     def dense(path: str, module: nn.Module) -> nn.Module:
-        if not isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding | QuantizedSwitchLinear):
+        if not isinstance(module, _PACKED):
             return module
         weight = mx.dequantize(
             module.weight, module.scales, module.get("biases"), module.group_size, module.bits, module.mode
@@ -123,6 +126,8 @@ def dequantize_model(model: nn.Module, dtype: mx.Dtype | None = None) -> nn.Modu
         layer: nn.Module
         if isinstance(module, QuantizedSwitchLinear):
             layer = SwitchLinear(1, 1, 1, bias=False)
+        elif isinstance(module, QuantizedHeadLinear):
+            layer = HeadLinear(1, 1, 1)
         elif isinstance(module, nn.QuantizedEmbedding):
             layer = Embedding(1, 1)
         else:
