@@ -25,11 +25,11 @@ def summary(losses: dict[str, list[float]], tokens: int) -> str:
     """A line from the mean losses (nats) of pieces of equal length, by mode."""
     change = [fast - exact for fast, exact in zip(losses["int8"], losses["exact"], strict=True)]
     mean = statistics.fmean(change)
-    error = statistics.stdev(change) / math.sqrt(len(change)) if len(change) > 1 else math.nan
+    error = f"{statistics.stdev(change) / math.sqrt(len(change)):.3%}" if len(change) > 1 else "unknown"
     perplexity = {mode: math.exp(statistics.fmean(values)) for mode, values in losses.items()}
     return (
         f"{tokens:,} tokens: perplexity {perplexity['exact']:.4f} exact, {perplexity['int8']:.4f} int8, "
-        f"{math.expm1(mean):+.3%} (standard error {error:.3%})"
+        f"{math.expm1(mean):+.3%} (standard error {error})"
     )
 
 
