@@ -360,7 +360,7 @@ def test_prompts_are_computed_beside_decoding(any_model, parts):
     engine = Engine(model, prefill_step_size=7)
     assert engine._runner.in_parts
     engine._runner.in_parts = parts
-    engine._pace.layers = lambda tokens, count: 1
+    engine._pace.layers = lambda tokens, count, done: 1
     out: dict[int, list[int]] = {}
     begun = 0
     for p in wanted:
@@ -390,7 +390,7 @@ def test_what_becomes_of_a_prompt_on_its_way(any_model, how):
     a, b = prompts(vocab, [4, 300])
     cache = PrefixCache(1 << 24)
     engine = Engine(model, prefix_cache=cache, prefill_step_size=280)
-    engine._pace.layers = lambda tokens, count: 1
+    engine._pace.layers = lambda tokens, count, done: 1
     engine.add(Request(prompt=tuple(a), max_tokens=8 if how == "stream ends" else 60))
     while engine.stats().running < 1:
         engine.step()

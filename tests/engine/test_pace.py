@@ -22,19 +22,20 @@ def test_pieces_of_several_steps_take_as_many_layers_as_fit():
     pace.prefilled(100, 100.0)
     pace.decoded(1, 10.0)
     assert pace.piece(1) == 56  # 14 a step, eight steps, half of that
-    assert pace.layers(56, 28) == 3  # for all that is known, a piece of 56 lasts eight steps
+    assert pace.layers(56, 28, 0) == 3  # for all that is known, a piece of 56 lasts eight steps
     pace.worked(Work(0, 3, 6.0), 10.0)
-    assert pace.layers(56, 28) == 7  # a layer lasts 2
+    assert pace.layers(56, 28, 3) == 7  # a layer lasts 2
     pace.worked(Work(0, 7, 14.0), 10.0)
     pace.worked(Work(0, 1, 200.0), 10.0)
-    assert pace.layers(56, 28) == 1  # and never less
+    assert pace.layers(56, 28, 11) == 1  # and never less
     pace.worked(Work(56, 17, 34.0), 10.0)
     assert pace.piece(1) == 28  # as 56 lasted 254
-    assert pace.layers(28, 28) == 7 and pace.layers(112, 28) == 3  # fewer tokens may cost no less
+    assert pace.layers(28, 28, 0) == 7 and pace.layers(112, 28, 0) == 3  # fewer tokens may cost no less
     pace.worked(Work(0, 7, 7.0), 10.0)
-    assert pace.layers(28, 28) == 3  # this piece is twice as fast, but for what may come with the eleventh layer
+    assert pace.layers(28, 28, 7) == 3  # this piece is twice as fast, but for what may come with the eleventh layer
     pace.worked(Work(0, 3, 3.0), 10.0)
-    assert pace.layers(28, 28) == 1
+    assert pace.layers(28, 28, 10) == 1
+    assert pace.layers(28, 28, 0) == 10  # given up; the next piece knows how fast the first ten were
 
 
 def test_a_piece_is_small_enough_for_its_dearest_layer():
@@ -47,7 +48,7 @@ def test_a_piece_is_small_enough_for_its_dearest_layer():
         pace.decoded(1, 10.0)
         tokens, at, longest = pace.piece(1), 0, 0.0
         while at < len(costs):
-            layers = pace.layers(tokens, len(costs))
+            layers = pace.layers(tokens, len(costs), at)
             seconds = tokens * sum(costs[at : at + layers])
             at += layers
             longest = max(longest, seconds)

@@ -125,7 +125,7 @@ def test_fair_steps_last_at_most_three_times_an_idle_one(decode, token, fixed, s
             continue
         if not left:
             length, left = plan.length, count
-        layers = min(pace.layers(length, count), left) if parts > 1 else count
+        layers = min(pace.layers(length, count, count - left), left) if parts > 1 else count
         share = sum(shares[count - left : count - left + layers]) / sum(shares)
         left -= layers
         cost = (fixed * decode + depth * decode * done / 32_768 + length * token) * share

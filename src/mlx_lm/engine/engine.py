@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ContextLengthError, DeadlineError, OverloadedError, RequestError
-from ..state import AttentionState, State
+from ..state import State
 from ..types import FinishReason
 from .live import Live, Reservations
 from .memory import MemoryWatch
@@ -274,8 +274,9 @@ class Engine:
                 self._runner.prefill(sequence, length)
             else:
                 length = piece.length
-                layers = self._pace.layers(length, piece.work.count) if paced else piece.work.count
-                layers = min(layers, piece.work.left)
+                count, layers = piece.work.count, piece.work.left
+                if paced:
+                    layers = min(layers, self._pace.layers(length, count, count - layers))
                 self._runner.go_on(sequence, layers)
             done = sequence.piece is None
             if sequence.ahead is not None:
@@ -303,8 +304,7 @@ class Engine:
         if request.states is None:
             sequence.states = new_states(self.model, request.kv)
         for state in sequence.states:
-            if isinstance(state, AttentionState):
-                state.expect(state.offset + len(request.prompt) + (request.max_tokens or _LIKELY))
+            state.expect(state.offset + len(request.prompt) + (request.max_tokens or _LIKELY))
         if self._keeps(live) and self._reuse is not None:
             live.cached = self._reuse.begin(request, sequence.states)
         if request.speculation is not None:

@@ -93,8 +93,11 @@ class Pace:
             return 0
         return int(self._wanted())
 
-    def layers(self, tokens: int, count: int) -> int:
-        """Of a model's `count` layers, those to take a piece of `tokens` through in this step."""
+    def layers(self, tokens: int, count: int, done: int) -> int:
+        """Of a model's `count` layers, after the first `done`, those for a piece of `tokens` in this step."""
+        if done == 0:  # the piece before it may have been given up
+            self._spent = self._guessed = 0.0
+        self._at = done
         known, spent = self._last or (self._wanted(), self.parts * self._room)
         if len(self._layers) < count:
             self._layers[self._at :] = [spent / count] * (count - self._at)

@@ -92,6 +92,10 @@ class CacheList(State):
     def nbytes(self) -> int:
         return sum(c.nbytes for c in self.caches)
 
+    def expect(self, tokens: int) -> None:
+        for c in self.caches:
+            c.expect(tokens)
+
     def size(self) -> int:
         return max((c.size() for c in self.caches), default=0)
 

@@ -118,6 +118,10 @@ class State(ABC):
         vars(self).clear()
         vars(self).update(vars(other))
 
+    def expect(self, tokens: int) -> None:
+        """Says how many tokens will have been seen in the end, about, so that memory grows in fewer steps."""
+        return
+
     def size(self) -> int:
         """Number of tokens held (fewer than `offset` once a window has moved)."""
         return self.offset

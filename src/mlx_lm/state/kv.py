@@ -81,7 +81,6 @@ class AttentionState(State):
         return self.view()
 
     def expect(self, tokens: int) -> None:
-        """Makes room for about so many tokens in fewer steps."""
         self._keys.expected = self._values.expected = tokens
 
     def lacking(self, shape: tuple[int, int, int, int], dtype: mx.Dtype) -> int:
