@@ -423,7 +423,7 @@ Need need_of(const FusedStep& step, const std::vector<AttentionWork>& works, int
 }  // namespace
 
 void run_fused(const FusedStep& step) {
-  large_pages_rest(step.length > 8);
+  const LargePagesRest rest(step.length > 8);
   const int threads = num_threads();
   const int64_t rows = step.batch * step.length;
   const AttentionOfLayers attention(step);

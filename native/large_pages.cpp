@@ -3,7 +3,6 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -46,12 +45,10 @@ class Gatherer {
     }
   }
 
-  void rest(bool rest) {
-    if (resting_.load(std::memory_order_relaxed) != rest) {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      resting_.store(rest, std::memory_order_relaxed);
-      go_on_.notify_one();
-    }
+  void rest(int more) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    resting_ += more;
+    go_on_.notify_one();
   }
 
  private:
@@ -77,7 +74,7 @@ class Gatherer {
   // 0 when nothing is left, and the thread ends.
   uintptr_t next() {
     std::unique_lock<std::mutex> lock(mutex_);
-    go_on_.wait(lock, [this] { return !resting_.load(std::memory_order_relaxed); });
+    go_on_.wait(lock, [this] { return resting_ == 0; });
     if (waiting_.empty()) {
       running_ = false;
       return 0;
@@ -90,7 +87,7 @@ class Gatherer {
   std::mutex mutex_;
   std::condition_variable go_on_;
   std::deque<uintptr_t> waiting_;
-  std::atomic<bool> resting_{false};
+  int resting_ = 0;  // prompts that are being computed
   bool running_ = false;
 };
 
@@ -134,11 +131,20 @@ void large_pages_later(const std::vector<std::pair<const void*, size_t>>& spans)
   gatherer()->add(pages);
 }
 
-void large_pages_rest(bool rest) {
-  gatherer()->rest(rest);
+LargePagesRest::LargePagesRest(bool wanted) : wanted_(wanted) {
+  if (wanted_) {
+    gatherer()->rest(1);
+  }
+}
+
+LargePagesRest::~LargePagesRest() {
+  if (wanted_) {
+    gatherer()->rest(-1);
+  }
 }
 #else
-void large_pages_rest(bool) {}
+LargePagesRest::LargePagesRest(bool wanted) : wanted_(wanted) {}
+LargePagesRest::~LargePagesRest() = default;
 void large_pages_at_once(void*, size_t) {}
 void large_pages_later(const std::vector<std::pair<const void*, size_t>>&) {}
 #endif

@@ -18,7 +18,16 @@ void large_pages_at_once(void* at, size_t bytes);
 // left to do so in its own time. The memory may be freed or used for something else meanwhile.
 void large_pages_later(const std::vector<std::pair<const void*, size_t>>& spans);
 
-// Nothing is moved while `rest` is true: prompts are computed, and no page has to wait for its content.
-void large_pages_rest(bool rest);
+// Nothing is moved while one of these with `wanted` exists: a prompt is computed, and no page has to wait for its content.
+class LargePagesRest {
+ public:
+  explicit LargePagesRest(bool wanted);
+  LargePagesRest(const LargePagesRest&) = delete;
+  LargePagesRest& operator=(const LargePagesRest&) = delete;
+  ~LargePagesRest();
+
+ private:
+  const bool wanted_;
+};
 
 }  // namespace mlx_lm
