@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from mlx_lm import load
+from mlx_lm.errors import MLXLMError
 from mlx_lm.evaluate.perplexity import first_token, load_texts, measure_perplexity, token_windows
 from mlx_lm.kernels import native
 
@@ -40,10 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sequence-length", type=int, default=1024, help="tokens of a window (default: 1024)")
     parser.add_argument("--windows", type=int, default=-1, help="how many (default: all)")
     options = parser.parse_args(argv)
-    model, tokenizer = load(options.model)[:2]
-    windows = token_windows(
-        load_texts(options.data_path, tokenizer), options.sequence_length, begin=first_token(tokenizer)
-    )
+    try:
+        model, tokenizer = load(options.model)[:2]
+        native.set_activations("int8")
+        texts = load_texts(options.data_path, tokenizer)
+        windows = token_windows(texts, options.sequence_length, begin=first_token(tokenizer))
+    except MLXLMError as error:
+        parser.error(str(error))
     random.Random(0).shuffle(windows)
     windows = windows[: None if options.windows < 0 else options.windows]
     losses: dict[str, list[float]] = {"exact": [], "int8": []}
