@@ -13,6 +13,7 @@ import random
 import statistics
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mlx_lm import load
 from mlx_lm.errors import MLXLMError
@@ -34,6 +35,19 @@ def summary(losses: dict[str, list[float]], tokens: int) -> str:
     )
 
 
+def _measured(model: Any, windows: list[list[int]], length: int) -> tuple[dict[str, list[float]], int]:
+    """The mean losses (nats) of the pieces by mode, and how many tokens they have; progress goes to stderr."""
+    losses: dict[str, list[float]] = {"exact": [], "int8": []}
+    done = 0
+    for first in range(0, len(windows) - PIECE + 1, PIECE):
+        for mode, values in losses.items():
+            native.set_activations(mode)
+            values.append(measure_perplexity(model, windows[first : first + PIECE]).mean_nll)
+        done += PIECE * (length - 1)
+        print(summary(losses, done), file=sys.stderr, flush=True)
+    return losses, done
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="smollm2")
@@ -41,26 +55,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sequence-length", type=int, default=1024, help="tokens of a window (default: 1024)")
     parser.add_argument("--windows", type=int, default=-1, help="how many (default: all)")
     options = parser.parse_args(argv)
+    before = native.activations()
     try:
         model, tokenizer = load(options.model)[:2]
-        native.set_activations("int8")
+        native.set_activations("int8")  # refused before the text is read
+        kernels = native.describe()
         texts = load_texts(options.data_path, tokenizer)
         windows = token_windows(texts, options.sequence_length, begin=first_token(tokenizer))
+        random.Random(0).shuffle(windows)
+        windows = windows[: None if options.windows < 0 else options.windows]
+        losses, done = _measured(model, windows, options.sequence_length)
     except MLXLMError as error:
         parser.error(str(error))
-    random.Random(0).shuffle(windows)
-    windows = windows[: None if options.windows < 0 else options.windows]
-    losses: dict[str, list[float]] = {"exact": [], "int8": []}
-    done = 0
-    for first in range(0, len(windows) - PIECE + 1, PIECE):
-        for mode, values in losses.items():
-            native.set_activations(mode)
-            values.append(measure_perplexity(model, windows[first : first + PIECE]).mean_nll)
-        done += PIECE * (options.sequence_length - 1)
-        print(summary(losses, done), file=sys.stderr, flush=True)
+    finally:
+        native.set_activations(before)
     if not done:
         parser.error(f"the text has {len(windows)} windows, fewer than {PIECE}")
-    print(f"{options.model}, {native.describe()}: {summary(losses, done)}")
+    print(f"{options.model}, {kernels}: {summary(losses, done)}")
     return 0
 
 

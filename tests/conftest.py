@@ -6,7 +6,7 @@ Where CI is set, a skip whose reason MAY_SKIP does not know is a failure: a gree
 import functools
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -48,6 +48,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             name = mark.args[0] if mark.args else "smollm2"
             if not _cached(name):
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not cached; make test fetches it"))
+
+
+@pytest.fixture(autouse=True)
+def restored_settings() -> Iterator[None]:
+    """A test that leaves the kernels in another mode fails, not the ones after it."""
+    native = sys.modules.get("mlx_lm.kernels.native")
+    before = native.activations() if native else os.environ.get("MLX_LM_ACTIVATIONS", "exact")
+    yield
+    native = sys.modules.get("mlx_lm.kernels.native")
+    assert not native or native.activations() == before, "the test has left the kernels in another mode"
 
 
 def _must_run(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -5,7 +5,7 @@ import pytest
 from mlx import nn
 
 from mlx_lm.engine.rewind import Rewind
-from mlx_lm.kernels import fused
+from mlx_lm.kernels import fused, native
 from mlx_lm.models.build import build_model
 from mlx_lm.nn.fuse import LayerRunner
 
@@ -128,8 +128,8 @@ def test_memory_of_states_is_freed_with_the_last_of_them():
 
 
 @pytest.fixture(params=["exact", "int8"])
-def activations(request, monkeypatch) -> str:
-    monkeypatch.setenv("MLX_LM_ACTIVATIONS", request.param)
+def activations(request) -> str:
+    native.set_activations(request.param)
     return request.param
 
 
