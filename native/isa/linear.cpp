@@ -11,6 +11,7 @@ namespace {
 constexpr int few_inputs = 1024;    // inputs per pass of a few rows, at most
 constexpr int few_words = 4096;     // dwords of scratch for a panel of plain layout: 16 KB of L1
 constexpr int few_groups = few_inputs / 16;
+constexpr int64_t far_words = 2048;  // 8 KB
 constexpr int float_inputs = 128;   // inputs per unpacked tile: 16 KB of floats for two panels
 constexpr int byte_inputs = 512;    // 16 KB of bytes for two panels
 constexpr int pass_rows = 120;      // rows per pass over the panels: their inputs stay in L2 or L3
@@ -95,6 +96,7 @@ void few_panel(const Matrix& m, const Rows& rows, void* y, Float type, int64_t l
   tile.unit = rows.unit;
   tile.group_shift = !dense && m.group > rows.unit ? 1 : 0;
   tile.ahead = rows.ahead;
+  tile.far = m.interleaved ? far_words : 0;
   for (int64_t k0 = 0; k0 < rows.k; k0 += step) {
     int64_t kn = rows.k - k0 < step ? rows.k - k0 : step;
     tile.w = panel_words(m, panel, k0, kn, words);
