@@ -7,14 +7,13 @@ its speed changes it for all. Tables go to stdout, progress to stderr.
 import argparse
 import json
 import platform
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .engines import MEASURES, Engine, LlamaCpp, MlxLm, Ours, Sizes, bandwidth
+from .engines import MEASURES, Engine, LlamaCpp, MlxLm, Ours, Sizes
 from .prepare import FORMATS, Files, default_cache, prepare
 from .process import MeasureError
 from .report import Row, cells, markdown, plain, summarize
@@ -26,12 +25,13 @@ PEER_DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass
 class Found:
-    """What a run gathers: rows in table order, our kernels by mode, weight bytes by format, bandwidths in GB/s."""
+    """What a run gathers: rows in table order, our kernels by mode, weight bytes by format, and the memory's speed in
+    GB/s beside each of our rows of decoding."""
 
     rows: dict[tuple[str, str, str], Row] = field(default_factory=dict)
     kernels: dict[str, str] = field(default_factory=dict)
     weight_bytes: dict[str, int] = field(default_factory=dict)
-    bandwidth: list[float] = field(default_factory=list)
+    reads: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
 
 def _choices(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
@@ -113,6 +113,7 @@ def _measure(found: Found, form: str, what: Any, engine: Engine, sizes: Sizes, o
     if engine.family == "ours" and sample.about:
         found.kernels[mode] = sample.about["kernels"]
         found.weight_bytes[form] = sample.about["weight_bytes"]
+        found.reads.setdefault((form, engine.label), []).extend(sample.about.get("reads", ()))
     if what == "decode" and "rss" in only:
         key = (form, "rss", engine.label)
         found.rows.setdefault(key, Row(form, "rss", engine.family, engine.label, mode)).samples.append(sample.rss)
@@ -124,12 +125,6 @@ def collect(options: argparse.Namespace, plan: dict[str, list[Engine]], sizes: S
     wanted = [w for w in MEASURES if w in options.only or (w == "decode" and "rss" in options.only)]
     for number in range(1, options.rounds + 1):
         _say(f"Round {number} of {options.rounds}")
-        try:
-            speed = bandwidth(sizes)
-        except MeasureError as error:
-            _say(f"  bandwidth: {error}")
-        else:
-            found.bandwidth += [speed] if speed is not None else []
         for form, listed in plan.items():
             for what in wanted:
                 for engine in listed:
@@ -144,18 +139,17 @@ def _ordered(found: Found, plan: dict[str, list[Engine]], only: Sequence[str]) -
 
 
 def bandwidth_lines(found: Found) -> list[str]:
-    """The memory's measured speed, and the share of it that our decoding streams."""
-    if not found.bandwidth:
-        return ["Memory bandwidth: not measured (native kernels are not in use)."]
-    speed = statistics.median(found.bandwidth)
-    lines = [f"Memory read bandwidth: {speed:.1f} GB/s ({min(found.bandwidth):.1f}-{max(found.bandwidth):.1f})."]
+    """What our decoding streams, as a share of what the memory gave meanwhile."""
+    lines = []
     for (form, what, label), row in found.rows.items():
-        if what == "decode" and row.family == "ours" and row.samples and form in found.weight_bytes:
+        reads = found.reads.get((form, label))
+        if what == "decode" and row.samples and reads:
             streamed = summarize(row.samples).median * found.weight_bytes[form] / 1e9
-            size = found.weight_bytes[form] / 1e6
+            size, speed = found.weight_bytes[form] / 1e6, summarize(reads)
             lines.append(
                 f"{form} decode, {label}: {size:.0f} MB of weights a token, {streamed:.1f} GB/s, "
-                f"{streamed / speed:.0%} of that."
+                f"{streamed / speed.median:.0%} of what reading memory gave between the repeats: {speed.median:.1f} "
+                f"({speed.low:.1f}-{speed.high:.1f})."
             )
     return lines
 
@@ -226,7 +220,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(f"- {line}" for line in lines) if options.markdown else "\n".join(lines))
     if options.json:
         about = {"options": {k: str(v) for k, v in vars(options).items()}, "remarks": lines}
-        data = {**about, "bandwidth": found.bandwidth, "rows": [asdict(row) for row in rows]}
+        reads = {" ".join(key): speeds for key, speeds in found.reads.items()}
+        data = {**about, "reads": reads, "rows": [asdict(row) for row in rows]}
         Path(options.json).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from .process import Finished, MeasureError, run
 
-__all__ = ["MEASURES", "Engine", "LlamaCpp", "MlxLm", "Ours", "Sample", "Sizes", "bandwidth"]
+__all__ = ["MEASURES", "Engine", "LlamaCpp", "MlxLm", "Ours", "Sample", "Sizes"]
 
 Measure = Literal["decode", "prefill", "batch8", "ttft"]
 MEASURES: tuple[Measure, ...] = ("decode", "prefill", "batch8", "ttft")
@@ -170,10 +170,3 @@ class LlamaCpp(Engine):
 
     def note(self, what: Measure, sizes: Sizes) -> str:
         return "llama-bench from start to end: load and a 16-token prompt" if what == "ttft" else ""
-
-
-def bandwidth(sizes: Sizes) -> float | None:
-    """Gigabytes per second that `sizes.threads` threads read from memory; None without the native kernels."""
-    env = {"MLX_LM_NUM_THREADS": str(sizes.threads)}
-    found = _json_line(run([sys.executable, _WORKER, "bandwidth"], env=env, timeout=sizes.timeout).stdout)
-    return found["value"]

@@ -1,11 +1,11 @@
 """One measurement of `mlx_lm` in this process, printed as a line of JSON. Runs under our Python and under mlx-lm's.
 
-    python worker.py decode|prefill|batch|bandwidth [--model MODEL] [--depth 512] [--tokens 128]
-                                                                     [--repeats 1] [--fill]
+    python worker.py decode|prefill|batch --model MODEL [--depth 512] [--tokens 128] [--repeats 1] [--fill]
 
-It uses only names that both packages have, except for `bandwidth`, which is ours alone. Prompts are the same random ids
-at every start. `--fill` puts random keys and values into each cache instead of computing the depth, for an engine that
-would take minutes for it: the cost of a decode step does not depend on what the cache holds.
+It uses only names that both packages have, but for the memory's speed, which our kernels measure between repeats of
+`decode`: on a shared machine it changes within seconds. Prompts are the same random ids at every start. `--fill` puts
+random keys and values into each cache instead of computing the depth, for an engine that would take minutes for it: the
+cost of a decode step does not depend on what the cache holds.
 """
 
 import argparse
@@ -57,11 +57,12 @@ def _filled(model: Any, depth: int) -> Any:
     return cache
 
 
-def _decode(model: Any, depth: int, tokens: int, fill: bool, repeats: int) -> float:
-    """Tokens per second of one sequence, after `depth` tokens; the mean speed of several."""
+def _decode(model: Any, depth: int, tokens: int, fill: bool, repeats: int, reads: list[float]) -> float:
+    """Tokens per second of one sequence, after `depth` tokens; the mean speed of several. `reads` gets the memory's."""
     from mlx_lm.generate import generate_step
 
     speeds = []
+    reads += _read_speeds()
     for _ in range(repeats):
         ids = mx.array(_ids(1 if fill else depth))
         cache = _filled(model, depth - 1) if fill else None
@@ -70,6 +71,7 @@ def _decode(model: Any, depth: int, tokens: int, fill: bool, repeats: int) -> fl
         start = time.perf_counter()
         count = sum(1 for _ in itertools.islice(steps, tokens))
         speeds.append(count / (time.perf_counter() - start))
+        reads += _read_speeds()
     return sum(speeds) / repeats
 
 
@@ -111,18 +113,20 @@ def _batch(model: Any, size: int, depth: int, tokens: int, fill: bool) -> float:
     return count / seconds
 
 
-def _bandwidth() -> float | None:
-    """Gigabytes per second of a parallel read of 1 GB, the best of five; None without the native kernels."""
+def _read_speeds() -> list[float]:
+    """Gigabytes per second of three parallel reads of 256 MB; none without the native kernels."""
+    if _kernels() == "plain MLX":
+        return []
     from mlx_lm.kernels import native
 
     module = native.extension()
-    return None if module is None else max(module.read_bandwidth(1 << 30) for _ in range(5)) / 1e9
+    return [] if module is None else [module.read_bandwidth(1 << 28) / 1e9 for _ in range(3)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("measure", choices=["decode", "prefill", "batch", "bandwidth"])
-    parser.add_argument("--model")
+    parser.add_argument("measure", choices=["decode", "prefill", "batch"])
+    parser.add_argument("--model", required=True)
     parser.add_argument("--depth", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--size", type=int, default=8)
@@ -131,15 +135,14 @@ def main() -> None:
     parser.add_argument("--no-warm", action="store_true")
     args = parser.parse_args()
     found: dict[str, Any] = {"kernels": _kernels()}
-    if args.measure == "bandwidth":
-        print(json.dumps({**found, "value": _bandwidth()}))
-        return
     from mlx_lm import load
 
     model = load(args.model)[0]
     found["weight_bytes"] = _weight_bytes(model)
     if args.measure == "decode":
-        found["value"] = _decode(model, args.depth, args.tokens, args.fill, args.repeats)
+        reads: list[float] = []
+        found["value"] = _decode(model, args.depth, args.tokens, args.fill, args.repeats, reads)
+        found["reads"] = reads
     elif args.measure == "prefill":
         found["value"] = _prefill(model, args.tokens, not args.no_warm, args.repeats)
     else:

@@ -24,6 +24,9 @@ double read_bandwidth(size_t bytes) {
     words8 a{}, b{}, c{}, d{};
     int64_t i = r.begin;
     for (; i + 4 <= r.end; i += 4) {
+      for (int j = 0; j < 4; ++j) {
+        __builtin_prefetch(data + i + 128 + j, 0, 2);
+      }
       a += data[i];
       b += data[i + 1];
       c += data[i + 2];
