@@ -78,7 +78,8 @@ class AheadOfAttention {
 
   // groups: of rows and kv heads, the part of `work` that the thread will do; `last` is the layer that is running.
   void plan(const AttentionWork& work, Range groups, const FusedLayer& last, const FusedLayer& next, int threads) {
-    constexpr int64_t least_rows = 3;  // with fewer rows the weights alone keep the memory busy
+    // with fewer rows, dense weights alone keep the memory busy
+    const int64_t least_rows = last.down.matrix.format == Format::dense ? 3 : 1;
     constexpr int64_t most_lines = 8;  // more would wait for each other
     clear();
     if (work.batch * work.length < least_rows) {
