@@ -68,7 +68,12 @@ def parser() -> argparse.ArgumentParser:
     add("--tokens", type=_count, default=128, help="tokens decoded")
     add("--prefill", type=_count, default=512, help="tokens of the prompt")
     add("--batch-tokens", type=_count, default=128, help="tokens decoded by each of the 8 sequences")
-    add("--repeats", type=_count, default=5, help="decode and prefill so often in a process, for a mean speed")
+    add(
+        "--repeats",
+        type=_count,
+        default=5,
+        help="measure so often in a process, for a mean speed; a batch 3 times at most",
+    )
     add("--peer-tokens", type=_count, default=8, help="tokens decoded by mlx-lm, in a batch by each sequence")
     add("--peer-prefill", type=_count, default=64, help="tokens of mlx-lm's prompt")
     add("--timeout", type=_count, default=600, metavar="SECONDS", help="of one measurement")
@@ -197,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = Sizes(
         depth=options.depth, tokens=options.tokens, prefill=options.prefill, batch_tokens=options.batch_tokens,
         repeats=options.repeats,
+        batch_repeats=min(options.repeats, 3),
         peer_tokens=options.peer_tokens, peer_prefill=options.peer_prefill, threads=options.threads,
         timeout=options.timeout,
     )  # fmt: skip

@@ -30,6 +30,7 @@ class Sizes:
     prefill: int = 512
     batch: int = 8
     batch_tokens: int = 128
+    batch_repeats: int = 3
     repeats: int = 5
     peer_tokens: int = 8
     peer_prefill: int = 64
@@ -103,7 +104,10 @@ class Ours(Engine):
         argv = {
             "decode": ["decode", depth, f"--tokens={sizes.tokens}", f"--repeats={sizes.repeats}"],
             "prefill": ["prefill", f"--tokens={sizes.prefill}", f"--repeats={sizes.repeats}"],
-            "batch8": ["batch", depth, f"--tokens={sizes.batch_tokens}", f"--size={sizes.batch}"],
+            "batch8": [
+                *("batch", depth, f"--tokens={sizes.batch_tokens}", f"--size={sizes.batch}"),
+                f"--repeats={sizes.batch_repeats}",
+            ],
         }[what]
         return _sample(run([sys.executable, _WORKER, *argv, "--model", self.model], env=env, timeout=sizes.timeout))
 
@@ -164,9 +168,13 @@ class LlamaCpp(Engine):
         assert self.batched is not None
         context = sizes.batch * (sizes.depth + sizes.batch_tokens)
         argv = ["-m", self.model, "-c", str(context), "-npp", str(sizes.depth), "-ntg", str(sizes.batch_tokens)]
-        argv += ["-npl", str(sizes.batch), "-t", str(sizes.threads), "-tb", str(sizes.threads)]
+        argv += ["-npl", ",".join([str(sizes.batch)] * sizes.batch_repeats)]
+        argv += ["-t", str(sizes.threads), "-tb", str(sizes.threads)]
         done = run([self.batched, *argv, "--output-format", "jsonl"], timeout=sizes.timeout)
-        return Sample(float(_json_line(done.stdout)["speed_tg"]), done.rss)
+        speeds = [float(json.loads(line)["speed_tg"]) for line in done.stdout.splitlines() if line.startswith("{")]
+        if not speeds:
+            raise MeasureError("no result was printed")
+        return Sample(sum(speeds) / len(speeds), done.rss)
 
     def note(self, what: Measure, sizes: Sizes) -> str:
         return "llama-bench from start to end: load and a 16-token prompt" if what == "ttft" else ""
