@@ -68,15 +68,15 @@ class Engine:
         return ""
 
 
-def _json_line(text: str) -> dict[str, Any]:
-    for line in reversed(text.strip().splitlines()):
-        if line.startswith("{"):
-            return json.loads(line)
-    raise MeasureError("no result was printed")
+def _json_lines(text: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    if not lines:
+        raise MeasureError("no result was printed")
+    return lines
 
 
 def _sample(done: Finished) -> Sample:
-    found = _json_line(done.stdout)
+    found = _json_lines(done.stdout)[-1]
     return Sample(float(found.pop("value")), done.rss, found)
 
 
@@ -161,7 +161,7 @@ class LlamaCpp(Engine):
         repeats = 1 if what == "ttft" else sizes.repeats
         common = ["-m", self.model, "-t", str(sizes.threads), "-r", str(repeats), "-o", "jsonl"]
         done = run([self.bench, *common, *argv], timeout=sizes.timeout)
-        found = _json_line(done.stdout)
+        found = _json_lines(done.stdout)[-1]
         return Sample(done.seconds if what == "ttft" else float(found["avg_ts"]), done.rss)
 
     def _batch(self, sizes: Sizes) -> Sample:
@@ -171,9 +171,7 @@ class LlamaCpp(Engine):
         argv += ["-npl", ",".join([str(sizes.batch)] * sizes.batch_repeats)]
         argv += ["-t", str(sizes.threads), "-tb", str(sizes.threads)]
         done = run([self.batched, *argv, "--output-format", "jsonl"], timeout=sizes.timeout)
-        speeds = [float(json.loads(line)["speed_tg"]) for line in done.stdout.splitlines() if line.startswith("{")]
-        if not speeds:
-            raise MeasureError("no result was printed")
+        speeds = [float(line["speed_tg"]) for line in _json_lines(done.stdout)]
         return Sample(sum(speeds) / len(speeds), done.rss)
 
     def note(self, what: Measure, sizes: Sizes) -> str:

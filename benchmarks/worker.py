@@ -57,12 +57,12 @@ def _filled(model: Any, depth: int) -> Any:
     return cache
 
 
-def _decode(model: Any, depth: int, tokens: int, fill: bool, repeats: int, reads: list[float]) -> float:
-    """Tokens per second of one sequence, after `depth` tokens; the mean speed of several. `reads` gets the memory's."""
+def _decode(model: Any, depth: int, tokens: int, fill: bool, repeats: int) -> tuple[float, list[float]]:
+    """Tokens per second of one sequence, after `depth` tokens, the mean speed of several; and the memory's speeds."""
     from mlx_lm.generate import generate_step
 
     speeds = []
-    reads += _read_speeds()
+    reads = _read_speeds()
     for _ in range(repeats):
         ids = mx.array(_ids(1 if fill else depth))
         cache = _filled(model, depth - 1) if fill else None
@@ -72,7 +72,7 @@ def _decode(model: Any, depth: int, tokens: int, fill: bool, repeats: int, reads
         count = sum(1 for _ in itertools.islice(steps, tokens))
         speeds.append(count / (time.perf_counter() - start))
         reads += _read_speeds()
-    return sum(speeds) / repeats
+    return sum(speeds) / repeats, reads
 
 
 def _prefill(model: Any, tokens: int, warm: bool, repeats: int) -> float:
@@ -140,9 +140,7 @@ def main() -> None:
     model = load(args.model)[0]
     found["weight_bytes"] = _weight_bytes(model)
     if args.measure == "decode":
-        reads: list[float] = []
-        found["value"] = _decode(model, args.depth, args.tokens, args.fill, args.repeats, reads)
-        found["reads"] = reads
+        found["value"], found["reads"] = _decode(model, args.depth, args.tokens, args.fill, args.repeats)
     elif args.measure == "prefill":
         found["value"] = _prefill(model, args.tokens, not args.no_warm, args.repeats)
     else:
